@@ -1,0 +1,1 @@
+"""vmesh: a traced service mesh on plain Linux VMs."""

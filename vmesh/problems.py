@@ -1,0 +1,30 @@
+"""What is wrong with a user's input, said so that they can mend it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the variable it is in, the value found, what is wrong, what to do."""
+
+    variable: str
+    value: Any
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        value = json.dumps(self.value, default=str)
+        return f"{self.variable} = {value}: {self.message}. {self.remedy}"
+
+
+class Problems(Exception):  # noqa: N818 - a collection of findings, not one error
+    """All mistakes found in one go."""
+
+    def __init__(self, items: Iterable[Problem]) -> None:
+        self.items = tuple(items)
+        super().__init__("\n".join(f"- {item}" for item in self.items))

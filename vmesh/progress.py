@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TextIO
 
 from vmesh import paths
 
@@ -65,3 +70,128 @@ def run(
             log.seek(start)
             lines = log.read().decode(errors="replace").splitlines()
         raise CommandFailed(command, result.returncode, "\n".join(lines[-20:]), progress.log_path)
+
+
+def new_log(command: str, keep: int = 20) -> Path:
+    """Return the path of a new log for `command`; of its older logs only `keep` stay."""
+    folder = paths.log_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(folder.glob(f"{command}-*.log"))[:-keep]:
+        for path in (old, old.with_suffix(".json"), old.with_suffix(".events")):
+            path.unlink(missing_ok=True)
+    log = folder / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    log.touch()
+    return log
+
+
+def duration(seconds: float) -> str:
+    """Say a length of time as people do: `4 s`, `2 min 05 s`, `3 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Steps:
+    """Numbered steps with their seconds, and one live line of what is being done.
+
+    On a terminal the last line shows the present step and how long it has taken. Elsewhere
+    each new piece of work is a line, and one line a minute says that it still goes on.
+    """
+
+    HEARTBEAT = 60.0
+
+    def __init__(self, total: int, log_path: Path, stream: TextIO | None = None) -> None:
+        self.total = total
+        self.log_path = log_path
+        self.phases: list[dict[str, Any]] = []
+        self.doing = ""
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._lock = threading.Lock()
+        self._title = ""
+        self._detail = ""
+        self._began = time.monotonic()
+        self._spoke = self._began
+        self._number = 0
+
+    @contextmanager
+    def phase(self, name: str, title: str) -> Iterator[None]:
+        """Do one numbered step; its name and seconds are kept in `phases`."""
+        self._number += 1
+        self._title, self._detail = f"[{self._number}/{self.total}] {title}", ""
+        self.doing = title
+        self._began = time.monotonic()
+        if not self._live:
+            self._print(f"{self._title} ...")
+        done = threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(done,), daemon=True)
+        ticker.start()
+        entry: dict[str, Any] = {"name": name, "finished": False}
+        self.phases.append(entry)
+        try:
+            yield
+            entry["finished"] = True
+        finally:
+            done.set()
+            ticker.join()
+            entry["seconds"] = round(time.monotonic() - self._began, 2)
+            mark = "" if entry["finished"] else "  not finished"
+            self._print(f"{self._title}  {duration(entry['seconds'])}{mark}")
+
+    def skip(self, name: str, reason: str) -> None:
+        """Count a step that has nothing to do here, and say why."""
+        self._number += 1
+        self.phases.append({"name": name, "finished": True, "seconds": 0.0, "skipped": reason})
+        self._print(f"[{self._number}/{self.total}] skipped: {reason}")
+
+    def step(self, text: str) -> None:
+        """Say what is being done now, inside the present step."""
+        self._detail = text
+        if self._live:
+            self._draw()
+        else:
+            self._print(f"      {text}")
+
+    def status(self, text: str) -> None:
+        """Change the live line only; without a terminal this is said at the next heartbeat."""
+        self._detail = text
+        if self._live:
+            self._draw()
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        with self._lock:
+            erase = "\r\033[K" if self._live else ""
+            self._stream.write(f"{erase}{text}\n")
+            self._stream.flush()
+            self._spoke = time.monotonic()
+
+    def _draw(self) -> None:
+        elapsed = duration(time.monotonic() - self._began)
+        line = f"{self._title}  {elapsed}  {self._detail}".replace("\n", " ")
+        width = shutil.get_terminal_size().columns - 1
+        with self._lock:
+            self._stream.write(f"\r\033[K{line[:width]}")
+            self._stream.flush()
+
+    def _tick(self, done: threading.Event) -> None:
+        while not done.wait(0.5):
+            if self._live:
+                self._draw()
+            elif time.monotonic() - self._spoke >= self.HEARTBEAT:
+                elapsed = duration(time.monotonic() - self._began)
+                self._print(f"      still at it after {elapsed}: {self._detail or self.doing}")
+
+    def record(self, command: str, **more: Any) -> Path:
+        """Write the phases and their seconds as JSON beside the log; return that file's path."""
+        path = self.log_path.with_suffix(".json")
+        seconds = round(sum(phase["seconds"] for phase in self.phases), 2)
+        data = {"command": command, "seconds": seconds, "phases": self.phases, **more}
+        path.write_text(json.dumps(data, indent=2) + "\n")
+        return path

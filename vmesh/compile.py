@@ -7,12 +7,13 @@ of the mesh is decided here.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from vmesh.inventory import Inventory
-from vmesh.model import Call, Edge, Mesh, Service, is_ipv4, parse
+from vmesh.model import Edge, Mesh, Service, is_ipv4, parse
 from vmesh.problems import Problem, Problems
 
 # Names that no service can have: a DNS label holds no underscore.
@@ -370,13 +371,22 @@ class _Compiler:
             routes[name] = _route_table(
                 [_prefix_route("/", upstream.name, upstream.operation, call.timeout)]
             )
-            clusters.append(self._upstream(upstream, call))
-        return self._proxy(host, service.name, "service", listeners, routes, clusters)
+            clusters.append(self._upstream(upstream))
+        return _proxy(
+            host,
+            "service",
+            {
+                "name": service.name,
+                "listeners": listeners,
+                "routes": routes,
+                "clusters": clusters,
+            },
+        )
 
     def _edge_proxy(self, host: str, edge: Edge) -> ProxyPlan:
         public = self._listener("public", "INBOUND", edge.name, edge.address, edge.port)
         public["edge"] = True
-        public["trusted_cidrs"] = list(edge.trusted_cidrs)
+        public["trusted_networks"] = [_network(cidr) for cidr in edge.trusted_cidrs]
         # Longest first: a reader of the inventory need not know that Envoy takes the first match.
         ordered = sorted(edge.routes, key=lambda route: (-len(route.prefix), route.prefix))
         public_table = _route_table(
@@ -414,37 +424,15 @@ class _Compiler:
         clusters = [
             _cluster(ADMIN, [{"pipe": admin_socket(edge.name)}]),
             *self._collector(),
-            *(self._upstream(self.mesh.services[name], None) for name in targets),
+            *(self._upstream(self.mesh.services[name]) for name in targets),
         ]
-        return self._proxy(
+        return _proxy(
             host,
-            edge.name,
             "edge",
-            [public, admin],
-            {"public": public_table, "admin": admin_table},
-            clusters,
-        )
-
-    def _proxy(
-        self,
-        host: str,
-        name: str,
-        kind: str,
-        listeners: list[View],
-        routes: dict[str, View],
-        clusters: list[View],
-    ) -> ProxyPlan:
-        return ProxyPlan(
-            name=name,
-            kind=kind,
-            user=_user(name),
-            unit=f"envoy@{name}.service",
-            ports=tuple(Port(each["address"], each["port"], each["name"]) for each in listeners),
-            view={
-                "name": name,
-                "node": {"id": f"{name}@{host}", "cluster": name},
-                "listeners": listeners,
-                "routes": routes,
+            {
+                "name": edge.name,
+                "listeners": [public, admin],
+                "routes": {"public": public_table, "admin": admin_table},
                 "clusters": clusters,
             },
         )
@@ -456,7 +444,7 @@ class _Compiler:
             "address": address,
             "port": port,
             "edge": False,
-            "trusted_cidrs": [],
+            "trusted_networks": [],
             "tracing": {
                 "service": proxy,
                 "sampling": self.mesh.tracing.sampling,
@@ -471,12 +459,26 @@ class _Compiler:
         ]
         return [_cluster(COLLECTOR, endpoints, http2=True)]
 
-    def _upstream(self, service: Service, _call: Call | None) -> View:
+    def _upstream(self, service: Service) -> View:
         endpoints = [
             {"address": self.addresses[host], "port": service.port}
             for host in self.members[service.name]
         ]
         return _cluster(service.name, endpoints, idle_timeout=300)
+
+
+def _proxy(host: str, kind: str, view: View) -> ProxyPlan:
+    name = view["name"]
+    return ProxyPlan(
+        name=name,
+        kind=kind,
+        user=_user(name),
+        unit=f"envoy@{name}.service",
+        ports=tuple(
+            Port(each["address"], each["port"], each["name"]) for each in view["listeners"]
+        ),
+        view={**view, "node": {"id": f"{name}@{host}", "cluster": name}},
+    )
 
 
 def _user(proxy: str) -> str:
@@ -510,6 +512,11 @@ def _prefix_route(
         "timeout": timeout,
         "retry": retry,
     }
+
+
+def _network(cidr: str) -> View:
+    network = ipaddress.IPv4Network(cidr)
+    return {"address_prefix": str(network.network_address), "prefix_len": network.prefixlen}
 
 
 def _overlap(one: Port, other: Port) -> bool:

@@ -246,7 +246,9 @@ def _check_name(where: str, name: str, problems: list[Problem]) -> None:
 
 def _app(where: str, value: Any, problems: list[Problem]) -> FlaskApp:
     reader = Reader(where, value, problems)
-    environment = reader.get("environment", {}, _is_texts, "a mapping of names to texts", {})
+    environment: dict[str, Any] = reader.get(
+        "environment", {}, _is_texts, "a mapping of names to texts", {}
+    )
     app = FlaskApp(
         source=reader.text("flask"),
         wsgi=reader.get(
@@ -313,7 +315,7 @@ def _edge(name: str, value: Any, problems: list[Problem]) -> Edge:
     where = f"mesh_edges.{name}"
     _check_name("mesh_edges", name, problems)
     reader = Reader(where, value, problems)
-    routes = reader.get(
+    routes: list[Any] = reader.get(
         "routes", None, lambda v: isinstance(v, list | tuple) and len(v) > 0, "a list of routes", []
     )
     edge = Edge(

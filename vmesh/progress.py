@@ -35,7 +35,7 @@ class Plain:
         print(text, file=sys.stderr, flush=True)
 
 
-class CommandFailed(Exception):
+class CommandFailed(Exception):  # noqa: N818 - says what happened, as `except` reads it
     """A command ended with a non-zero exit code; `tail` holds its last lines."""
 
     def __init__(self, command: Sequence[str], code: int, tail: str, log_path: Path) -> None:
@@ -109,7 +109,7 @@ class Steps:
         self.phases: list[dict[str, Any]] = []
         self.doing = ""
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._terminal = self._live = self._stream.isatty()
         self._lock = threading.Lock()
         self._title = ""
         self._detail = ""
@@ -160,6 +160,17 @@ class Steps:
         self._detail = text
         if self._live:
             self._draw()
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Leave the terminal alone meanwhile: a program may ask for a password there."""
+        if self._live:
+            self._print(self._title)
+        self._live = False
+        try:
+            yield
+        finally:
+            self._live = self._terminal
 
     def note(self, text: str) -> None:
         """Print a line that stays."""

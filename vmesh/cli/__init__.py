@@ -1,0 +1,255 @@
+"""The command line: its words, its exit codes, and how mistakes are shown.
+
+Only the standard library is imported here, so that `./mesh --help` works before anything
+is installed; each command's module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from vmesh import paths
+from vmesh.problems import Problem, Problems
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+EPILOG = """\
+exit codes:
+  0    done; for ps: everything runs
+  1    failed, or not as it should be: a task failed, something does not run, a test
+       failed, the inventory has mistakes
+  2    not begun: wrong usage, or something this machine must have first (a package with
+       --no-install, a free port, disk, memory, an inventory that exists)
+  130  interrupted; the same command again carries on
+"""
+
+# name, help, module; in the order of a first day with vmesh.
+COMMANDS = (
+    ("up", "start the lab's VMs, apply the inventory, send one traced request"),
+    ("ps", "show what runs: every Envoy, gunicorn and Jaeger on every VM"),
+    ("trace", "send one request and show its trace as a waterfall"),
+    ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
+    ("ssh", "open a shell on a VM, or run a command there"),
+    ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
+    ("validate", "report everything that is wrong with the inventory"),
+    ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
+    ("check", "lint, types, unit and render tests: under a minute, no VM"),
+    ("test", "check, then all molecule scenarios on VMs of their own"),
+    ("down", "stop the lab's VMs"),
+)
+
+
+class CliError(Exception):
+    """Something to tell the user in a sentence or two, and the exit code that goes with it."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends a command as Ctrl-C does, so that clean-up runs."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="mesh",
+        description="A traced service mesh on plain Linux VMs: Envoy, Jaeger, systemd, Ansible.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS:
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument(
+            "-i", "--inventory", type=Path, default=Path("inventory/lab"), metavar="INVENTORY",
+            help="inventory folder or file (default: inventory/lab)",
+        )  # fmt: skip
+        command.add_argument(
+            "--no-install", action="store_true",
+            help="install no system package: print the command that would, and exit with 2",
+        )  # fmt: skip
+        command.add_argument(
+            "--debug", action="store_true", help="show Python's traceback when vmesh itself fails"
+        )
+        _OPTIONS.get(name, lambda _: None)(command)
+    return top
+
+
+def _up(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--plain", action="store_true", help="apply with Ansible's own strategy, in the lab too"
+    )
+    command.add_argument(
+        "--offline", action="store_true", help="fetch nothing: use what the cache holds"
+    )
+
+
+def _ps(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _trace(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "path", nargs="?", metavar="PATH",
+        help="what to request (default: the first edge's first route below /trace)",
+    )  # fmt: skip
+    command.add_argument(
+        "--wait", type=float, default=15.0, metavar="SECONDS",
+        help="how long to wait for the trace to be stored (default: 15)",
+    )  # fmt: skip
+
+
+def _logs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "name", metavar="NAME", help="service, proxy, envoy@NAME, flask@NAME, jaeger or a VM"
+    )
+    command.add_argument("-f", "--follow", action="store_true", help="go on with new lines")
+    command.add_argument(
+        "-n", "--lines", type=int, default=50, metavar="N", help="lines to show (default: 50)"
+    )
+    command.add_argument("--on", metavar="VM", help="only on this VM")
+
+
+def _ssh(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="a VM, or a service, proxy or jaeger on one")
+    command.add_argument(
+        "remote", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this instead of a shell"
+    )
+
+
+def _render(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dir", type=Path, metavar="DIR", help="where <host>/<proxy>/ folders go")
+
+
+def _validate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the problems as JSON")
+    command.add_argument(
+        "--no-envoy", action="store_true", help="only compile; do not ask the Envoy binary"
+    )
+
+
+def _fetch(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arch", default="x86_64", choices=("x86_64", "aarch64"), help="of the VMs' processors"
+    )
+    command.add_argument("--jaeger-archive", metavar="PATH|URL", help="a Jaeger release archive")
+    command.add_argument("--jaeger-sha256", metavar="HEX", help="the SHA-256 of that archive")
+
+
+def _test(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--alongside", action="store_true", help="leave a running lab running meanwhile"
+    )
+    command.add_argument(
+        "-s", "--scenario", action="append", metavar="NAME",
+        help="only this molecule scenario (may be repeated; default: all)",
+    )  # fmt: skip
+
+
+def _down(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--purge", action="store_true", help="also remove the VMs' disks")
+
+
+_OPTIONS = {
+    "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "render": _render,
+    "validate": _validate, "fetch": _fetch, "test": _test, "down": _down,
+}  # fmt: skip
+
+
+def find_inventory(given: Path) -> Path:
+    """Return the inventory's path: relative to the working folder, else to the project.
+
+    Raises CliError when there is no such file or folder.
+    """
+    for path in (given, paths.PROJECT / given):
+        if path.exists():
+            return path.resolve()
+    raise CliError(f"There is no inventory at {given}. Name one with -i.", USAGE)
+
+
+def problem_list(problems: Sequence[Problem]) -> str:
+    """Lay out mistakes for reading: variable and value, what is wrong, what to do."""
+    parts = []
+    for number, problem in enumerate(problems, 1):
+        value = json.dumps(problem.value, default=str)
+        parts.append(
+            f"{number:>3}. {problem.variable} = {value}\n"
+            f"     {problem.message}\n"
+            f"     -> {problem.remedy}"
+        )
+    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+    return f"{count}:\n" + "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code. No traceback reaches the user unasked."""
+    arguments = parser().parse_args(argv)
+    _environment()
+    try:
+        arguments.inventory = find_inventory(arguments.inventory)
+        module = importlib.import_module(f"vmesh.cli.{arguments.command}")
+        return int(module.run(arguments))
+    except Problems as found:
+        print(problem_list(found.items), file=sys.stderr)
+        return FAILED
+    except CliError as error:
+        print(f"mesh: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("mesh: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `./mesh logs x | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        return _unexpected(error, arguments.command, debug=arguments.debug)
+
+
+def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
+    told = getattr(error, "remedy", None)
+    if told is not None:
+        # The parts' own errors carry a sentence and what to do about it.
+        print(f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
+              file=sys.stderr)  # fmt: skip
+        return FAILED
+    if debug:
+        traceback.print_exc()
+        return FAILED
+    log = paths.log_dir() / "errors.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        file.write(f"--- mesh {command}\n{traceback.format_exc()}")
+    first = (str(error).splitlines() or [""])[0]
+    print(f"mesh: {type(error).__name__}: {first}\n  details: {log} (or --debug)", file=sys.stderr)
+    return FAILED
+
+
+def _environment() -> None:
+    """Let everything started from here find the virtual environment's programs."""
+    own = str(Path(sys.executable).parent)
+    if own not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", os.defpath)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,86 @@
+"""How to reach a VM, the edge and Jaeger, all from the inventory. Pure functions."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HostVars = Mapping[str, Any]
+
+
+def ssh_command(
+    name: str, host: HostVars, remote: Sequence[str] = (), *, batch: bool = True
+) -> list[str]:
+    """Return the ssh command for the VM `name` with the connection variables Ansible would use.
+
+    `batch` never asks for anything and gives up after 15 s, for use without a person.
+    """
+    command = ["ssh"]
+    if batch:
+        command += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
+    port = host.get("ansible_ssh_port") or host.get("ansible_port")
+    if port:
+        command += ["-p", str(port)]
+    key = host.get("ansible_ssh_private_key_file") or host.get("ansible_private_key_file")
+    if key:
+        command += ["-i", str(key)]
+    for variable in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
+        command += shlex.split(str(host.get(variable) or ""))
+    user = host.get("ansible_ssh_user") or host.get("ansible_user")
+    if user:
+        command += ["-l", str(user)]
+    address = host.get("ansible_ssh_host") or host.get("ansible_host") or name
+    return [*command, str(address), *remote]
+
+
+def lab_defaults(key: Path) -> dict[str, Any]:
+    """Return the connection variables of a lab VM that its inventory need not say.
+
+    The lab makes its VMs' host keys anew with each image and is reached through 127.0.0.1
+    only, so there is nothing to remember about them.
+    """
+    return {
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": (
+            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        ),
+    }
+
+
+def published(host: HostVars) -> dict[int, int]:
+    """Return VM port -> port on the controller's 127.0.0.1, for a VM of the lab."""
+    ports = host.get("lab_publish") or {}
+    return {int(inside): int(outside) for outside, inside in ports.items()}
+
+
+def reach(host: HostVars, port: int, address: str | None = None) -> tuple[str, int]:
+    """Return address and port under which the controller reaches `port` of a VM.
+
+    Lab VMs publish ports on 127.0.0.1; any other VM is reached at `address`, or else at its
+    mesh address.
+    """
+    outside = published(host).get(port)
+    if outside is not None:
+        return "127.0.0.1", outside
+    if address in (None, "", "0.0.0.0"):
+        address = host.get("mesh_address") or host.get("ansible_host")
+    return str(address), port
+
+
+def url(host: HostVars, port: int, path: str = "/", address: str | None = None) -> str:
+    """Return the http URL of `path` at `port` of a VM as the controller reaches it."""
+    name, outside = reach(host, port, address)
+    return f"http://{name}:{outside}{path if path.startswith('/') else '/' + path}"
+
+
+def default_path(mesh: Mapping[str, Any]) -> str:
+    """Return the path to request when the user names none.
+
+    The first edge's first route below /trace, else its first route, else `/`.
+    """
+    edges = list((mesh.get("mesh_edges") or {}).values())
+    routes = (edges[0].get("routes") or []) if edges else []
+    paths = [str(route[key]) for route in routes for key in ("prefix", "path") if key in route]
+    return next((path for path in paths if path.startswith("/trace")), (paths or ["/"])[0])

@@ -1,0 +1,56 @@
+"""`./mesh logs NAME`: the journal of what the inventory calls NAME."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from vmesh.cli import FAILED, OK, USAGE, CliError, connect
+from vmesh.cli.mesh import read
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the journals of NAME's units, VM after VM; with -f one VM's, until Ctrl-C."""
+    mesh = read(arguments.inventory)
+    targets = mesh.targets(arguments.name)
+    if arguments.on:
+        targets = [target for target in targets if target.host == arguments.on]
+        if not targets:
+            raise CliError(f"{arguments.name} is not on {arguments.on}", USAGE)
+    if arguments.follow and len(targets) > 1:
+        hosts = ", ".join(target.host for target in targets)
+        raise CliError(f"{arguments.name} is on several VMs ({hosts}): choose with --on", USAGE)
+    code = OK
+    for target in targets:
+        variables = mesh.variables(target.host)
+        remote = journal_command(
+            target.units, arguments.lines,
+            follow=arguments.follow, become=bool(variables.get("ansible_become")),
+        )  # fmt: skip
+        if len(targets) > 1:
+            print(f"--- {target.host}", flush=True)
+        command = connect.ssh_command(target.host, variables, [remote])
+        if arguments.follow:
+            sys.stdout.flush()
+            os.execvp(command[0], command)
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+        if result.returncode != 0:
+            print(f"mesh: no journal from {target.host}", file=sys.stderr)
+            code = FAILED
+    return code
+
+
+def journal_command(units: Sequence[str], lines: int, *, follow: bool, become: bool) -> str:
+    """Return the remote command that prints the journal of `units` (none: the whole VM's).
+
+    `become`: the inventory says that the user may become root, who may read any journal.
+    """
+    words = ["sudo", "-n"] if become else []
+    words += ["journalctl", "--no-pager", "--output=short-iso", f"--lines={lines}"]
+    words += [f"--unit={unit}" for unit in units]
+    words += ["--follow"] if follow else []
+    return shlex.join(words)

@@ -1,0 +1,110 @@
+"""What several commands do first: read the inventory, find things in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmesh import paths
+from vmesh.cli import CliError, connect
+from vmesh.compile import HostPlan, Plan, compile_mesh
+from vmesh.inventory import Inventory, load
+
+LAB_GROUP = "lab"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that `logs` and `ssh` can be pointed at: a VM and units on it."""
+
+    host: str
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """An inventory and what it means."""
+
+    inventory: Inventory
+    plan: Plan
+
+    @property
+    def has_lab(self) -> bool:
+        return bool(self.inventory.groups.get(LAB_GROUP))
+
+    def variables(self, host: str) -> dict[str, Any]:
+        """Return the host's variables; a lab VM opens with the lab's key if it names none."""
+        known = dict(self.inventory.hosts[host])
+        if host in self.inventory.groups.get(LAB_GROUP, ()):
+            known = {**connect.lab_defaults(paths.lab_key()), **known}
+        return known
+
+    def edge_url(self, path: str = "/") -> str:
+        """Return the URL of `path` at the first edge."""
+        edge = next(iter(self.plan.mesh.edges.values()), None)
+        if edge is None:
+            raise CliError("This inventory has no edge (mesh_edges), so nothing can be requested.")
+        return connect.url(self._edge_variables(edge.name), edge.port, path, edge.address)
+
+    def admin_url(self) -> str | None:
+        """Return the URL of the first edge's admin pages."""
+        edge = next(iter(self.plan.mesh.edges.values()), None)
+        return connect.url(self._edge_variables(edge.name), edge.admin_port) if edge else None
+
+    def jaeger_url(self, path: str = "/") -> str | None:
+        """Return the URL of Jaeger's web pages; None when the mesh has no Jaeger of its own."""
+        for host, plan in self.plan.hosts.items():
+            if plan.jaeger is not None:
+                port = plan.jaeger.ports[0]
+                return connect.url(self.variables(host), port.port, path, port.address)
+        return None
+
+    def _edge_variables(self, edge: str) -> dict[str, Any]:
+        for host, plan in self.plan.hosts.items():
+            if any(proxy.name == edge for proxy in plan.proxies):
+                return self.variables(host)
+        raise CliError(f"The edge {edge} is on no host.")
+
+    def targets(self, name: str) -> list[Target]:
+        """Return the VMs and units that `name` means.
+
+        `name` is a VM, a service or edge (its Envoy and app), envoy@NAME, flask@NAME or jaeger.
+        A VM may be called as a service is; then the service on that VM is meant first.
+        Raises CliError with the names there are.
+        """
+        found = [Target(host, _units(plan, name)) for host, plan in self.plan.hosts.items()]
+        found = [target for target in found if target.units]
+        if found:
+            return found
+        if name in self.plan.hosts:
+            return [Target(name, tuple(each for each, _ in _named_units(self.plan.hosts[name])))]
+        if name in self.inventory.hosts:
+            return [Target(name, ())]
+        known = {each for plan in self.plan.hosts.values() for _, names in _named_units(plan)
+                 for each in names}  # fmt: skip
+        raise CliError(
+            f"Nothing in this inventory is called {name}. "
+            f"Known: {', '.join(sorted(known | set(self.inventory.hosts)))}",
+            2,
+        )
+
+
+def _named_units(plan: HostPlan) -> list[tuple[str, tuple[str, ...]]]:
+    """Return each unit of a host with the names it goes by."""
+    named = [(p.unit, (p.name, f"envoy@{p.name}")) for p in plan.proxies]
+    named += [(f.unit, (f.name, f"flask@{f.name}")) for f in plan.flask_services]
+    if plan.jaeger is not None:
+        named.append((plan.jaeger.unit, ("jaeger", "jaeger")))
+    return named
+
+
+def _units(plan: HostPlan, name: str) -> tuple[str, ...]:
+    wanted = name.removesuffix(".service")
+    return tuple(unit for unit, names in _named_units(plan) if wanted in names)
+
+
+def read(inventory: Path) -> Mesh:
+    """Read and compile the inventory. Raises Problems with everything wrong with it."""
+    loaded = load(inventory)
+    return Mesh(loaded, compile_mesh(loaded))

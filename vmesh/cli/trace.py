@@ -1,0 +1,139 @@
+"""`./mesh trace`: one request through the edge, and the trace that Jaeger stored of it."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vmesh import traces
+from vmesh.cli import FAILED, OK, CliError, connect
+from vmesh.cli.mesh import Mesh, read
+
+# Proxies send their spans every second or so: a trace is complete once it hangs together
+# and nothing came for this long.
+QUIET_SECONDS = 2.0
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the edge answered."""
+
+    url: str
+    status: int
+    body: str
+    trace_id: str | None
+    seconds: float
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send the request, wait for its trace, print both."""
+    mesh = read(arguments.inventory)
+    answer = request(mesh, arguments.path)
+    show_answer(answer)
+    return OK if show_trace(mesh, answer, arguments.wait) and answer.status < 500 else FAILED
+
+
+def request(mesh: Mesh, path: str | None = None, timeout: float = 60.0) -> Answer:
+    """Send one GET to the edge. Raises CliError when nobody answers there."""
+    url = mesh.edge_url(path or connect.default_path(mesh.inventory.mesh))
+    began = time.monotonic()
+    try:
+        try:
+            response = NO_PROXY.open(url, timeout=timeout)
+        except urllib.error.HTTPError as error:
+            response = error
+        with response:
+            body = response.read().decode(errors="replace")
+            trace_id = response.headers.get("x-trace-id")
+            code = response.status
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error or type(error).__name__
+        raise CliError(
+            f"The edge does not answer at {url}: {reason}\n"
+            "  -> ./mesh ps shows what runs; ./mesh up starts what does not"
+        ) from error
+    return Answer(url, code, body, trace_id, time.monotonic() - began)
+
+
+def show_answer(answer: Answer) -> None:
+    """Print the request and what came back."""
+    print(f"GET {answer.url}  {answer.status}  {answer.seconds * 1000:.0f} ms")
+    print("  " + (answer.body.strip()[:500] or "(no body)"))
+
+
+def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
+    """Print the waterfall and the link to Jaeger; tell whether there was one to print."""
+    jaeger = mesh.jaeger_url()
+    if answer.trace_id is None:
+        print("No trace: the edge's answer has no x-trace-id, so this request was not sampled.",
+              file=sys.stderr)  # fmt: skip
+        return False
+    if jaeger is None:
+        print(f"trace {answer.trace_id}: this mesh keeps its traces elsewhere", file=sys.stderr)
+        return False
+    spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
+    if not spans:
+        print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
+              file=sys.stderr)  # fmt: skip
+        return False
+    print(f"trace {answer.trace_id}, {len(spans)} spans:")
+    print()
+    width = shutil.get_terminal_size((100, 24)).columns
+    for line in traces.waterfall(traces.tree(spans), width, _bar_character()):
+        print(line)
+    if not traces.whole(spans):
+        print(f"Not whole after {wait:.0f} s: a span's parent has not arrived.", file=sys.stderr)
+    print()
+    print(f"{jaeger}trace/{answer.trace_id}")
+    return True
+
+
+def stored_spans(
+    ask: Callable[[], list[traces.Span]],
+    wait: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[traces.Span]:
+    """Return the trace's spans once they hang together and stay as many, or after `wait`."""
+    began = stable_since = clock()
+    spans: list[traces.Span] = []
+    while clock() - began < wait:
+        found = ask()
+        if len(found) != len(spans):
+            spans, stable_since = found, clock()
+        elif traces.whole(spans) and clock() - stable_since >= QUIET_SECONDS:
+            break
+        sleep(0.5)
+    return spans
+
+
+def _ask_jaeger(jaeger: str, trace_id: str) -> list[traces.Span]:
+    try:
+        with NO_PROXY.open(f"{jaeger}api/traces/{trace_id}", timeout=10) as response:
+            return traces.parse(json.load(response))
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.NOT_FOUND:
+            return []  # not stored yet
+        raise CliError(f"Jaeger at {jaeger} answered {error.code} for trace {trace_id}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise CliError(
+            f"Jaeger does not answer at {jaeger}: {reason}\n  -> ./mesh logs jaeger"
+        ) from error
+
+
+def _bar_character() -> str:
+    try:
+        traces.FULL.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#"
+    return traces.FULL

@@ -1,0 +1,172 @@
+"""The real gunicorn, started as systemd starts it: on a socket it is handed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from vmesh.paths import PROJECT
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+COMMAND = [sys.executable, "-m", "gunicorn", "--config", "python:meshtrace.gunicorn_conf"]
+
+# What systemd does between fork and exec: the socket as descriptor 3, LISTEN_PID the new process.
+HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket, as Envoy speaks it to the app."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("app", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(str(self._path))
+
+
+def environment(**settings: str) -> dict[str, str]:
+    lib = PROJECT / "services" / "meshtrace"
+    return os.environ | {"PYTHONPATH": str(lib), "MESH_ADDRESS": "198.18.0.13"} | settings
+
+
+@contextmanager
+def gunicorn(
+    folder: Path, app: Path, **settings: str
+) -> Iterator[tuple[Path, socket.socket, Path]]:
+    """Run an app's folder; gives its socket, what systemd was told, and the log."""
+    log = folder / "log"
+    with (
+        socket.socket(socket.AF_UNIX) as listening,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+    ):
+        listening.bind(str(folder / "app.sock"))
+        listening.listen()
+        notified.bind(str(folder / "notify"))
+        notified.settimeout(20)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", HAND_OVER, str(listening.fileno()), *COMMAND],
+                cwd=app,
+                env=environment(NOTIFY_SOCKET=str(folder / "notify"), **settings),
+                pass_fds=[listening.fileno()],
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield folder / "app.sock", notified, log
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def told(notified: socket.socket, wanted: str) -> str:
+    """Wait until systemd is told something; returns the whole message."""
+    while wanted not in (message := notified.recv(4096).decode()):
+        pass
+    return message
+
+
+def test_it_serves_on_the_socket_it_is_handed_and_tells_systemd(tmp_path: Path) -> None:
+    app = PROJECT / "services" / "service2"
+    with gunicorn(tmp_path, app, CONFIG_ID="0a1b2c") as (path, notified, log):
+        told(notified, "READY=1")
+        assert "0a1b2c" in told(notified, "STATUS=Serving")
+        connection = UnixConnection(path)
+        headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "x-request-id": "2e4d"}
+        for _ in range(2):  # the second one on the kept connection
+            connection.request("GET", "/trace/2", headers=headers)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            assert answer.read().startswith(b"Hello from behind Envoy (service 2)!")
+        connection.close()
+    lines = [json.loads(text) for text in log.read_text().splitlines()]
+    of_the_request = [found for found in lines if found["logger"].startswith("app")]
+    assert [(found["trace_id"], found["request_id"]) for found in of_the_request] == [
+        (TRACE, "2e4d")
+    ] * 2
+    assert all("trace_id" not in found for found in lines if found not in of_the_request)
+    assert not list(tmp_path.glob("*.ctl")), "no control socket"
+
+
+def test_a_large_request_that_envoy_lets_through_is_served(tmp_path: Path) -> None:
+    with gunicorn(tmp_path, PROJECT / "services" / "service2") as (path, notified, _log):
+        told(notified, "READY=1")
+        connection = UnixConnection(path)
+        connection.request("GET", f"/service/2?{'q' * 20_000}", headers={"cookie": "c" * 30_000})
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def test_one_line_a_request_when_asked_for(tmp_path: Path) -> None:
+    app = PROJECT / "services" / "service2"
+    with gunicorn(tmp_path, app, ACCESS_LOG="1") as (path, notified, log):
+        told(notified, "READY=1")
+        connection = UnixConnection(path)
+        connection.request("GET", "/service/2", headers={"x-request-id": "2e4d"})
+        connection.getresponse().read()
+        connection.close()
+    [line] = [
+        found
+        for found in map(json.loads, log.read_text().splitlines())
+        if found["logger"] == "gunicorn.access"
+    ]
+    assert (line["message"], line["status"], line["request_id"]) == ("GET /service/2", 200, "2e4d")
+
+
+def test_ready_means_that_the_app_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import time\ntime.sleep(0.7)\nfrom flask import Flask\napp = Flask('x')\n"
+    )
+    started = time.monotonic()
+    with gunicorn(tmp_path, tmp_path) as (_path, notified, _log):
+        told(notified, "READY=1")
+        assert time.monotonic() - started > 0.7
+
+
+def test_an_app_that_fails_to_import_is_found_before_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import a_module_nobody_has\n")
+    result = subprocess.run(
+        [*COMMAND, "--check-config"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "ModuleNotFoundError: No module named 'a_module_nobody_has'" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["service1", "service2"])
+def test_the_demo_services_pass_that_check(name: str) -> None:
+    result = subprocess.run(
+        [*COMMAND, "--check-config"],
+        cwd=PROJECT / "services" / name,
+        env=environment(SERVICE2_URL="http://127.0.0.2:9002"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")

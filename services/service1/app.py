@@ -21,7 +21,7 @@ answer_failures(app)
 service2 = Upstream(
     "service 2",
     os.environ["SERVICE2_URL"],
-    timeout_seconds=float(os.environ.get("UPSTREAM_TIMEOUT_SECONDS", "10")),
+    timeout_seconds=float(os.environ.get("UPSTREAM_TIMEOUT_SECONDS", "12")),
     pool_size=int(os.environ.get("THREADS", "8")),
 )
 

@@ -113,8 +113,8 @@ def unreachable_rows(units: Sequence[Unit], reason: str) -> list[Row]:
     """Return the rows of a VM that did not answer: one, whatever was planned on it."""
     if not units:
         return []
-    planned_names = ", ".join(unit.name for unit in units)
-    return [Row(units[0].host, planned_names, "", f"unreachable: {reason}", "", False)]
+    names = ", ".join(unit.name for unit in units)
+    return [Row(units[0].host, names, f"({reason})", "unreachable", "", False)]
 
 
 def ssh_reason(stderr: str) -> str:

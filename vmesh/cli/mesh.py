@@ -92,10 +92,12 @@ class Mesh:
 
 def _named_units(plan: HostPlan) -> list[tuple[str, tuple[str, ...]]]:
     """Return each unit of a host with the names it goes by."""
-    named = [(p.unit, (p.name, f"envoy@{p.name}")) for p in plan.proxies]
+    named: list[tuple[str, tuple[str, ...]]] = [
+        (p.unit, (p.name, f"envoy@{p.name}")) for p in plan.proxies
+    ]
     named += [(f.unit, (f.name, f"flask@{f.name}")) for f in plan.flask_services]
     if plan.jaeger is not None:
-        named.append((plan.jaeger.unit, ("jaeger", "jaeger")))
+        named.append((plan.jaeger.unit, ("jaeger",)))
     return named
 
 

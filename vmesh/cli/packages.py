@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 
 from vmesh.cli import USAGE, CliError
@@ -22,6 +23,19 @@ def missing(required: Iterable[tuple[str, str]], path: str | None = None) -> lis
     return [
         package for command, package in required if shutil.which(command, path=search) is None
     ]  # fmt: skip
+
+
+def not_installed(names: Iterable[str]) -> list[str]:
+    """Return those of `names` that dpkg does not have; [] on a system without dpkg."""
+    wanted = list(names)
+    if not wanted or shutil.which("dpkg-query") is None:
+        return []
+    answer = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *wanted],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    there = {line.split()[0] for line in answer.stdout.splitlines() if line.endswith(" installed")}
+    return [name for name in wanted if name not in there]
 
 
 def apt_command(packages: Sequence[str], *, root: bool) -> list[str]:

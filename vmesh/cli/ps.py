@@ -78,7 +78,7 @@ def show(rows: Sequence[status.Row]) -> None:
 
 
 def plain_table(rows: Sequence[status.Row]) -> list[str]:
-    """Return the table's lines; commands are cut to 40 characters, `--json` has them whole."""
+    """Return the table's lines; commands are cut to 60 characters, `--json` has them whole."""
     cells = [HEADER, *((r.host, r.name, _cut(r.command), r.state, r.ports) for r in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
     return [
@@ -87,5 +87,5 @@ def plain_table(rows: Sequence[status.Row]) -> list[str]:
     ]
 
 
-def _cut(text: str, width: int = 40) -> str:
+def _cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 4] + " ..."

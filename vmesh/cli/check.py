@@ -1,0 +1,111 @@
+"""`./mesh check`: what a contributor runs after every change; no VM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from vmesh import paths
+from vmesh.cli import FAILED, OK, packages, supplies
+from vmesh.progress import Steps, duration, new_log
+
+# Where our own Python is; folders that do not exist are left out.
+PYTHON = ("vmesh", "plugins", "services", "tests", "molecule", "bench")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One check: its name, and its commands, run one after another."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a tool ended."""
+
+    name: str
+    code: int
+    seconds: float
+    output: str
+
+
+def tools(python: Sequence[str], workers: int) -> tuple[Tool, ...]:
+    """Return the checks, the longest first; `python` are folders, `workers` pytest's processes."""
+    return (
+        Tool("tests", (("pytest", "-q", "-n", str(workers), "tests/unit", "tests/render"),)),
+        Tool("ansible-lint", (("ansible-lint", "--profile", "production", "--offline", "-q"),)),
+        Tool("mypy", (("mypy", *python),)),
+        Tool("yamllint", (("yamllint", "--strict", "."),)),
+        Tool("ruff", (("ruff", "check", "."), ("ruff", "format", "--check", "."))),
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run all checks; exit code 1 when one fails."""
+    prepare(arguments)
+    verdicts = check()
+    return OK if all(verdict.code == 0 for verdict in verdicts) else FAILED
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """See to what the checks need: systemd-analyze, and the Envoy they show files to."""
+    steps = Steps(1, new_log("check"))
+    lacking = packages.missing(packages.CHECK)
+    if lacking or not supplies.has_envoy():
+        with steps.phase("prepare", "seeing to what the checks need"):
+            packages.install(lacking, steps, no_install=arguments.no_install)
+            supplies.provide_envoy(steps)
+
+
+def check() -> list[Verdict]:
+    """Run the checks, a line for each as it ends, then the output of those that failed."""
+    python = [name for name in PYTHON if (paths.PROJECT / name).is_dir()]
+    cores = os.cpu_count() or 1
+    env = {**os.environ, "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg")}
+    began = time.monotonic()
+    # As many at once as there are cores: the tools are busy, not waiting.
+    with ThreadPoolExecutor(max_workers=cores) as pool:
+        futures = [pool.submit(_run, tool, env) for tool in tools(python, cores)]
+        for future in futures:
+            future.add_done_callback(_say)
+        verdicts = [future.result() for future in futures]
+    failed = [verdict for verdict in verdicts if verdict.code != 0]
+    for verdict in failed:
+        print(f"\n--- {verdict.name}\n{verdict.output.rstrip()}")
+    word = f"{len(failed)} failed" if failed else "all passed"
+    print(f"check: {word}, {duration(time.monotonic() - began)}", flush=True)
+    return verdicts
+
+
+def _run(tool: Tool, env: Mapping[str, str]) -> Verdict:
+    began = time.monotonic()
+    code, output = 0, ""
+    for command in tool.commands:
+        try:
+            result = subprocess.run(
+                command, cwd=paths.PROJECT, env=env, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                check=False,
+            )  # fmt: skip
+        except FileNotFoundError:
+            return Verdict(tool.name, 127, 0.0, f"{command[0]} is not installed")
+        if result.returncode != 0:
+            code = result.returncode
+            output += f"$ {' '.join(command)}\n{result.stdout}"
+    return Verdict(tool.name, code, time.monotonic() - began, output)
+
+
+def _say(future: Future[Verdict]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        verdict = future.result()
+        word = "FAILED" if verdict.code else "ok"
+        print(f"{verdict.name:<14}{word:<8}{verdict.seconds:5.1f} s", flush=True)
+        sys.stdout.flush()

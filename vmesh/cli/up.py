@@ -1,0 +1,141 @@
+"""`./mesh up`: from an inventory to a mesh that answers, and what to look at then."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmesh.cli import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    CliError,
+    packages,
+    playbook,
+    problem_list,
+    supplies,
+)
+from vmesh.cli import ps as ps_command
+from vmesh.cli import trace as trace_command
+from vmesh.cli.mesh import Mesh, read
+from vmesh.progress import Steps, duration, new_log
+
+if TYPE_CHECKING:
+    from vmesh.lab import Lab
+
+STEPS = 5
+
+
+@dataclass
+class Result:
+    """What a run of `up` has to show."""
+
+    word: str = "failed"
+    outcome: playbook.Outcome | None = None
+    answer: trace_command.Answer | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the five steps; the log and the phases' seconds stay in files it names."""
+    steps = Steps(STEPS, new_log("up"))
+    steps.note(f"log: {steps.log_path}")
+    began = time.monotonic()
+    result = Result()
+    try:
+        mesh = _do(arguments, steps, result)
+        result.word = "ok" if result.outcome and result.outcome.code == 0 else "failed"
+    except KeyboardInterrupt:
+        result.word = "interrupted"
+        steps.note(
+            f"Interrupted while {steps.doing or 'beginning'}. VMs that run go on running; "
+            f"the same command again finishes the job.\nlog: {steps.log_path}"
+        )
+        return INTERRUPTED
+    finally:
+        hosts = result.outcome.hosts if result.outcome else {}
+        steps.record(
+            "up", inventory=str(arguments.inventory), result=result.word, hosts=hosts, **result.more
+        )
+    if result.word != "ok":
+        return FAILED
+    steps.note(f"done in {duration(time.monotonic() - began)}")
+    return OK if _show(mesh, result) else FAILED
+
+
+def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
+    with steps.phase("preflight", "checking the inventory and this machine"):
+        steps.status(f"reading {arguments.inventory}")
+        mesh = read(arguments.inventory)
+        lab = _lab(mesh)
+        release = supplies.jaeger_release(mesh)
+        wanted = [*_missing_packages(mesh), *supplies.packages_for_making(release)]
+        packages.install(wanted, steps, no_install=arguments.no_install)
+        problems = lab.preflight() if lab else []
+        if problems:
+            raise CliError(f"this machine is not ready: {problem_list(problems)}", USAGE)
+    with steps.phase("artifacts", "seeing to Envoy, Jaeger"):
+        supplies.provide(steps, release=release, offline=arguments.offline)
+    if lab is None:
+        steps.skip("lab", "this inventory has no group `lab`: its VMs are yours to start")
+    else:
+        with steps.phase("lab", f"starting the VMs {', '.join(mesh.inventory.groups['lab'])}"):
+            lab.up(steps)
+    with steps.phase("site", "applying the inventory with site.yml"):
+        fast = lab is not None and not arguments.plain
+        result.outcome = playbook.apply(arguments.inventory, steps, fast=fast)
+    for line in playbook.summary(result.outcome):
+        steps.note(f"      {line}")
+    if result.outcome.code != 0:
+        steps.note(f"site.yml failed (exit code {result.outcome.code}); log: {steps.log_path}")
+        return mesh
+    with steps.phase("request", "sending a request through the edge"):
+        result.answer = trace_command.request(mesh)
+    return mesh
+
+
+def _lab(mesh: Mesh) -> Lab | None:
+    if not mesh.has_lab:
+        return None
+    from vmesh.lab import Lab  # noqa: PLC0415 - only where there is a lab
+
+    return Lab.from_inventory(mesh.inventory)
+
+
+def _missing_packages(mesh: Mesh) -> Iterable[str]:
+    yield from packages.missing(packages.ANSIBLE)
+    if mesh.has_lab:
+        from vmesh.lab import missing_requirements  # noqa: PLC0415 - only where there is a lab
+
+        yield from (requirement.package for requirement in missing_requirements())
+
+
+def _show(mesh: Mesh, result: Result) -> bool:
+    """Print the URLs, the table and the trace; tell whether all is as it should be."""
+    rows = ps_command.ask(mesh)
+    answer = result.answer
+    if answer is None:
+        return False
+    print()
+    print("\n".join(links(answer.url, mesh.jaeger_url(), mesh.admin_url())))
+    print()
+    ps_command.show(rows)
+    print()
+    trace_command.show_answer(answer)
+    traced = trace_command.show_trace(mesh, answer, wait=15.0)
+    return answer.status == 200 and traced and all(row.running for row in rows)
+
+
+def links(edge: str, jaeger: str | None, admin: str | None) -> list[str]:
+    """Return the lines that say where to look."""
+    urls = [(edge, "the mesh, through its edge: try curl -v")]
+    if jaeger:
+        urls.append((jaeger, "Jaeger: choose a service, press Find Traces"))
+    if admin:
+        urls.append((admin, "the edge Envoy's admin pages, read-only"))
+    width = max(len(url) for url, _ in urls)
+    return [f"{url:<{width}}  {text}" for url, text in urls]

@@ -1,0 +1,61 @@
+"""python -m vmesh.lab up|down|status|pause|resume -i INVENTORY [--purge]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vmesh import inventory, paths
+from vmesh.lab import Lab, LabError
+from vmesh.problems import Problems
+from vmesh.progress import CommandFailed, Plain
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vmesh.lab",
+        description="The lab's VMs, without the mesh in them. Each VM's result is a line on"
+        " standard output: its name and changed or unchanged.",
+    )
+    parser.add_argument("command", choices=("up", "down", "status", "pause", "resume"))
+    parser.add_argument(
+        "-i", "--inventory", type=Path, default=paths.PROJECT / "inventory" / "lab",
+        help="the inventory whose group lab is meant (default: inventory/lab)",
+    )  # fmt: skip
+    parser.add_argument("--purge", action="store_true", help="with down: remove the disks too")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code: 2 for what the user can mend."""
+    options = _parser().parse_args(arguments)
+    progress = Plain()
+    try:
+        lab = Lab.from_inventory(inventory.load(options.inventory))
+        if options.command == "status":
+            for name, state in lab.status().items():
+                print(f"{name}\t{state.status}\t127.0.0.1:{state.ssh_port}\t{state.mesh_address}")
+            return 0
+        if options.command == "down":
+            result = lab.down(progress, purge=options.purge)
+        elif options.command == "up":
+            result = lab.up(progress)
+        else:
+            result = {"pause": lab.pause, "resume": lab.resume}[options.command](progress)
+    except Problems as problems:
+        print(problems, file=sys.stderr)
+        return 2
+    except (LabError, CommandFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    for name, changed in result.items():
+        print(f"{name} {'changed' if changed else 'unchanged'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Reaching a lab VM by ssh through its forwarded port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmesh.lab.seed import host_alias
+from vmesh.lab.spec import LOOPBACK, USER, VmSpec
+
+
+class Unreachable(Exception):
+    """The VM did not answer in time, or its QEMU ended."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The files that open the lab's VMs."""
+
+    key: Path
+    known_hosts: Path
+
+    def options(self, name: str) -> list[str]:
+        """Return ssh's options for the VM `name`; nothing of the user's own setup takes part."""
+        return [
+            "-F", "none", "-i", str(self.key),
+            "-o", "IdentitiesOnly=yes",
+            "-o", f"UserKnownHostsFile={self.known_hosts}",
+            "-o", "GlobalKnownHostsFile=/dev/null",
+            "-o", f"HostKeyAlias={host_alias(name)}",
+            "-o", "StrictHostKeyChecking=yes",
+        ]  # fmt: skip
+
+    def command(self, vm: VmSpec, *remote: str) -> list[str]:
+        """Return the command that runs `remote` on the VM (or opens a shell)."""
+        return [
+            "ssh", *self.options(vm.name), "-o", "BatchMode=yes", "-o", "ConnectTimeout=30",
+            "-p", str(vm.ssh_port), f"{USER}@{LOOPBACK}", *remote,
+        ]  # fmt: skip
+
+
+def answers(port: int, timeout: float) -> bool:
+    """Tell whether an ssh server greets behind 127.0.0.1:`port`.
+
+    Connecting proves nothing: QEMU accepts before the guest does.
+    """
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout) as peer:
+        peer.settimeout(timeout)
+        return peer.recv(4) == b"SSH-"
+    return False
+
+
+def wait_until_answers(
+    port: int, seconds: float, keep_waiting: Callable[[], None], *, pause: float = 0.3
+) -> None:
+    """Wait for ssh behind `port`. `keep_waiting` may raise to end the wait early.
+
+    Raises Unreachable after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not answers(port, timeout=5.0):
+        keep_waiting()
+        if time.monotonic() > deadline:
+            raise Unreachable(f"no ssh on port {port} within {seconds:.0f} s")
+        time.sleep(pause)
+
+
+def run_on(access: Access, vm: VmSpec, *remote: str, timeout: float) -> None:
+    """Run a command on the VM. Raises Unreachable when it fails or takes too long."""
+    try:
+        subprocess.run(
+            access.command(vm, *remote), check=True, timeout=timeout,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(f"`{' '.join(remote)}` took more than {timeout:.0f} s") from error
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip() or f"exit code {error.returncode}"
+        raise Unreachable(f"`{' '.join(remote)}`: {reason}") from error
+
+
+def set_clock(access: Access, vm: VmSpec, *, timeout: float = 60.0) -> None:
+    """Give the VM this machine's time, to a few hundredths of a second.
+
+    The time is sent when the VM says that it is listening: an emulated CPU
+    needs more than a second to open the connection. Raises Unreachable.
+    """
+    script = "echo listening; read -r now; date --utc --set @$now >/dev/null"
+    remote = f"sudo -n sh -c '{script}'"
+    with subprocess.Popen(
+        access.command(vm, remote),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        # communicate() has a time limit, a bare readline() has none.
+        watchdog = threading.Timer(timeout, process.kill)
+        watchdog.start()
+        try:
+            listening = process.stdout.readline().strip() == "listening"
+            if listening:
+                process.stdin.write(f"{time.time():.3f}\n")
+                process.stdin.flush()
+            _, errors = process.communicate()
+        finally:
+            watchdog.cancel()
+    if not listening or process.returncode != 0:
+        raise Unreachable(f"the clock of {vm.name} could not be set: {errors.strip() or 'no answer'}")
+

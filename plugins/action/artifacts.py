@@ -1,0 +1,108 @@
+"""Action plugin `artifacts`: the release archives that a play will put on its hosts.
+
+It runs on the controller alone and never counts as a change. Arguments:
+
+  wanted: {envoy: [architectures], jaeger: [architectures]}
+  bundles: [{name, source, python, arch}]
+  jaeger_release: {path or url, sha256}, by default the variable of that name
+
+Result: `artifacts`, by name and architecture, each with version, archive, sha256,
+contents and compiled; bundles as `artifacts.bundles[name]["<python>/<arch>"]`.
+Envoy and Jaeger must be in the cache; bundles are built when they are not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vmesh import artifacts, paths
+
+_ARGUMENTS = ("wanted", "bundles", "jaeger_release")
+
+
+class _Shown:
+    """Progress as lines of Ansible's own output."""
+
+    def __init__(self) -> None:
+        self.log_path = paths.log_dir() / "artifacts.log"
+        self.steps: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+        Display().display(f"  {text}")
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    _supports_check_mode = True
+    _supports_diff = False
+    _requires_connection = False
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(_ARGUMENTS)
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> Any:
+        result = super().run(tmp, task_vars)
+        arguments = self._task.args
+        named = arguments.get("jaeger_release")
+        if named is None and (variable := (task_vars or {}).get("jaeger_release")) is not None:
+            named = self._templar.template(variable)
+        progress = _Shown()
+        try:
+            found: dict[str, Any] = _releases(arguments.get("wanted") or {}, named)
+            found["bundles"] = _bundles(arguments.get("bundles") or [], progress)
+        except artifacts.ArtifactError as error:
+            raise AnsibleActionFail(str(error)) from error
+        return result | {
+            "changed": False,
+            "artifacts": found,
+            "msg": "; ".join(progress.steps) or "everything is in the cache",
+        }
+
+
+def _releases(wanted: Mapping[str, list[str]], named: object) -> dict[str, Any]:
+    """Look up Envoy and Jaeger for each architecture; name all that are missing at once."""
+    release = artifacts.JaegerRelease.from_variable(named)
+    found: dict[str, Any] = {}
+    missing = []
+    for name, architectures in wanted.items():
+        found[name] = {}
+        for arch in architectures:
+            artifact = artifacts.cached(name, arch, release if name == "jaeger" else None)
+            if artifact is None:
+                missing.append(f"{name} ({arch})")
+            else:
+                found[name][arch] = _described(artifact)
+    if missing:
+        raise artifacts.ArtifactError(
+            f"Not in the cache {paths.cache_dir()}: {', '.join(missing)}", "Run `./mesh fetch`"
+        )
+    return found
+
+
+def _bundles(wanted: list[Mapping[str, Any]], progress: _Shown) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in wanted:
+        name, python, arch = item["name"], str(item["python"]), item["arch"]
+        source = (paths.PROJECT / item["source"]).resolve()
+        bundle = artifacts.build_bundle(source, name, python, arch, progress)
+        found.setdefault(name, {})[f"{python}/{arch}"] = _described(bundle)
+    return found
+
+
+def _described(artifact: artifacts.Artifact) -> dict[str, Any]:
+    return {
+        "version": artifact.version,
+        "archive": str(artifact.path),
+        "sha256": artifact.sha256,
+        "contents": list(artifact.contents),
+        "compiled": artifact.compiled,
+        "origin": artifact.origin,
+    }

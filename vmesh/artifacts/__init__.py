@@ -1,0 +1,131 @@
+"""What gets installed on the VMs: made or fetched once, kept in the cache, pushed from there."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vmesh.artifacts import bundles, cache, envoy, jaeger, pins
+from vmesh.artifacts.cache import Artifact, Slot
+from vmesh.artifacts.errors import ArtifactError
+from vmesh.artifacts.jaeger import JaegerRelease
+from vmesh.artifacts.pins import ARCHITECTURES, Pins
+from vmesh.progress import Progress
+
+__all__ = [
+    "ARCHITECTURES",
+    "NAMES",
+    "SYSTEM_PACKAGES",
+    "Artifact",
+    "ArtifactError",
+    "JaegerRelease",
+    "adopt_jaeger",
+    "build_bundle",
+    "cached",
+    "controller_arch",
+    "ensure",
+    "envoy_binary",
+]
+
+NAMES = ("envoy", "jaeger")
+# What the controller needs from its distribution: Go trusts the system's certificates.
+SYSTEM_PACKAGES = ("ca-certificates",)
+
+
+def ensure(
+    names: Sequence[str] | None = None,
+    *,
+    arch: str = "x86_64",
+    offline: bool = False,
+    progress: Progress,
+    jaeger_release: JaegerRelease | None = None,
+) -> dict[str, Artifact]:
+    """Return the artifacts `names` (default: all), made or fetched where the cache lacks them.
+
+    offline: rather fail than use the network
+    jaeger_release: the archive that the inventory names, instead of building Jaeger
+    Raises ArtifactError with what is missing, why, and the remedy.
+    """
+    committed = pins.load()
+    result = {}
+    for name in NAMES if names is None else names:
+        slot = _slot(committed, name, arch, jaeger_release)
+        make = _maker(committed, name, arch, progress, jaeger_release)
+        if offline and cache.read(slot) is None:
+            raise ArtifactError(
+                f"{slot} is not in the cache, and the network is not to be used",
+                "Run `./mesh fetch` with a network once",
+            )
+        result[name] = cache.get_or_make(slot, progress, make)
+    return result
+
+
+def cached(
+    name: str, arch: str = "x86_64", jaeger_release: JaegerRelease | None = None
+) -> Artifact | None:
+    """Return an artifact if the cache has it, else None.
+
+    Raises ArtifactError when it is damaged, after deleting it.
+    """
+    return cache.read(_slot(pins.load(), name, arch, jaeger_release))
+
+
+def adopt_jaeger(release: JaegerRelease, *, arch: str = "x86_64", progress: Progress) -> Artifact:
+    """Put the archive the user named where the built Jaeger would be, and return it.
+
+    For users who name it on the command line, not in their inventory. Raises
+    ArtifactError when it is not the pinned version or cannot be used; what the cache
+    had is kept then.
+    """
+    committed = pins.load()
+    named = ensure(["jaeger"], arch=arch, progress=progress, jaeger_release=release)["jaeger"]
+    if named.version.partition("-")[0] != committed.jaeger.version:
+        raise ArtifactError(
+            f"{release.source} is Jaeger {named.version.partition('-')[0]}, and vmesh is made for"
+            f" {committed.jaeger.version}",
+            "Name an archive of that version, or this one in the inventory's `jaeger_release`",
+        )
+    return cache.copy(named, jaeger.slot(committed, arch), progress)
+
+
+def envoy_binary(arch: str | None = None) -> Path:
+    """Return an Envoy to run on this machine (`arch` None) or to look at.
+
+    Raises ArtifactError when the cache has none.
+    """
+    return envoy.binary(pins.load(), arch or controller_arch())
+
+
+def build_bundle(source: Path, name: str, python: str, arch: str, progress: Progress) -> Artifact:
+    """Return the bundle of a Flask service, made first when it is missing. See bundles.build."""
+    return bundles.build(source, name, python, arch, progress)
+
+
+def controller_arch() -> str:
+    """Return this machine's architecture in the words used here."""
+    machine = platform.machine()
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(machine, machine)
+
+
+def _slot(committed: Pins, name: str, arch: str, release: JaegerRelease | None) -> Slot:
+    if arch not in ARCHITECTURES:
+        raise ArtifactError(f"{arch} is not supported", f"Use one of {', '.join(ARCHITECTURES)}")
+    if name == "envoy":
+        return envoy.slot(committed, arch)
+    if name == "jaeger":
+        return jaeger.slot(committed, arch, release)
+    raise ArtifactError(f"There is no artifact {name}", f"Use one of {', '.join(NAMES)}")
+
+
+def _maker(
+    committed: Pins, name: str, arch: str, progress: Progress, release: JaegerRelease | None
+) -> Callable[[Path, Path], Artifact]:
+    def make(scratch: Path, entry: Path) -> Artifact:
+        if name == "envoy":
+            return envoy.make(committed, arch, scratch, entry, progress)
+        if release:
+            return jaeger.repack(release, arch, scratch, entry, progress)
+        return jaeger.build(committed, arch, scratch, entry, progress)
+
+    return make

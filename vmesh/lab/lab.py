@@ -13,15 +13,24 @@ from pathlib import Path
 from typing import Self
 
 from vmesh import paths
-from vmesh.lab import preflight, qemu
+from vmesh.lab import qemu
 from vmesh.lab.accel import choose_accelerator
 from vmesh.lab.files import appearing_folder, digest, locked, private_folder
 from vmesh.lab.image import Image, ensure_image, image_key, recipe
 from vmesh.lab.machine import Machine, MachineError, adopt_image
+from vmesh.lab.preflight import (
+    DISK_MB,
+    IMAGE_MB,
+    OVERHEAD_MB,
+    STATE_MB,
+    Needs,
+    decide,
+    survey,
+)
 from vmesh.lab.qemu import Accelerator
 from vmesh.lab.qmp import QmpError
 from vmesh.lab.seed import ensure_key, remember_host_key, seed_archive, seed_files
-from vmesh.lab.spec import InventoryLike, LabSpec, VmSpec, lab_spec
+from vmesh.lab.spec import InventoryLike, LabSpec, lab_spec
 from vmesh.lab.ssh import Access, Unreachable, run_on, set_clock, wait_until_answers
 from vmesh.problems import Problem, Problems
 from vmesh.progress import Progress
@@ -84,40 +93,35 @@ class Lab:
         if not to_start:
             return []
         needs = self._needs(to_start)
-        problems = preflight.decide(needs, preflight.survey(needs, running))
+        problems = decide(needs, survey(needs, running))
         for machine in to_start:
             key = machine.image_key
             if key and not key.startswith(f"{self.spec.suite}-"):
                 problems.append(
                     Problem(
-                        "lab_suite", self.spec.suite,
+                        "lab_suite",
+                        self.spec.suite,
                         f"the disk of {machine.spec.name} holds {key.split('-')[0]}",
                         "Remove the lab's disks first (down --purge), or change lab_suite back.",
-                    )  # fmt: skip
+                    )
                 )
         return problems
 
-    def _needs(self, to_start: list[Machine]) -> preflight.Needs:
+    def _needs(self, to_start: list[Machine]) -> Needs:
         new = [machine for machine in to_start if not machine.image_key]
         image = Image(
-            self.cache
-            / "images"
-            / image_key(self.spec.suite, self.spec.disk_gb, recipe())
+            self.cache / "images" / image_key(self.spec.suite, self.spec.disk_gb, recipe())
         )
         cache_mb = 0
         if new and not image.complete():
             # A new image also means new kept states.
-            cache_mb = preflight.IMAGE_MB + sum(
-                machine.spec.memory_mb + preflight.STATE_MB for machine in new
-            )
-        return preflight.Needs(
+            cache_mb = IMAGE_MB + sum(machine.spec.memory_mb + STATE_MB for machine in new)
+        return Needs(
             forwards=[forward for machine in to_start for forward in machine.spec.forwards],
             network_port=self.spec.network_port,
-            memory_mb=sum(m.spec.memory_mb + preflight.OVERHEAD_MB for m in to_start),
+            memory_mb=sum(m.spec.memory_mb + OVERHEAD_MB for m in to_start),
             disk_mb={
-                str(self.folder): sum(
-                    preflight.DISK_MB + machine.spec.memory_mb for machine in new
-                ),
+                str(self.folder): sum(DISK_MB + machine.spec.memory_mb for machine in new),
                 str(self.cache): cache_mb,
             },
         )

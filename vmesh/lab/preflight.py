@@ -92,7 +92,7 @@ def _taken_ports(needs: Needs, machine: Machine) -> Iterable[Problem]:
         holder = f" ({machine.network_holder})" if machine.network_holder else ""
         yield Problem(
             "lab_network_port", needs.network_port,
-            f"UDP port {needs.network_port} is in use{holder}: two labs on it would share a network",
+            f"UDP port {needs.network_port} is taken{holder}: labs that share it share a network",
             "Change lab_network_port in the inventory.",
         )  # fmt: skip
 
@@ -122,7 +122,7 @@ def _disk(needs: Needs, machine: Machine) -> Iterable[Problem]:
         if megabytes and free[system] < megabytes + SPARE_DISK_MB:
             yield Problem(
                 "disk space", " and ".join(paths[system]),
-                f"the lab needs {megabytes + SPARE_DISK_MB} MB there and {free[system]} MB are free",
+                f"the lab needs {megabytes + SPARE_DISK_MB} MB there, {free[system]} MB are free",
                 "Make room, or let XDG_CACHE_HOME and XDG_STATE_HOME name a folder with more.",
             )  # fmt: skip
 

@@ -32,9 +32,7 @@ REQUIREMENTS = (
     # mmdebstrap as an ordinary user maps a range of user ids with it.
     Requirement("uidmap", command="newuidmap"),
     # Ubuntu does not bring the keys that sign Debian's packages.
-    Requirement(
-        "debian-archive-keyring", path="/usr/share/keyrings/debian-archive-keyring.gpg"
-    ),
+    Requirement("debian-archive-keyring", path="/usr/share/keyrings/debian-archive-keyring.gpg"),
 )
 
 

@@ -137,10 +137,12 @@ def lab_spec(inventory: InventoryLike) -> LabSpec:
         raise Problems(
             [
                 Problem(
-                    "group lab", [], "this inventory has no hosts in the group lab",
+                    "group lab",
+                    [],
+                    "this inventory has no hosts in the group lab",
                     "Use an inventory with that group (such as inventory/lab), or start the VMs"
                     " yourself.",
-                )  # fmt: skip
+                )
             ]
         )
     variables = {name: inventory.hosts.get(name, {}) for name in names}

@@ -15,7 +15,7 @@ from vmesh.lab.seed import host_alias
 from vmesh.lab.spec import LOOPBACK, USER, VmSpec
 
 
-class Unreachable(Exception):
+class Unreachable(Exception):  # noqa: N818 - it says what the VM is
     """The VM did not answer in time, or its QEMU ended."""
 
 
@@ -110,5 +110,4 @@ def set_clock(access: Access, vm: VmSpec, *, timeout: float = 60.0) -> None:
         finally:
             watchdog.cancel()
     if not listening or process.returncode != 0:
-        raise Unreachable(f"the clock of {vm.name} could not be set: {errors.strip() or 'no answer'}")
-
+        raise Unreachable(f"the clock cannot be set: {errors.strip() or 'no answer'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,18 +68,29 @@ def from_hostvars(
     )
 
 
+@functools.cache
+def _vault_secrets() -> Any:
+    """Prepare Ansible's library, which it allows once in a process; return the vault's secrets."""
+    from ansible import constants  # noqa: PLC0415
+    from ansible.cli import CLI  # noqa: PLC0415
+    from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
+    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
+
+    init_plugin_loader()
+    return CLI.setup_vault_secrets(
+        DataLoader(), vault_ids=constants.DEFAULT_VAULT_IDENTITY_LIST, auto_prompt=False
+    )
+
+
 def load(path: Path) -> Inventory:
     """Read the inventory at `path` (a folder or file) with Ansible's own loader.
 
     Raises Problems when there is no host in it or a variable cannot be resolved.
     """
     # Ansible takes half a second to import; commands that need no inventory do without.
-    from ansible import constants  # noqa: PLC0415
-    from ansible.cli import CLI  # noqa: PLC0415
     from ansible.errors import AnsibleError  # noqa: PLC0415
     from ansible.inventory.manager import InventoryManager  # noqa: PLC0415
     from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
-    from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415
     from ansible.template import Templar  # noqa: PLC0415
     from ansible.vars.manager import VariableManager  # noqa: PLC0415
 
@@ -87,11 +99,8 @@ def load(path: Path) -> Inventory:
             [Problem("inventory", str(path), "does not exist", "Name a file or folder with -i")]
         )
     try:
-        init_plugin_loader()
         loader = DataLoader()
-        CLI.setup_vault_secrets(
-            loader, vault_ids=constants.DEFAULT_VAULT_IDENTITY_LIST, auto_prompt=False
-        )
+        loader.set_vault_secrets(_vault_secrets())
         manager = InventoryManager(loader=loader, sources=[str(path.resolve())])
         variables = VariableManager(loader=loader, inventory=manager)
     except AnsibleError as error:

@@ -79,11 +79,11 @@ def _room(inventory: Path, steps: Steps, *, leave: bool) -> Iterator[None]:
         yield
         return
     lab = Lab.from_inventory(loaded)
-    lab.pause()
+    lab.pause(steps)
     try:
         yield
     finally:
-        lab.resume()
+        lab.resume(steps)
 
 
 def _molecule(scenario: str, steps: Steps) -> bool:

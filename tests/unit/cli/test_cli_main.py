@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vmesh.cli.down
+import vmesh.cli.ps
+from vmesh import cli, paths
+from vmesh.cli import check, logs, packages, render
+from vmesh.cli import test as test_command
+from vmesh.problems import Problem
+
+OWN_VMS = {
+    "all": {
+        "vars": {
+            "mesh_services": {
+                "shop": {
+                    "port": 9001,
+                    "app": {"flask": "shop"},
+                    "operation": "buy",
+                    "calls": {"stokc": {}},
+                }
+            },
+            "mesh_edges": {
+                "door": {"group": "doors", "port": 8000, "routes": [{"prefix": "/", "to": "shpo"}]}
+            },
+            "mesh_tracing": {"group": "tracer"},
+        },
+        "children": {
+            "shop": {"hosts": {"vm1": {"ansible_host": "10.0.0.1"}}},
+            "doors": {"hosts": {"vm2": {"ansible_host": "10.0.0.2"}}},
+            "tracer": {"hosts": {"vm2": {}}},
+        },
+    }
+}
+
+
+def inventory(folder: Path) -> Path:
+    path = folder / "hosts.yml"
+    path.write_text(json.dumps(OWN_VMS))
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name, _ in cli.COMMANDS])
+def test_every_command_has_help_that_tells_the_exit_codes(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--inventory" in text
+    assert "exit codes:" in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["ps", "--nonsense"], ["logs"]])
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+
+
+def test_an_inventory_that_is_not_there_is_named_and_ends_with_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["ps", "-i", "/no/such/place"]) == 2
+    assert "/no/such/place" in capsys.readouterr().err
+
+
+def test_a_relative_inventory_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.find_inventory(Path("inventory/lab")) == paths.PROJECT / "inventory" / "lab"
+    (tmp_path / "mine").mkdir()
+    assert cli.find_inventory(Path("mine")) == tmp_path / "mine"
+
+
+def test_down_refuses_an_inventory_without_a_lab(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["down", "-i", str(inventory(tmp_path))]) == 2
+    assert "lab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["ps"], ["trace"], ["validate", "--no-envoy"], ["up"]])
+def test_every_mistake_of_an_inventory_is_told_at_once(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert cli.main([*command, "-i", str(inventory(tmp_path))]) == 1
+    told = capsys.readouterr().err
+    for expected in ("stokc", "shpo", "mesh_services.shop.calls", "mesh_edges.door.routes[0].to"):
+        assert expected in told
+    assert "Traceback" not in told
+
+
+def test_problems_are_listed_with_variable_value_message_and_remedy() -> None:
+    text = cli.problem_list([Problem("lab_x", {"a": 1}, "is odd: very", "Make it even.")])
+    assert text == '1 problem:\n  1. lab_x = {"a": 1}\n     is odd: very\n     -> Make it even.'
+
+
+def test_a_fault_of_vmesh_itself_is_a_short_line_and_a_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(vmesh.cli.ps, "run", broken)
+    assert cli.main(["ps"]) == 1
+    told = capsys.readouterr().err
+    log = paths.log_dir() / "errors.log"
+    assert "by nothing" in told
+    assert str(log) in told
+    assert "Traceback" not in told
+    assert "Traceback" in log.read_text()
+    assert cli.main(["ps", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vmesh.cli.ps, "run", interrupted)
+    assert cli.main(["ps"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(tmp_path: Path) -> None:
+    (tmp_path / "have").touch(mode=0o755)
+    needed = (("have", "a"), ("lack-one", "b"), ("lack-two", "c"))
+    assert packages.missing(needed, str(tmp_path)) == ["b", "c"]
+    told = packages.refusal(["b", "c"], root=False)
+    assert "b, c" in told
+    assert "sudo apt-get install -y --no-install-recommends b c" in told
+    assert "sudo" not in packages.refusal(["b"], root=True)
+
+
+def test_the_last_line_of_test_counts_its_stages() -> None:
+    assert test_command.tally([True, False, True]) == "2 passed, 1 failed"
+
+
+def test_scenarios_are_all_there_are_default_first_unless_named(tmp_path: Path) -> None:
+    for name in ("alpha", "default"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "molecule.yml").touch()
+    (tmp_path / "shared").mkdir()
+    assert test_command.chosen(tmp_path, None) == ["default", "alpha"]
+    assert test_command.chosen(tmp_path, ["alpha"]) == ["alpha"]
+    with pytest.raises(cli.CliError, match="beta"):
+        test_command.chosen(tmp_path, ["beta"])
+
+
+@pytest.mark.parametrize("sudo", [True, False])
+def test_the_journal_is_read_as_root_only_where_that_needs_no_password(
+    sudo: bool, tmp_path: Path
+) -> None:
+    for name, script in (
+        ("sudo", 'shift; exec env AS_ROOT=yes "$@"' if sudo else "exit 1"),
+        ("journalctl", 'echo "${AS_ROOT-no} $*"'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    command = logs.journal_command(("envoy@shop.service",), 5, follow=True)
+    run = subprocess.run(
+        ["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    expected = "--no-pager --output=short-iso --lines=5 --unit=envoy@shop.service --follow"
+    assert run.stdout == f"{'yes' if sudo else 'no'} {expected}\n"
+
+
+def test_render_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(cli.CliError, match="thesis"):
+        render.check_target(tmp_path)
+    render.check_target(tmp_path / "thesis")
+    render.check_target(tmp_path / "new")
+
+
+def test_a_check_that_cannot_be_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "tools", lambda *_: (check.Tool("none", (("no-such-tool",),)),))
+    (verdict,) = check.check()
+    assert verdict.code != 0
+    assert "no-such-tool" in verdict.output
+
+
+def test_a_check_with_one_failing_command_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = check.Tool("two", (("sh", "-c", "echo reason; exit 1"), ("true",)))
+    monkeypatch.setattr(check, "tools", lambda *_: (tool, check.Tool("good", (("true",),))))
+    assert [verdict.code for verdict in check.check()] == [1, 0]
+    told = capsys.readouterr().out
+    assert "reason" in told
+    assert "check: 1 failed" in told
+
+
+def test_help_needs_no_library_but_pythons_own() -> None:
+    run = subprocess.run(
+        [sys.executable, "-S", "-P", "-m", "vmesh", "--help"],
+        env={"PYTHONPATH": str(paths.PROJECT), "PATH": os.defpath}, cwd="/",
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "waterfall" in run.stdout

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vmesh import paths
+from vmesh.cli import playbook
+
+
+def outcome(*events: dict[str, object], code: int = 0) -> playbook.Outcome:
+    result = playbook.Outcome(code=code)
+    for event in events:
+        result.take(event)
+    return result
+
+
+def counts(**more: int) -> dict[str, int]:
+    return {"ok": 5, "changed": 0, "failures": 0, "unreachable": 0, **more}
+
+
+def test_a_run_that_changed_nothing_says_so() -> None:
+    ended = outcome({"event": "stats", "hosts": {"a": counts(), "b": counts()}})
+    assert playbook.summary(ended) == ["changed 0: nothing to do on 2 hosts"]
+
+
+def test_a_run_that_changed_something_says_how_much() -> None:
+    ended = outcome({"event": "stats", "hosts": {"a": counts(changed=3), "b": counts(changed=4)}})
+    assert playbook.summary(ended) == ["changed 7 on 2 hosts"]
+
+
+def test_failures_and_unreachable_hosts_are_named_and_so_are_the_others() -> None:
+    ended = outcome(
+        {"event": "failed", "host": "a", "task": "flask_service : Start", "message": "no module"},
+        {"event": "unreachable", "host": "b", "task": "Gather", "message": "timed out"},
+        {"event": "stats", "hosts": {"a": counts(failures=1), "b": counts(unreachable=1),
+                                     "c": counts(changed=2)}},
+        code=2,
+    )  # fmt: skip
+    assert playbook.summary(ended) == [
+        "a: failed: flask_service : Start",
+        "    no module",
+        "b: unreachable: timed out",
+        "finished: c",
+    ]
+
+
+def test_the_users_own_settings_of_ansible_win_and_their_callbacks_stay() -> None:
+    base = {"ANSIBLE_STRATEGY": "free", "ANSIBLE_CALLBACKS_ENABLED": "timer"}
+    env = playbook.environment(base, Path("/e"), fast=True, strategies=Path("/s"))
+    assert env["ANSIBLE_STRATEGY"] == "free"
+    assert env["ANSIBLE_STRATEGY_PLUGINS"] == "/s"
+    assert env["ANSIBLE_CALLBACKS_ENABLED"] == "vmesh_events,timer"
+
+
+def test_without_the_fast_strategy_ansible_keeps_its_own() -> None:
+    assert "ANSIBLE_STRATEGY" not in playbook.environment({}, Path("/e"), fast=False)
+
+
+def test_only_whole_lines_are_read_while_a_file_grows(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    tail = playbook.Tail(path)
+    assert list(tail.lines()) == []
+    path.write_text("one\ntw")
+    assert list(tail.lines()) == ["one"]
+    with path.open("a") as file:
+        file.write("o\n")
+    assert list(tail.lines()) == ["two"]
+
+
+def test_an_interrupted_command_is_told_and_waited_for(tmp_path: Path) -> None:
+    def look() -> None:
+        if (tmp_path / "ready").exists():
+            raise KeyboardInterrupt
+
+    script = (
+        "import pathlib, time\n"
+        "try:\n"
+        "    pathlib.Path('ready').touch(); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    pathlib.Path('tidied').touch()\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        playbook.follow([sys.executable, "-c", script], os.environ, tmp_path / "log", look,
+                        cwd=tmp_path)  # fmt: skip
+    assert (tmp_path / "tidied").exists()
+
+
+def test_the_callback_tells_what_a_real_run_does(tmp_path: Path) -> None:
+    """One real ansible-playbook on this machine, so that the callback fits this Ansible."""
+    play = tmp_path / "play.yml"
+    play.write_text(
+        json.dumps(
+            [
+                {
+                    "name": "Two hosts",
+                    "hosts": "all",
+                    "gather_facts": False,
+                    "tasks": [
+                        {"name": "Fine", "ansible.builtin.debug": {"msg": "hello"}},
+                        {
+                            "name": "Broken",
+                            "ansible.builtin.fail": {"msg": "not {{ item }}"},
+                            "when": "inventory_hostname == 'b'",
+                            "loop": ["this", "that"],
+                        },
+                    ],
+                }
+            ]
+        )
+    )
+    (tmp_path / "hosts").write_text("[all]\na ansible_connection=local\nb ansible_connection=local")
+    events = tmp_path / "events"
+    (tmp_path / "ansible.cfg").touch()
+    base = {**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    env = playbook.environment(base, events, fast=False)
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts", "play.yml"],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    ended = outcome(*map(json.loads, events.read_text().splitlines()), code=run.returncode)
+    assert ended.code == 2, run.stdout + run.stderr
+    assert ended.play == "Two hosts"
+    (failure,) = ended.failures
+    assert (failure.host, failure.task) == ("b", "Broken")
+    assert failure.message.splitlines() == ["not this", "not that"]
+    assert "finished: a" in playbook.summary(ended)
+
+
+def test_the_projects_settings_file_is_the_one_used() -> None:
+    env = playbook.environment({}, Path("/e"), fast=False)
+    assert env["ANSIBLE_CONFIG"] == str(paths.PROJECT / "ansible.cfg")

@@ -167,7 +167,7 @@ def _index_environment() -> dict[str, str]:
 
     uv does not read pip's configuration, and a mirror is usually configured there.
     """
-    env = dict(os.environ) | {"UV_HTTP_RETRIES": "1"}
+    env = {"UV_HTTP_RETRIES": "1", **os.environ}
     result = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True, text=True, check=False,

@@ -39,6 +39,7 @@ def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", NOWHERE)
     monkeypatch.setenv("UV_DEFAULT_INDEX", NOWHERE)
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     monkeypatch.setenv("GOPROXY", NOWHERE)
     cache._checked.clear()
     return tmp_path / "xdg" / "vmesh"
@@ -53,18 +54,9 @@ def make_wheel(folder: Path, project: str, version: str, tag: str, files: dict[s
     """Write a small valid wheel."""
     stem = f"{project.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
-
-    def lines(*text: str) -> bytes:
-        return "".join(f"{line}\n" for line in text).encode()
-
-    content = files | {
-        f"{info}/METADATA": lines(
-            "Metadata-Version: 2.1", f"Name: {project}", f"Version: {version}"
-        ),
-        f"{info}/WHEEL": lines(
-            "Wheel-Version: 1.0", "Root-Is-Purelib: false", f"Tag: py3-none-{tag}"
-        ),
-    }
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+    kind = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-{tag}\n"
+    content = files | {f"{info}/METADATA": metadata.encode(), f"{info}/WHEEL": kind.encode()}
     record = "".join(
         f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in content.items()
     )
@@ -88,7 +80,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("UV_NO_INDEX", "1")
     monkeypatch.setenv("UV_FIND_LINKS", str(folder))
     return folder
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmesh import paths
 from vmesh.cli import FAILED, OK, packages, supplies
@@ -41,7 +42,10 @@ def tools(python: Sequence[str], workers: int) -> tuple[Tool, ...]:
     """Return the checks, the longest first; `python` are folders, `workers` pytest's processes."""
     return (
         Tool("tests", (("pytest", "-q", "-n", str(workers), "tests/unit", "tests/render"),)),
-        Tool("ansible-lint", (("ansible-lint", "--profile", "production", "--offline", "-q"),)),
+        Tool(
+            "ansible-lint",
+            (("ansible-lint", "--profile", "production", "--offline", "-q", "--nocolor"),),
+        ),
         Tool("mypy", (("mypy", *python),)),
         Tool("yamllint", (("yamllint", "--strict", "."),)),
         Tool("ruff", (("ruff", "check", "."), ("ruff", "format", "--check", "."))),
@@ -50,14 +54,15 @@ def tools(python: Sequence[str], workers: int) -> tuple[Tool, ...]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run all checks; exit code 1 when one fails."""
-    prepare(arguments)
-    verdicts = check()
+    log = new_log("check")
+    prepare(arguments, log)
+    verdicts = check(log)
     return OK if all(verdict.code == 0 for verdict in verdicts) else FAILED
 
 
-def prepare(arguments: argparse.Namespace) -> None:
+def prepare(arguments: argparse.Namespace, log: Path) -> None:
     """See to what the checks need: systemd-analyze, and the Envoy they show files to."""
-    steps = Steps(1, new_log("check"))
+    steps = Steps(1, log)
     lacking = packages.missing(packages.CHECK)
     if lacking or not supplies.has_envoy():
         with steps.phase("prepare", "seeing to what the checks need"):
@@ -65,8 +70,11 @@ def prepare(arguments: argparse.Namespace) -> None:
             supplies.provide_envoy(steps)
 
 
-def check() -> list[Verdict]:
-    """Run the checks, a line for each as it ends, then the output of those that failed."""
+def check(log: Path) -> list[Verdict]:
+    """Run the checks, a line for each as it ends, then the output of those that failed.
+
+    Very long output is cut on the screen; `log` has all of it.
+    """
     python = [name for name in PYTHON if (paths.PROJECT / name).is_dir()]
     cores = os.cpu_count() or 1
     env = {**os.environ, "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg")}
@@ -79,10 +87,20 @@ def check() -> list[Verdict]:
         verdicts = [future.result() for future in futures]
     failed = [verdict for verdict in verdicts if verdict.code != 0]
     for verdict in failed:
-        print(f"\n--- {verdict.name}\n{verdict.output.rstrip()}")
+        with log.open("a") as file:
+            file.write(f"--- {verdict.name}\n{verdict.output}\n")
+        print(f"\n--- {verdict.name}")
+        print("\n".join(shortened(verdict.output.rstrip().splitlines(), log)))
     word = f"{len(failed)} failed" if failed else "all passed"
     print(f"check: {word}, {duration(time.monotonic() - began)}", flush=True)
     return verdicts
+
+
+def shortened(lines: Sequence[str], log: Path, most: int = 200) -> list[str]:
+    """Return at most `most` of `lines`, the last ones, after saying how many were left out."""
+    if len(lines) <= most:
+        return list(lines)
+    return [f"... {len(lines) - most} lines before these are in {log}", *lines[-most:]]
 
 
 def _run(tool: Tool, env: Mapping[str, str]) -> Verdict:

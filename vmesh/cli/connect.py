@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 HostVars = Mapping[str, Any]
@@ -33,20 +32,6 @@ def ssh_command(
         command += ["-l", str(user)]
     address = host.get("ansible_ssh_host") or host.get("ansible_host") or name
     return [*command, str(address), *remote]
-
-
-def lab_defaults(key: Path) -> dict[str, Any]:
-    """Return the connection variables of a lab VM that its inventory need not say.
-
-    The lab makes its VMs' host keys anew with each image and is reached through 127.0.0.1
-    only, so there is nothing to remember about them.
-    """
-    return {
-        "ansible_ssh_private_key_file": str(key),
-        "ansible_ssh_common_args": (
-            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-        ),
-    }
 
 
 def published(host: HostVars) -> dict[int, int]:

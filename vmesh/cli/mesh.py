@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ class Mesh:
         """Return the host's variables; a lab VM opens with the lab's key if it names none."""
         known = dict(self.inventory.hosts[host])
         if host in self.inventory.groups.get(LAB_GROUP, ()):
-            known = {**connect.lab_defaults(paths.lab_key()), **known}
+            from vmesh.lab.ssh import Access  # noqa: PLC0415 - only where there is a lab
+
+            access = Access(paths.lab_key(), paths.lab_key().with_name("known_hosts"))
+            known.setdefault("ansible_ssh_common_args", shlex.join(access.options(host)))
         return known
 
     def edge_url(self, path: str = "/") -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vmesh.lab import Lab
 
 STEPS = 5
+# Under this name the lab's preflight reports missing packages, which are installed here.
+LAB_PACKAGES = "system packages"
 
 
 @dataclass
@@ -73,11 +75,12 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
         mesh = read(arguments.inventory)
         lab = _lab(mesh)
         release = supplies.jaeger_release(mesh)
-        wanted = [*_missing_packages(mesh), *supplies.packages_for_making(release)]
-        packages.install(wanted, steps, no_install=arguments.no_install)
-        problems = lab.preflight() if lab else []
+        # What no installation can mend comes first, all of it, before anything is touched.
+        problems = [p for p in (lab.preflight() if lab else []) if p.variable != LAB_PACKAGES]
         if problems:
             raise CliError(f"this machine is not ready: {problem_list(problems)}", USAGE)
+        wanted = [*_missing_packages(mesh), *supplies.packages_for_making(release)]
+        packages.install(wanted, steps, no_install=arguments.no_install)
     with steps.phase("artifacts", "seeing to Envoy, Jaeger"):
         supplies.provide(steps, release=release, offline=arguments.offline)
     if lab is None:

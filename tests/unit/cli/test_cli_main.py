@@ -190,22 +190,28 @@ def test_render_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None
     render.check_target(tmp_path / "new")
 
 
-def test_a_check_that_cannot_be_run_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_cannot_be_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "tools", lambda *_: (check.Tool("none", (("no-such-tool",),)),))
-    (verdict,) = check.check()
+    (verdict,) = check.check(tmp_path / "log")
     assert verdict.code != 0
     assert "no-such-tool" in verdict.output
 
 
 def test_a_check_with_one_failing_command_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool = check.Tool("two", (("sh", "-c", "echo reason; exit 1"), ("true",)))
     monkeypatch.setattr(check, "tools", lambda *_: (tool, check.Tool("good", (("true",),))))
-    assert [verdict.code for verdict in check.check()] == [1, 0]
+    assert [verdict.code for verdict in check.check(tmp_path / "log")] == [1, 0]
     told = capsys.readouterr().out
     assert "reason" in told
     assert "check: 1 failed" in told
+
+
+def test_very_long_output_is_cut_to_its_end_and_the_rest_is_in_the_log() -> None:
+    lines = check.shortened([str(number) for number in range(1000)], Path("/the.log"), most=3)
+    assert lines == ["... 997 lines before these are in /the.log", "997", "998", "999"]
+    assert check.shortened(["a"], Path("/the.log")) == ["a"]
 
 
 def test_help_needs_no_library_but_pythons_own() -> None:

@@ -61,11 +61,12 @@ def wanted_artifacts(
 def with_bundles(
     services: Sequence[Plan], bundles: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the host's Flask services, each with version and archive of its bundle."""
+    """Return what the role flask_service takes of the host's services, with their bundles."""
     key = "/".join(_platform(facts))
+    keys = ("name", "wsgi", "workers", "threads", "environment")
     return [
         {
-            **service,
+            **{each: service[each] for each in keys},
             "version": bundles[service["name"]][key]["version"],
             "archive": bundles[service["name"]][key]["archive"],
         }

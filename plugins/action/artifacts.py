@@ -56,7 +56,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             named = self._templar.template(variable)
         progress = _Shown()
         try:
-            found: dict[str, Any] = _releases(arguments.get("wanted") or {}, named)
+            release = artifacts.JaegerRelease.from_variable(named)
+            releases = artifacts.require(arguments.get("wanted") or {}, release)
+            found: dict[str, Any] = {
+                name: {arch: _described(artifact) for arch, artifact in by_arch.items()}
+                for name, by_arch in releases.items()
+            }
             found["bundles"] = _bundles(arguments.get("bundles") or [], progress)
         except artifacts.ArtifactError as error:
             raise AnsibleActionFail(str(error)) from error
@@ -65,26 +70,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "artifacts": found,
             "msg": "; ".join(progress.steps) or "everything is in the cache",
         }
-
-
-def _releases(wanted: Mapping[str, list[str]], named: object) -> dict[str, Any]:
-    """Look up Envoy and Jaeger for each architecture; name all that are missing at once."""
-    release = artifacts.JaegerRelease.from_variable(named)
-    found: dict[str, Any] = {}
-    missing = []
-    for name, architectures in wanted.items():
-        found[name] = {}
-        for arch in architectures:
-            artifact = artifacts.cached(name, arch, release if name == "jaeger" else None)
-            if artifact is None:
-                missing.append(f"{name} ({arch})")
-            else:
-                found[name][arch] = _described(artifact)
-    if missing:
-        raise artifacts.ArtifactError(
-            f"Not in the cache {paths.cache_dir()}: {', '.join(missing)}", "Run `./mesh fetch`"
-        )
-    return found
 
 
 def _bundles(wanted: list[Mapping[str, Any]], progress: _Shown) -> dict[str, Any]:

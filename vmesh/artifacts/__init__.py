@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from vmesh import paths
 from vmesh.artifacts import bundles, cache, envoy, jaeger, pins
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
@@ -26,6 +27,7 @@ __all__ = [
     "controller_arch",
     "ensure",
     "envoy_binary",
+    "require",
 ]
 
 NAMES = ("envoy", "jaeger")
@@ -55,7 +57,7 @@ def ensure(
         if offline and cache.read(slot) is None:
             raise ArtifactError(
                 f"{slot} is not in the cache, and the network is not to be used",
-                "Run `./mesh fetch` with a network once",
+                f"{slot.remedy} once, with a network",
             )
         result[name] = cache.get_or_make(slot, progress, make)
     return result
@@ -69,6 +71,32 @@ def cached(
     Raises ArtifactError when it is damaged, after deleting it.
     """
     return cache.read(_slot(pins.load(), name, arch, jaeger_release))
+
+
+def require(
+    wanted: Mapping[str, Sequence[str]], jaeger_release: JaegerRelease | None = None
+) -> dict[str, dict[str, Artifact]]:
+    """Return artifacts that must be in the cache: wanted[name] is a list of architectures.
+
+    Raises ArtifactError, naming all that are missing at once.
+    """
+    found: dict[str, dict[str, Artifact]] = {}
+    missing = []
+    for name, architectures in wanted.items():
+        found[name] = {}
+        for arch in architectures:
+            release = jaeger_release if name == "jaeger" else None
+            if artifact := cached(name, arch, release):
+                found[name][arch] = artifact
+            else:
+                missing.append(_slot(pins.load(), name, arch, release))
+    if missing:
+        remedies = dict.fromkeys(slot.remedy for slot in missing)
+        raise ArtifactError(
+            f"Not in the cache {paths.cache_dir()}: {', '.join(str(slot) for slot in missing)}",
+            ". ".join(remedies),
+        )
+    return found
 
 
 def adopt_jaeger(release: JaegerRelease, *, arch: str = "x86_64", progress: Progress) -> Artifact:

@@ -55,6 +55,13 @@ class Slot:
     def folder(self) -> Path:
         return paths.cache_dir() / self.kind / self.name / self.version / self.arch
 
+    @property
+    def remedy(self) -> str:
+        """What a user does when it is missing."""
+        if self.kind == "bundles":
+            return "Run the command again: the bundle is built anew"
+        return f"Run `./mesh fetch{'' if self.arch == 'x86_64' else f' --arch {self.arch}'}`"
+
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.arch})"
 
@@ -79,7 +86,7 @@ def damaged(slot: Slot, what: str) -> ArtifactError:
     shutil.rmtree(slot.folder, ignore_errors=True)
     return ArtifactError(
         f"{slot} in the cache is damaged: {what}. It has been deleted; nothing was installed",
-        "Run `./mesh fetch` to get it again",
+        slot.remedy,
     )
 
 

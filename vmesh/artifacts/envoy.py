@@ -62,4 +62,5 @@ def binary(pins: Pins, arch: str) -> Path:
 
 def missing(pins: Pins, arch: str) -> ArtifactError:
     """Return the error for an Envoy that is not in the cache."""
-    return ArtifactError(f"{slot(pins, arch)} is not in the cache", "Run `./mesh fetch`")
+    place = slot(pins, arch)
+    return ArtifactError(f"{place} is not in the cache", place.remedy)

@@ -48,11 +48,13 @@ def tally(results: list[bool]) -> str:
 def chosen(folder: Path, wanted: list[str] | None) -> list[str]:
     """Return the scenarios to run: those asked for, else all, `default` first.
 
-    Raises CliError when one that was asked for does not exist.
+    Raises CliError when one that was asked for does not exist, or there is none at all.
     """
     there = sorted(path.parent.name for path in folder.glob("*/molecule.yml"))
     there.sort(key=lambda name: name != "default")
     unknown = [name for name in wanted or [] if name not in there]
+    if not there:
+        raise CliError(f"there is no molecule scenario in {folder}", USAGE)
     if unknown:
         raise CliError(f"no such scenario: {', '.join(unknown)} (there: {', '.join(there)})", USAGE)
     return wanted or there

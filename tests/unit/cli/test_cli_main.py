@@ -163,6 +163,11 @@ def test_scenarios_are_all_there_are_default_first_unless_named(tmp_path: Path) 
         test_command.chosen(tmp_path, ["beta"])
 
 
+def test_no_scenario_at_all_is_not_a_success(tmp_path: Path) -> None:
+    with pytest.raises(cli.CliError, match="no molecule scenario"):
+        test_command.chosen(tmp_path, None)
+
+
 @pytest.mark.parametrize("sudo", [True, False])
 def test_the_journal_is_read_as_root_only_where_that_needs_no_password(
     sudo: bool, tmp_path: Path

@@ -22,7 +22,6 @@ PACKAGES = (
     "dbus",
     "initramfs-tools",
     "iproute2",
-    "libpam-systemd",
     "linux-image-cloud-amd64",
     "openssh-server",
     "procps",

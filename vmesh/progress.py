@@ -61,15 +61,26 @@ def run(
         log.write(f"$ {' '.join(command)}\n".encode())
         log.flush()
         start = log.tell()
-        result = subprocess.run(
+        process = subprocess.Popen(
             list(command), cwd=cwd, env=env, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, check=False,
+            stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    if result.returncode != 0:
+        try:
+            code = process.wait()
+        except BaseException:
+            # Ctrl-C reached the command as well: let it tidy up before this ends.
+            process.terminate()
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
+    if code != 0:
         with progress.log_path.open("rb") as log:
             log.seek(start)
             lines = log.read().decode(errors="replace").splitlines()
-        raise CommandFailed(command, result.returncode, "\n".join(lines[-20:]), progress.log_path)
+        raise CommandFailed(command, code, "\n".join(lines[-20:]), progress.log_path)
 
 
 def new_log(command: str, keep: int = 20) -> Path:

@@ -133,20 +133,21 @@ def follow(
     with log_path.open("ab") as log:
         log.write(f"$ {' '.join(command)}\n".encode())
         log.flush()
+        # A process group of its own: on Ctrl-C it is told once, by us, also when only we were.
         process = subprocess.Popen(
             list(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT,
+            stdout=log, stderr=subprocess.STDOUT, process_group=0,
         )  # fmt: skip
         try:
             while process.poll() is None:
                 look()
                 time.sleep(0.2)
         except BaseException:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             raise
     look()

@@ -112,7 +112,13 @@ def _molecule(scenario: str, steps: Steps) -> bool:
 
     env = playbook.environment(os.environ, events_path, fast=False)
     with steps.phase(scenario, f"molecule test: {scenario}"):
-        code = playbook.follow(["molecule", "test", "-s", scenario], env, steps.log_path, look)
+        try:
+            code = playbook.follow(["molecule", "test", "-s", scenario], env, steps.log_path, look)
+        except KeyboardInterrupt:
+            steps.step("interrupted: destroying the scenario's VMs")
+            destroy = ["molecule", "destroy", "-s", scenario]
+            playbook.follow(destroy, env, steps.log_path, lambda: None)
+            raise
     if code != 0:
         for line in playbook.summary(outcome):
             steps.note(f"      {line}")

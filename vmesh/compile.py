@@ -40,6 +40,10 @@ ADMIN_PAGES = (
     "/hot_restart_version",
 )
 
+# Envoy takes an empty internal_address_config for the default, all private networks, and
+# lets those bring their own request ids. No peer has this address.
+NOBODY = "0.0.0.0/32"
+
 View = dict[str, Any]
 
 
@@ -387,6 +391,7 @@ class _Compiler:
         public = self._listener("public", "INBOUND", edge.name, edge.address, edge.port)
         public["edge"] = True
         public["trusted_networks"] = [_network(cidr) for cidr in edge.trusted_cidrs]
+        public["internal_networks"] = public["trusted_networks"] or [_network(NOBODY)]
         # Longest first: a reader of the inventory need not know that Envoy takes the first match.
         ordered = sorted(edge.routes, key=lambda route: (-len(route.prefix), route.prefix))
         public_table = _route_table(
@@ -445,6 +450,7 @@ class _Compiler:
             "port": port,
             "edge": False,
             "trusted_networks": [],
+            "internal_networks": [_network(NOBODY)],
             "tracing": {
                 "service": proxy,
                 "sampling": self.mesh.tracing.sampling,

@@ -28,6 +28,11 @@ def cpu_model(cpuinfo: str) -> str:
     return "\n".join(line for line in first if line.split("\t")[0].strip() in wanted)
 
 
+def host_cpu() -> str:
+    """Return a short name for this machine's CPU: a kept state may rely on what it can do."""
+    return digest(cpu_model(Path("/proc/cpuinfo").read_text()))
+
+
 def choose_accelerator(
     image: Image,
     cache: Path,
@@ -37,7 +42,7 @@ def choose_accelerator(
     trial: Callable[[Image], bool] | None = None,
 ) -> Accelerator:
     """Return `kvm` when a guest lives with it, else `tcg`. Tried once per boot of this machine."""
-    host = digest(cpu_model(Path("/proc/cpuinfo").read_text()))
+    host = host_cpu()
     if not os.access(device, os.R_OK | os.W_OK):
         return Accelerator("tcg", host)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

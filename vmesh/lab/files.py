@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def appearing_folder(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write `path` so that no reader ever sees half of it."""
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
@@ -69,3 +71,15 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(source, draft)
     draft.rename(target)
+
+
+def prune(folder: Path, days: float) -> None:
+    """Remove what is in the cache folder `folder` and was not used for `days`.
+
+    Whoever uses an entry touches it.
+    """
+    oldest = time.time() - days * 86400
+    for entry in folder.glob("*/"):
+        if entry.stat().st_mtime < oldest:
+            shutil.rmtree(entry, ignore_errors=True)
+            entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)

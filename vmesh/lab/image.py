@@ -11,7 +11,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmesh.lab.files import appearing_folder, digest, locked
+from vmesh.lab.files import appearing_folder, digest, locked, prune
 from vmesh.progress import Progress, run
 
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -34,6 +34,10 @@ PACKAGES = (
 
 # Nobody reads manuals in these VMs; without them the image is made sooner.
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
+
+
+# A new image makes earlier ones and their states useless, except to another checkout.
+UNUSED_DAYS = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,15 @@ def ensure_image(cache: Path, suite: str, disk_gb: int, progress: Progress) -> I
     folder = cache / "images" / image_key(suite, disk_gb, recipe())
     image = Image(folder)
     if image.complete():
+        os.utime(folder)
         return image
     with locked(cache / "images" / f"{folder.name}.lock"):
         if not image.complete():
             shutil.rmtree(folder, ignore_errors=True)
             with appearing_folder(folder) as draft:
                 _build(draft, suite, disk_gb, progress)
+            for kind in ("images", "states"):
+                prune(cache / kind, UNUSED_DAYS)
     return image
 
 

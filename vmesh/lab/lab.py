@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Self
 
 from vmesh import paths
 from vmesh.lab import qemu
-from vmesh.lab.accel import choose_accelerator
+from vmesh.lab.accel import choose_accelerator, host_cpu
 from vmesh.lab.files import appearing_folder, digest, locked, private_folder
 from vmesh.lab.image import Image, ensure_image, image_key, recipe
 from vmesh.lab.machine import Machine, MachineError, adopt_image
@@ -30,7 +31,7 @@ from vmesh.lab.preflight import (
 from vmesh.lab.qemu import Accelerator
 from vmesh.lab.qmp import QmpError
 from vmesh.lab.seed import ensure_key, remember_host_key, seed_archive, seed_files
-from vmesh.lab.spec import InventoryLike, LabSpec, lab_spec
+from vmesh.lab.spec import InventoryLike, LabSpec, VmSpec, lab_spec
 from vmesh.lab.ssh import Access, Unreachable, run_on, set_clock, wait_until_answers
 from vmesh.problems import Problem, Problems
 from vmesh.progress import Progress
@@ -38,7 +39,7 @@ from vmesh.progress import Progress
 # Four emulated VMs on two cores need 100 s; a slow, busy machine more.
 _BOOT_SECONDS = 600.0
 # A loaded VM answers within seconds, or never.
-_LOADED_SECONDS = 60.0
+_LOADED_SECONDS = 120.0
 
 
 class LabError(Exception):
@@ -75,6 +76,15 @@ class Lab:
 
     def machines(self) -> list[Machine]:
         return [Machine(vm, self.folder / "vms" / vm.name) for vm in self.spec.vms]
+
+    def leftovers(self) -> list[Machine]:
+        """Return the VMs of this lab that the inventory does not name any more."""
+        known = {vm.name for vm in self.spec.vms}
+        return [
+            Machine(VmSpec(folder.name, "", 0, ()), folder)
+            for folder in sorted((self.folder / "vms").glob("*/"))
+            if folder.name not in known
+        ]
 
     def status(self) -> dict[str, State]:
         """Return what each VM is doing."""
@@ -115,7 +125,7 @@ class Lab:
         cache_mb = 0
         if new and not image.complete():
             # A new image also means new kept states.
-            cache_mb = IMAGE_MB + sum(machine.spec.memory_mb + STATE_MB for machine in new)
+            cache_mb = IMAGE_MB + STATE_MB * len(new)
         return Needs(
             forwards=[forward for machine in to_start for forward in machine.spec.forwards],
             network_port=self.spec.network_port,
@@ -147,7 +157,7 @@ class Lab:
         Return by name whether it ran. Raises LabError.
         """
         with self._locked(progress):
-            machines = self.machines()
+            machines = [*self.machines(), *self.leftovers()]
             stopped = self._each(machines, lambda machine: self._stop(machine, progress, purge))
             if purge:
                 stopped = {
@@ -163,10 +173,11 @@ class Lab:
         name = machine.spec.name
         if not purge and not self._save(machine):
             progress.step(f"{name}: its memory cannot be saved; shutting it down")
-            # The connection ends with the VM, so an error here says nothing.
-            with contextlib.suppress(Unreachable):
-                run_on(self.access, machine.spec, "sudo systemctl poweroff", timeout=30)
-            _wait_for_end(machine, 60)
+            if machine.spec.forwards:
+                # The connection ends with the VM, so an error here says nothing.
+                with contextlib.suppress(Unreachable):
+                    run_on(self.access, machine.spec, "sudo systemctl poweroff", timeout=30)
+                _wait_for_end(machine, 60)
         machine.quit()
         progress.step(f"{name}: stopped" + (", saved" if machine.marker.exists() else ""))
         return True
@@ -177,7 +188,7 @@ class Lab:
         try:
             # Should the saved memory ever not fit (a newer QEMU), the VM boots
             # from its disk: so let the disk have all that was written.
-            if machine.status() == "running":
+            if machine.spec.forwards and machine.status() == "running":
                 with contextlib.suppress(Unreachable):
                     run_on(self.access, machine.spec, "sync", timeout=15)
             key_file = machine.folder / "key"
@@ -283,7 +294,12 @@ class _Up:
             private_folder(lab.cache)
             self._qemu = qemu.qemu_version()
             image = self._own_image(down)
-            self._accelerator = choose_accelerator(image, lab.cache, self._progress)
+            wanted = lab.spec.acceleration
+            self._accelerator = (
+                choose_accelerator(image, lab.cache, self._progress)
+                if wanted == "auto"
+                else Accelerator(wanted, host_cpu())
+            )
         return lab._each(machines, self._bring_up, self._cancel)
 
     def _own_image(self, down: list[Machine]) -> Image:
@@ -321,19 +337,23 @@ class _Up:
              image.key, seed_id]
         )  # fmt: skip
         state = self._lab.cache / "states" / key
-        fresh = False
+        fresh = from_state = False
         if not machine.image_key:
-            if (state / "key").exists():
+            from_state = (state / "key").exists()
+            fresh = not from_state
+            if from_state:
+                os.utime(state)
                 machine.create_from_state(image, seed, state, key)
             else:
                 machine.create(image, seed)
-                fresh = True
         (machine.folder / qemu.SEED).write_bytes(seed)
         (machine.folder / "key").write_text(f"{key}\n")
         arguments += qemu.host_arguments(
             machine.folder, vm, image, self._lab.spec.network_port, self._lab.spec.name
         )
         if not (machine.loadable(key) and self._load(machine, arguments)):
+            if from_state:  # it would disappoint the next lab, too
+                shutil.rmtree(state, ignore_errors=True)
             self._boot(machine, arguments)
         if fresh:
             self._keep(machine, key, state)

@@ -79,7 +79,7 @@ def host_arguments(
         "-drive", f"id=root,if=none,format=qcow2,discard=unmap,file={_option(folder / DISK)}",
         "-drive", f"id=seed,if=none,format=raw,read-only=on,file={_option(folder / SEED)}",
         "-netdev", f"socket,id=mesh,mcast=230.0.0.1:{network_port},localaddr={LOOPBACK}",
-        "-netdev", f"user,id=host,restrict=on{forwards}",
+        "-netdev", f"user,id=host,restrict=on,ipv6=off{forwards}",
         "-chardev", f"file,id=serial,append=on,path={SERIAL}", "-serial", "chardev:serial",
         "-chardev", f"socket,id=monitor,path={MONITOR},server=on,wait=off",
         "-mon", "chardev=monitor,mode=control",

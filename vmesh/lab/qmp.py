@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -44,8 +45,12 @@ class Qmp:
         except OSError as error:
             raise QmpError(f"no QEMU answers at {path}: {error}") from error
         self._stream = self._socket.makefile("rw", encoding="utf-8")
-        self._read()  # the greeting
-        self.command("qmp_capabilities")
+        try:
+            self._read()  # the greeting
+            self.command("qmp_capabilities")
+        except QmpError:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +61,13 @@ class Qmp:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation; QEMU goes on."""
+        # What could not be sent does not matter any more.
+        with contextlib.suppress(OSError):
+            self._stream.close()
         self._socket.close()
 
     def _read(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ LAB_GROUP = "lab"
 LOOPBACK = "127.0.0.1"
 MESH_NETWORK = ipaddress.ip_network("198.18.0.0/15")
 SUITES = ("bookworm", "trixie")
+ACCELERATIONS = ("auto", "kvm", "tcg")
 
 # The user the image has, with the right to sudo.
 USER = "mesh"
@@ -88,6 +89,7 @@ class LabSpec:
     suite: str
     network_port: int
     disk_gb: int
+    acceleration: str  # auto: kvm where it works, else tcg
     vms: tuple[VmSpec, ...]
 
 
@@ -115,6 +117,14 @@ class _Reader:
             )  # fmt: skip
             return default
         return number
+
+    def choice(self, variable: str, value: Any, choices: Sequence[str]) -> str:
+        """Return `value` where it is one of `choices`; else that is a problem."""
+        if value not in choices:
+            self.problem(variable, value, "not known to the lab",
+                         f"Use one of: {', '.join(choices)}.")  # fmt: skip
+            return choices[0]
+        return str(value)
 
     def name(self, variable: str, value: Any, default: str) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -148,13 +158,12 @@ def lab_spec(inventory: InventoryLike) -> LabSpec:
     variables = {name: inventory.hosts.get(name, {}) for name in names}
     # The lab as a whole is described by group_vars: any of its hosts has them.
     common = variables[names[0]]
-    suite = common.get("lab_suite", DEFAULT_SUITE)
-    if suite not in SUITES:
-        reader.problem("lab_suite", suite, "not a suite the lab can build",
-                       f"Use one of: {', '.join(SUITES)}.")  # fmt: skip
     spec = LabSpec(
         name=reader.name("lab_name", common.get("lab_name", DEFAULT_NAME), DEFAULT_NAME),
-        suite=str(suite),
+        suite=reader.choice("lab_suite", common.get("lab_suite", DEFAULT_SUITE), SUITES),
+        acceleration=reader.choice(
+            "lab_acceleration", common.get("lab_acceleration", ACCELERATIONS[0]), ACCELERATIONS
+        ),
         network_port=reader.number(
             "lab_network_port", common.get("lab_network_port", DEFAULT_NETWORK_PORT),
             1024, 65535, DEFAULT_NETWORK_PORT,

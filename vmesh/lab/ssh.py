@@ -109,8 +109,21 @@ def clock_lag(samples: Iterable[tuple[float, float, float]]) -> float:
     return (asked + answered) / 2 - theirs
 
 
-def set_clock(access: Access, vm: VmSpec, *, timeout: float = 60.0) -> None:
+def set_clock(access: Access, vm: VmSpec, *, timeout: float = 60.0, attempts: int = 3) -> None:
     """Give the VM this machine's time, to a few milliseconds. Raises Unreachable."""
+    for attempt in range(1, attempts + 1):
+        try:
+            _set_clock_once(access, vm, timeout)
+        except Unreachable:
+            # A VM that only just came up may still drop a connection.
+            if attempt == attempts:
+                raise
+            time.sleep(2)
+        else:
+            return
+
+
+def _set_clock_once(access: Access, vm: VmSpec, timeout: float) -> None:
     remote = f"sudo -n python3 -c {shlex.quote(_CLOCK_SETTER)}"
     with subprocess.Popen(
         access.command(vm, remote),

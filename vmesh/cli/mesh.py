@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmesh import paths
 from vmesh.cli import CliError, connect
 from vmesh.compile import HostPlan, Plan, compile_mesh
 from vmesh.inventory import Inventory, load
@@ -35,14 +33,8 @@ class Mesh:
         return bool(self.inventory.groups.get(LAB_GROUP))
 
     def variables(self, host: str) -> dict[str, Any]:
-        """Return the host's variables; a lab VM opens with the lab's key if it names none."""
-        known = dict(self.inventory.hosts[host])
-        if host in self.inventory.groups.get(LAB_GROUP, ()):
-            from vmesh.lab.ssh import Access  # noqa: PLC0415 - only where there is a lab
-
-            access = Access(paths.lab_key(), paths.lab_key().with_name("known_hosts"))
-            known.setdefault("ansible_ssh_common_args", shlex.join(access.options(host)))
-        return known
+        """Return the variables of `host`."""
+        return self.inventory.hosts[host]
 
     def edge_url(self, path: str = "/") -> str:
         """Return the URL of `path` at the first edge."""

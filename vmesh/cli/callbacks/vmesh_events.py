@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible ships no typ
 
     def _say(self, event: str, **more: Any) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"event": event, **more}, default=str) + "\n")
+            line = json.dumps({"event": event, "at": round(time.time(), 3), **more}, default=str)
+            self._file.write(f"{line}\n")
 
     def _result(self, event: str, result: Any, **more: Any) -> None:
         self._say(event, host=result.host.get_name(), task=result.task.get_name(), **more)

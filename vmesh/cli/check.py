@@ -16,7 +16,7 @@ from vmesh import paths
 from vmesh.cli import FAILED, OK, packages, supplies
 from vmesh.progress import Steps, duration, new_log
 
-# Where our own Python is; folders that do not exist are left out.
+# Where our own Python is; folders without any are left out.
 PYTHON = ("vmesh", "plugins", "services", "tests", "molecule", "bench")
 
 
@@ -75,7 +75,7 @@ def check(log: Path) -> list[Verdict]:
 
     Very long output is cut on the screen; `log` has all of it.
     """
-    python = [name for name in PYTHON if (paths.PROJECT / name).is_dir()]
+    python = [name for name in PYTHON if any((paths.PROJECT / name).rglob("*.py"))]
     cores = os.cpu_count() or 1
     env = {**os.environ, "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg")}
     began = time.monotonic()

@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     except artifacts.ArtifactError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     for artifact in found.values():
         print(f"{artifact.name} {artifact.version} {artifact.arch}: {artifact.path}")
     return 0

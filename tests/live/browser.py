@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -75,6 +76,9 @@ def open_trace(browser: WebDriver, link: WebElement) -> list[ShownSpan]:
     """Click a trace of the list; return the rows of its timeline."""
     link.click()
     rows = _wait(browser, ".VirtualizedTraceView--row .span-row")
+    # Away with the mouse: the row under it is shown otherwise.
+    title = browser.find_element(By.CSS_SELECTOR, "h1.TracePageHeader--title")
+    ActionChains(browser).move_to_element(title).perform()
     return [
         ShownSpan(
             row.find_element(By.CSS_SELECTOR, ".span-svc-name").text,

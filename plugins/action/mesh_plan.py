@@ -22,8 +22,8 @@ from vmesh.validate import validate_all
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Returns `hosts`: host name -> what runs there (a HostPlan as a mapping, each proxy with
-    the `config_dir` of its rendered files).
+    """Returns `hosts`: host name -> what runs there. That is a HostPlan as a mapping, with
+    `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files.
 
     Never "changed": it writes to the controller's build folder only. Fails with all
     problems of the inventory at once, before any host is touched.
@@ -53,7 +53,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ) from found
         hosts = {name: dataclasses.asdict(host) for name, host in plan.hosts.items()}
         for name, host in hosts.items():
-            for proxy in host["proxies"]:
-                del proxy["view"]
-                proxy["config_dir"] = str(folder / name / proxy["name"])
+            host["proxies"] = {
+                kind: [
+                    {"name": proxy["name"], "config_dir": str(folder / name / proxy["name"])}
+                    for proxy in host["proxies"]
+                    if proxy["kind"] == kind
+                ]
+                for kind in ("service", "edge")
+            }
         return {**result, "changed": False, "hosts": hosts}

@@ -12,12 +12,11 @@ def mesh_groups(host: Plan) -> list[str]:
     """Return the groups of a host of the plan: mesh_hosts, and one for each kind of part."""
     if not host:
         return []
-    kinds = {proxy["kind"] for proxy in host["proxies"]}
     groups = {
         "mesh_hosts": True,
         "mesh_jaeger": host["jaeger"] is not None,
-        "mesh_services": "service" in kinds,
-        "mesh_edges": "edge" in kinds,
+        "mesh_services": bool(host["proxies"]["service"]),
+        "mesh_edges": bool(host["proxies"]["edge"]),
     }
     return [name for name, member in groups.items() if member]
 
@@ -40,7 +39,7 @@ def wanted_artifacts(
     for name in play_hosts:
         host = hosts[name]
         python, arch = _platform(hostvars[name]["ansible_facts"])
-        if host["proxies"]:
+        if any(host["proxies"].values()):
             binaries["envoy"].add(arch)
         if host["jaeger"]:
             binaries["jaeger"].add(arch)

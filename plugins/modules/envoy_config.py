@@ -154,11 +154,13 @@ class Systemd:
             return ""
 
     def start(self) -> None:
-        """Start the unit; raises Refused when systemd reports a failure."""
-        subprocess.run(["systemctl", "reset-failed", self.unit], check=False, capture_output=True)
-        done = subprocess.run(
-            ["systemctl", "start", self.unit], check=False, capture_output=True, text=True
-        )
+        """Start the unit as its file is now; raises Refused when systemd reports a failure.
+
+        A unit that is still trying to start would go on with the files of before, hence
+        `restart`.
+        """
+        for verb in (["daemon-reload"], ["reset-failed", self.unit], ["restart", self.unit]):
+            done = subprocess.run(["systemctl", *verb], check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise Refused(f"{self.unit} does not start: {done.stderr.strip()}")
 

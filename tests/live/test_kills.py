@@ -78,4 +78,4 @@ def test_reboot_of_jaeger_s_vm_loses_no_trace_and_no_request(target: Target) -> 
     until("Jaeger's web pages", lambda: target.jaeger.services(timeout=10), 420)
     assert vm.run("cat /proc/sys/kernel/random/boot_id") != boot
     assert_kept(target, trace_id)
-    until("spans of new requests", lambda: traced_request(target), 90)
+    until("spans of new requests", lambda: traced_request(target), 150)

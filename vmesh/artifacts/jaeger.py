@@ -149,7 +149,7 @@ def repack(
         archive,
         [
             Member("bin/jaeger", binary, executable=True),
-            Member("LICENSE", FOLDER / "LICENSE.apache-2.0"),
+            Member("LICENSE", paths.PROJECT / "LICENSE"),
         ],
     )
     return Artifact(

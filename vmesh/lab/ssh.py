@@ -30,9 +30,10 @@ class Access:
     def options(self, name: str) -> list[str]:
         """Return ssh's options for the VM `name`; nothing of the user's own setup takes part."""
         return [
-            "-F", "none", "-i", str(self.key),
+            "-F", "none",
+            "-o", f"IdentityFile={_quoted(self.key)}",
             "-o", "IdentitiesOnly=yes",
-            "-o", f"UserKnownHostsFile={self.known_hosts}",
+            "-o", f"UserKnownHostsFile={_quoted(self.known_hosts)}",
             "-o", "GlobalKnownHostsFile=/dev/null",
             "-o", f"HostKeyAlias={host_alias(name)}",
             "-o", "StrictHostKeyChecking=yes",
@@ -44,6 +45,11 @@ class Access:
             "ssh", *self.options(vm.name), "-o", "BatchMode=yes", "-o", "ConnectTimeout=30",
             "-p", str(vm.ssh_port), f"{USER}@{LOOPBACK}", *remote,
         ]  # fmt: skip
+
+
+def _quoted(path: Path) -> str:
+    """Write a path for ssh's options, where spaces separate and % stands for something else."""
+    return '"' + str(path).replace("%", "%%") + '"'
 
 
 def answers(port: int, timeout: float) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import subprocess
 import tarfile
 import threading
 import time
@@ -350,6 +351,18 @@ def test_only_a_greeting_counts_as_an_answer(text: bytes, answers: bool) -> None
     server, port = greet(text)
     with server:
         assert ssh.answers(port, timeout=5) is answers
+
+
+def test_ssh_finds_its_files_in_any_folder(tmp_path: Path) -> None:
+    access = ssh.Access(tmp_path / "a b%h" / "id", tmp_path / "a b%h" / "known_hosts")
+    options = access.options("edge")
+    answer = subprocess.run(
+        ["ssh", "-G", *options, "localhost"],
+        capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    lines = answer.stdout.replace("%%", "%").splitlines()
+    assert f"userknownhostsfile {access.known_hosts}" in lines
+    assert f"identityfile {access.key}" in lines
 
 
 def test_waiting_ends_when_the_vm_ended() -> None:

@@ -44,6 +44,11 @@ def choose_accelerator(
     """Return `kvm` when a guest lives with it, else `tcg`. Tried once per boot of this machine."""
     host = host_cpu()
     if not os.access(device, os.R_OK | os.W_OK):
+        if device.exists():
+            progress.step(
+                f"{device} is there, but not for this user, so the VMs are emulated, which is"
+                " slower; `sudo usermod --append --groups kvm $USER` and a new login change that"
+            )
         return Accelerator("tcg", host)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     verdict = cache / "kvm" / digest([boot, host, qemu_version(), str(device)])

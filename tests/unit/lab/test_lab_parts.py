@@ -151,6 +151,15 @@ def test_without_the_device_nothing_is_tried(tmp_path: Path) -> None:
     assert (chosen.name, progress.said) == ("tcg", [])
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root may open everything")
+def test_a_device_the_user_may_not_open_is_told_with_the_remedy(tmp_path: Path) -> None:
+    progress, device = Quiet(tmp_path), tmp_path / "kvm-device"
+    device.touch(mode=0o000)
+    chosen = accel.choose_accelerator(Image(tmp_path), tmp_path, progress, device=device)
+    assert chosen.name == "tcg"
+    assert "usermod" in progress.said[0]
+
+
 @pytest.mark.parametrize(("works", "name"), [(True, "kvm"), (False, "tcg")])
 def test_the_verdict_on_the_device_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool, name: str

@@ -25,6 +25,7 @@ OTLP_GRPC_PORT = 4317
 OTLP_HTTP_PORT = 4318
 ZIPKIN_PORT = 9411
 JAEGER_UI_PORT = 16686
+JAEGER_GRPC_QUERY_PORT = 16685
 
 # The admin pages that only tell and never change anything, nor show the configuration:
 # https://www.envoyproxy.io/docs/envoy/latest/operations/admin
@@ -321,6 +322,7 @@ class _Compiler:
             unit="jaeger.service",
             ports=(
                 Port(ui_bind, JAEGER_UI_PORT, "web pages"),
+                Port("127.0.0.1", JAEGER_GRPC_QUERY_PORT, "query API over gRPC"),
                 Port(address, OTLP_GRPC_PORT, "OTLP over gRPC"),
                 Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
                 Port(address, ZIPKIN_PORT, "Zipkin"),

@@ -68,13 +68,10 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give `source` a second name; across file systems, a copy."""
-    draft = target.with_name(target.name + ".draft")
-    draft.unlink(missing_ok=True)
     try:
-        draft.hardlink_to(source)
+        target.hardlink_to(source)
     except OSError:
-        shutil.copy2(source, draft)
-    draft.rename(target)
+        shutil.copy2(source, target)
 
 
 def prune(folder: Path, days: float) -> None:

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import tarfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ UNUSED_DAYS = 30.0
 
 @dataclass(frozen=True)
 class Image:
-    """A folder with everything a VM starts from; its name is the image's key."""
+    """A folder with everything a VM starts from; its name is its recipe's key."""
 
     folder: Path
 
@@ -63,8 +64,14 @@ class Image:
         return self.folder / "initrd"
 
     @property
-    def files(self) -> tuple[Path, Path, Path]:
-        return (self.disk, self.kernel, self.initrd)
+    def files(self) -> tuple[Path, ...]:
+        return (self.disk, self.kernel, self.initrd, self.folder / "id")
+
+    @property
+    def identity(self) -> str:
+        """What tells this image from one made another day: the same recipe, newer packages."""
+        path = self.folder / "id"
+        return path.read_text().strip() if path.exists() else ""
 
     def complete(self) -> bool:
         return all(path.exists() for path in self.files)
@@ -134,6 +141,7 @@ def _build(folder: Path, suite: str, disk_gb: int, progress: Progress) -> None:
     (folder / "initrd.lab").rename(folder / "initrd")
     run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "root.qcow2")],
         progress, env=environment())  # fmt: skip
+    (folder / "id").write_text(f"{uuid.uuid4()}\n")
     shutil.rmtree(tree)
     for path in (additions, root, raw):
         path.unlink()

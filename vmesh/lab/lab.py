@@ -339,13 +339,15 @@ class _Up:
         arguments = qemu.machine_arguments(vm, self._accelerator)
         key = digest(
             [self._qemu, self._accelerator.name, self._accelerator.host, arguments,
-             image.key, seed_id]
+             image.identity, seed_id]
         )  # fmt: skip
         state = self._lab.cache / "states" / key
         fresh = from_state = False
         if not machine.image_key:
             from_state = (state / "key").exists()
-            fresh = not from_state
+            # A state is kept beside the image it stands on. Where the cache has a
+            # later one of the same recipe, this lab's own is no use to others.
+            fresh = not from_state and self._in_cache(image)
             if from_state:
                 os.utime(state)
                 machine.create_from_state(image, seed, state, key)
@@ -364,6 +366,9 @@ class _Up:
             self._keep(machine, key, state)
         set_clock(self._lab.access, vm)
         return True
+
+    def _in_cache(self, image: Image) -> bool:
+        return Image(self._lab.cache / "images" / image.key).identity == image.identity
 
     def _finish_running(self, machine: Machine) -> bool:
         """See that a VM that runs already answers: it may be paused, or still booting."""
@@ -411,7 +416,7 @@ class _Up:
         """Put the freshly booted VM into the cache, for every later lab to start from."""
         try:
             # Fails when a unit failed; such a state is not worth keeping.
-            run_on(self._lab.access, machine.spec, "systemctl is-system-running --wait; sync",
+            run_on(self._lab.access, machine.spec, "systemctl is-system-running --wait && sync",
                    timeout=_BOOT_SECONDS)  # fmt: skip
             with locked(state.with_name(f"{key}.lock")):
                 if not state.exists():

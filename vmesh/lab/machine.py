@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmesh.lab import qemu
-from vmesh.lab.files import link_or_copy, private_folder, write_whole
+from vmesh.lab.files import appearing_folder, link_or_copy, private_folder, write_whole
 from vmesh.lab.image import Image, environment
 from vmesh.lab.qmp import Qmp, QmpError
 from vmesh.lab.spec import VmSpec
@@ -214,8 +214,9 @@ def adopt_image(image: Image, folder: Path) -> Image:
     The disks there go on working when the cache is emptied or the image made anew.
     """
     own = Image(folder / "images" / image.key)
-    private_folder(own.folder)
-    for source, target in zip(image.files, own.files, strict=True):
-        if not target.exists():
-            link_or_copy(source, target)
+    if not own.complete():
+        shutil.rmtree(own.folder, ignore_errors=True)
+        with appearing_folder(own.folder) as draft:
+            for source in image.files:
+                link_or_copy(source, draft / source.name)
     return own

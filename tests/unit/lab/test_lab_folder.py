@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from vmesh.lab import Lab
+from vmesh.lab.image import Image
+from vmesh.lab.machine import adopt_image
 from vmesh.lab.spec import Forward, LabSpec, VmSpec
 
 FREE_PORT = 29321
@@ -49,3 +51,20 @@ def test_purging_removes_also_what_the_inventory_forgot(lab: Lab, tmp_path: Path
     assert lab.down(Silent(), purge=True) == {"edge": True, "renamed": True}
     assert not lab.folder.exists()
     assert lab.down(Silent(), purge=True) == {"edge": False}
+
+
+def test_a_lab_keeps_its_image_when_the_cache_makes_another_of_the_same_recipe(
+    lab: Lab, tmp_path: Path
+) -> None:
+    image = Image(tmp_path / "cache" / "images" / "bookworm-0123")
+    image.folder.mkdir(parents=True)
+    for path in image.files:
+        path.write_text(f"first {path.name}")
+    own = adopt_image(image, lab.folder)
+    assert own.complete()
+    for path in image.files:
+        path.unlink()
+        path.write_text(f"second {path.name}")
+    assert adopt_image(image, lab.folder) == own
+    assert own.disk.read_text() == "first root.qcow2"
+    assert own.identity != image.identity

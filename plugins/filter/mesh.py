@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,24 +22,20 @@ def mesh_groups(host: Plan) -> list[str]:
     return [name for name, member in groups.items() if member]
 
 
-def _platform(facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Return Python's minor version and the architecture of a host, as bundles are keyed."""
-    major, minor = facts["python_version"].split(".")[:2]
-    return f"{major}.{minor}", facts["architecture"]
-
-
 def wanted_artifacts(
     hosts: Mapping[str, Plan], hostvars: Mapping[str, Any], play_hosts: Sequence[str]
 ) -> dict[str, Any]:
     """Return the binaries and bundles that the reachable hosts of the plan need.
 
-    Takes the plan's hosts, Ansible's hostvars with facts, and the hosts still in the play.
+    Takes the plan's hosts, Ansible's hostvars with each host's own answer (`vmesh_answer`, see
+    playbooks/prepare.yml), and the hosts still in the play.
     """
     binaries: dict[str, set[str]] = {"envoy": set(), "jaeger": set()}
     bundles: dict[tuple[str, ...], dict[str, str]] = {}
     for name in play_hosts:
         host = hosts[name]
-        python, arch = _platform(hostvars[name]["ansible_facts"])
+        answer = json.loads(hostvars[name]["vmesh_answer"]["stdout"])
+        arch = answer["arch"]
         if any(host["proxies"].values()):
             binaries["envoy"].add(arch)
         if host["jaeger"]:
@@ -47,7 +44,7 @@ def wanted_artifacts(
             bundle = {
                 "name": service["name"],
                 "source": service["source"],
-                "python": python,
+                "python": answer["python"],
                 "arch": arch,
             }
             bundles[tuple(bundle.values())] = bundle
@@ -58,10 +55,10 @@ def wanted_artifacts(
 
 
 def with_bundles(
-    services: Sequence[Plan], bundles: Mapping[str, Any], facts: Mapping[str, Any]
+    services: Sequence[Plan], bundles: Mapping[str, Any], host: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return what the role flask_service takes of the host's services, with their bundles."""
-    key = "/".join(_platform(facts))
+    key = f"{host['python']}/{host['arch']}"
     keys = ("name", "wsgi", "workers", "threads", "environment")
     return [
         {

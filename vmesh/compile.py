@@ -138,17 +138,16 @@ def compile_mesh(inventory: Inventory) -> Plan:
     """Return the plan of `inventory`; raises Problems with every mistake in it."""
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
-    if problems:
-        problems += _references(mesh)
-        raise Problems(problems)
+    problems += _references(mesh)
     compiler = _Compiler(inventory, mesh)
-    problems += _references(mesh) + compiler.problems
-    if not problems:
-        plan = compiler.plan()
-        problems += _port_clashes(plan)
-        if not problems:
-            return plan
-    raise Problems(problems)
+    problems += compiler.problems
+    if problems:
+        raise Problems(problems)
+    plan = compiler.plan()
+    problems += _port_clashes(plan)
+    if problems:
+        raise Problems(problems)
+    return plan
 
 
 def _references(mesh: Mesh) -> list[Problem]:
@@ -202,7 +201,7 @@ def _references(mesh: Mesh) -> list[Problem]:
 
 
 class _Compiler:
-    """Turns a well-formed mesh into plans; finds what is wrong with groups and addresses."""
+    """Finds what is wrong with groups and addresses; turns a mesh without faults into plans."""
 
     def __init__(self, inventory: Inventory, mesh: Mesh) -> None:
         self.inventory, self.mesh = inventory, mesh
@@ -241,6 +240,8 @@ class _Compiler:
 
     def _hosts_of(self, variable: str, group: str) -> tuple[str, ...]:
         """Return the hosts that `group` names: a group's, or the one host of that name."""
+        if not group:
+            return ()  # not a text: that has been said already
         hosts = tuple(sorted(self.inventory.groups.get(group, ())))
         if not hosts and group in self.inventory.hosts:
             hosts = (group,)

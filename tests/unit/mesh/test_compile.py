@@ -141,11 +141,13 @@ def test_an_unknown_upstream_and_a_service_without_hosts_are_told_in_one_run() -
     mesh = changed("mesh_services.shop.calls", {"stok": {}})
     mesh["mesh_services"]["stock"]["group"] = "nowhere"
     mesh["mesh_edges"]["front"]["routes"] = [{"prefix": "/", "to": "shopp"}]
+    mesh["mesh_tracing"]["samplng"] = 50
     found = {(p.variable, p.value) for p in problems_of(inventory(mesh))}
     assert found == {
         ("mesh_services.shop.calls", "stok"),
         ("mesh_services.stock.group", "nowhere"),
         ("mesh_edges.front.routes[0].to", "shopp"),
+        ("mesh_tracing.samplng", 50),
     }
 
 

@@ -1,0 +1,102 @@
+"""systemd understands every line of the units that the roles install."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from vmesh import paths
+
+TEMPLATES = sorted(
+    path
+    for pattern in ("*.service.j2", "*.socket.j2")
+    for path in (paths.PROJECT / "roles").glob(f"*/templates/{pattern}")
+)
+# What the roles work out on the way (vars/main.yml); any value of the right shape will do.
+WORKED_OUT = {
+    "__jaeger_go_mib": 320,
+    "__jaeger_memory_mib": 500,
+    "__jaeger_config_id": "0a1b2c3d",
+}
+
+
+def _lookup(_kind: str, path: str) -> str:
+    return Path(path).read_text()
+
+
+def rendered(template: Path) -> str:
+    """Return the unit as the role would install it with its defaults."""
+    role = template.parent.parent
+    defaults: dict[str, Any] = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template.read_text()).render(
+        {**defaults, **WORKED_OUT, "lookup": _lookup, "role_path": str(role)}
+    )
+
+
+def verify(root: Path, units: dict[str, str], unit: str) -> subprocess.CompletedProcess[str]:
+    """Let systemd-analyze look at one of `units` in a staged root where all it starts exists."""
+    folder = root / "etc" / "systemd" / "system"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in units.items():
+        (folder / name).write_text(text)
+        for program in re.findall(r"^Exec\w+=[-+!@]*(\S+)", text, re.MULTILINE):
+            path = root / (program if "/" in program else f"usr/bin/{program}").lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o755)
+    options = [f"--root={root}", "--recursive-errors=no", "--man=no"]
+    return subprocess.run(
+        ["systemd-analyze", "verify", *options, unit.replace("@.", "@shop.")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def units_beside(template: Path) -> dict[str, str]:
+    """Return all units of the template's role: a socket needs its service."""
+    return {
+        each.name.removesuffix(".j2"): rendered(each)
+        for each in TEMPLATES
+        if each.parent == template.parent
+    }
+
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+@needs_systemd
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_systemd_understands_the_unit(template: Path, tmp_path: Path) -> None:
+    done = verify(tmp_path, units_beside(template), template.name.removesuffix(".j2"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_a_misspelt_directive_would_be_found(template: Path, tmp_path: Path) -> None:
+    unit = template.name.removesuffix(".j2")
+    units = units_beside(template)
+    units[unit] = re.sub(r"^(Exec|Listen)(Start|Stream)=", r"\1\2s=", units[unit], flags=re.M)
+    done = verify(tmp_path, units, unit)
+    assert done.returncode != 0 or "Unknown key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "template", [t for t in TEMPLATES if ".service" in t.name], ids=lambda path: path.name
+)
+def test_no_service_runs_as_root_or_may_become_it(template: Path) -> None:
+    text = rendered(template)
+    users = re.findall(r"^User=(.*)$", text, re.MULTILINE)
+    assert len(users) == 1
+    assert users[0] not in ("", "root", "0")
+    assert "NoNewPrivileges=yes" in text

@@ -18,7 +18,7 @@ description:
     files of before go back, are confirmed themselves, and the module fails with Envoy's reason.
   - Starts the unit when it is not running.
   - A changed C(bootstrap.yaml) is placed and reported as RV(restart_required), as is a
-    process that runs from another release than O(binary).
+    process that runs another release than O(binary) or is older than its unit file.
 options:
   name:
     description: Name of the proxy, the instance of its unit.
@@ -45,6 +45,10 @@ options:
     description: Its systemd unit.
     type: str
     required: true
+  unit_changed:
+    description: Whether this run has changed the file of the unit; or would, in check mode.
+    type: bool
+    default: false
   admin_socket:
     description: Unix socket of its admin interface.
     type: path
@@ -83,7 +87,7 @@ started:
   returned: always
   type: bool
 restart_required:
-  description: Whether the running Envoy was started from an older bootstrap or binary.
+  description: Whether the running Envoy was started from an older bootstrap, binary or unit.
   returned: always
   type: bool
 """
@@ -124,6 +128,7 @@ class Service(Protocol):
 
     def is_running(self) -> bool: ...
     def executable(self) -> str: ...
+    def is_older_than_its_unit(self) -> bool: ...
     def start(self) -> None: ...
     def messages(self, since: float) -> list[str]: ...
 
@@ -140,18 +145,29 @@ class Systemd:
             == 0
         )
 
-    def executable(self) -> str:
-        """Return the path of the binary that the main process runs."""
+    def _show(self, *properties: str) -> dict[str, str]:
+        wanted = f"--property={','.join(properties)}"
         done = subprocess.run(
-            ["systemctl", "show", "--property", "MainPID", "--value", self.unit],
+            ["systemctl", "show", "--timestamp=unix", wanted, self.unit],
             check=False,
             capture_output=True,
             text=True,
         )
+        return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+    def executable(self) -> str:
+        """Return the path of the binary that the main process runs."""
         try:
-            return str(Path(f"/proc/{done.stdout.strip()}/exe").readlink())
+            return str(Path(f"/proc/{self._show('MainPID')['MainPID']}/exe").readlink())
         except OSError:
             return ""
+
+    def is_older_than_its_unit(self) -> bool:
+        """Tell whether the unit file was written after the main process was started."""
+        shown = self._show("FragmentPath", "ExecMainStartTimestamp")
+        started = shown.get("ExecMainStartTimestamp", "").removeprefix("@")
+        unit = Path(shown.get("FragmentPath", ""))
+        return started.isdigit() and unit.is_file() and int(unit.stat().st_mtime) > int(started)
 
     def start(self) -> None:
         """Start the unit as its file is now; raises Refused when systemd reports a failure.
@@ -520,6 +536,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
+            "unit_changed": {"type": "bool", "default": False},
             "admin_socket": {"type": "path", "required": True},
             "binary": {"type": "path", "default": "/opt/envoy/current/bin/envoy"},
             "timeout": {"type": "float", "default": 60},
@@ -552,7 +569,9 @@ def main() -> None:
             module.fail_json(
                 msg=f"Envoy {options['name']} did not take its configuration: {refusal}"
             )
-    restart = proxy.admin.is_ready() and proxy.needs_restart(new, options["binary"])
+    restart = proxy.admin.is_ready() and (
+        (running and options["unit_changed"]) or proxy.needs_restart(new, options["binary"])
+    )
     module.exit_json(
         changed=restart or not settled,
         started=not running,

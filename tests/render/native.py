@@ -57,6 +57,9 @@ class NativeEnvoy:
     def executable(self) -> str:
         return str(self.binary.resolve())
 
+    def is_older_than_its_unit(self) -> bool:
+        return False
+
     def start(self) -> None:
         self.stop()
         with self.log.open("ab") as log:

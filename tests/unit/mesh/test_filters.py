@@ -57,5 +57,7 @@ def test_a_host_that_did_not_answer_needs_nothing() -> None:
 
 def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
     bundles = {"shop": {"3.13/aarch64": {"version": "0a1b", "archive": "/cache/shop.tar.gz"}}}
-    (service,) = with_bundles([SHOP], bundles, {"python": "3.13", "arch": "aarch64"})
-    assert service == {**SHOP, "version": "0a1b", "archive": "/cache/shop.tar.gz"}
+    settings = {"name": "shop", "wsgi": "app:app", "workers": 1, "threads": 8, "environment": {}}
+    host = {"python": "3.13", "arch": "aarch64"}
+    (service,) = with_bundles([{**SHOP, **settings}], bundles, host)
+    assert service == {**settings, "version": "0a1b", "archive": "/cache/shop.tar.gz"}

@@ -138,9 +138,15 @@ def test_ready_means_that_the_app_is_imported(tmp_path: Path) -> None:
         "import time\ntime.sleep(0.7)\nfrom flask import Flask\napp = Flask('x')\n"
     )
     started = time.monotonic()
-    with gunicorn(tmp_path, tmp_path) as (_path, notified, _log):
+    with gunicorn(tmp_path, tmp_path) as (path, notified, _log):
         told(notified, "READY=1")
         assert time.monotonic() - started > 0.7
+        # A worker that is told to stop while it is being forked does not hear it and is waited
+        # for; one that answers does.
+        connection = UnixConnection(path)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 404
+        connection.close()
 
 
 def test_an_app_that_fails_to_import_is_found_before_it_is_started(tmp_path: Path) -> None:

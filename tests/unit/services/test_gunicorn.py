@@ -62,7 +62,7 @@ def gunicorn(
         listening.bind(str(folder / "app.sock"))
         listening.listen()
         notified.bind(str(folder / "notify"))
-        notified.settimeout(20)
+        notified.settimeout(60)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", HAND_OVER, str(listening.fileno()), *COMMAND],
@@ -76,7 +76,7 @@ def gunicorn(
             yield folder / "app.sock", notified, log
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(60)
 
 
 def told(notified: socket.socket, wanted: str) -> str:

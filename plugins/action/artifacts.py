@@ -64,7 +64,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             }
             found["bundles"] = _bundles(arguments.get("bundles") or [], progress)
         except artifacts.ArtifactError as error:
-            raise AnsibleActionFail(str(error)) from error
+            # Ansible prints a chain of causes one after the other; this one says it all.
+            raise AnsibleActionFail(str(error)) from None
         return result | {
             "changed": False,
             "artifacts": found,

@@ -50,7 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except Problems as found:
             raise AnsibleActionFail(
                 f"{len(found.items)} problem(s) in {source}; no host was touched:\n{found}"
-            ) from found
+            ) from None
         hosts = {name: dataclasses.asdict(host) for name, host in plan.hosts.items()}
         for name, host in hosts.items():
             host["proxies"] = {

@@ -136,7 +136,8 @@ def _install(lock: Path, target: Path, python: str, arch: str, progress: Progres
     except CommandFailed:
         shutil.rmtree(target, ignore_errors=True)
         try:
-            run(command, progress, env=_index_environment())
+            # As pip and curl do; uv by itself knows only the public authorities.
+            run([*command, "--system-certs"], progress, env=_index_environment())
         except CommandFailed as error:
             raise _install_error(lock, error) from error
     # Start scripts carry a path of this machine; the VM runs modules.
@@ -183,6 +184,7 @@ def uv_settings(pip_config: str) -> Mapping[str, str]:
         "index-url": "UV_DEFAULT_INDEX",
         "extra-index-url": "UV_INDEX",
         "find-links": "UV_FIND_LINKS",
+        "cert": "SSL_CERT_FILE",
     }
     settings = {}
     for line in pip_config.splitlines():

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh import paths
-from vmesh.artifacts import envoy_binary
+from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.compile import compile_mesh
 from vmesh.inventory import from_hostvars
 from vmesh.problems import Problems
@@ -51,6 +51,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 f"{len(found.items)} problem(s) in {source}; no host was touched:\n{found}"
             ) from None
+        except ArtifactError as missing:
+            raise AnsibleActionFail(str(missing)) from None
         hosts = {name: dataclasses.asdict(host) for name, host in plan.hosts.items()}
         for name, host in hosts.items():
             host["proxies"] = {

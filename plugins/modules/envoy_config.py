@@ -105,6 +105,7 @@ import time  # noqa: E402
 from collections.abc import Callable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, Protocol  # noqa: E402
+from urllib.parse import quote  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
@@ -236,18 +237,12 @@ class Admin:
 
     def failures(self) -> dict[str, int]:
         """Return the counters that tell of refused files, by stat name."""
-        _, body = self.get("/stats?format=json&type=Counters&filter=" + _quoted(FAILURES.pattern))
+        _, body = self.get("/stats?format=json&type=Counters&filter=" + quote(FAILURES.pattern))
         return {
             each["name"]: each["value"]
             for each in json.loads(body).get("stats", [])
             if "name" in each
         }
-
-
-def _quoted(text: str) -> str:
-    from urllib.parse import quote  # noqa: PLC0415
-
-    return quote(text)
 
 
 def stat_prefix(path: str) -> str | None:
@@ -288,7 +283,8 @@ def resources_of(content: str) -> dict[str, str]:
 
 def union_of_clusters(old: str, new: str) -> str:
     """Return the clusters of `new` and those only `old` has, in the form of `new`."""
-    kept = [text for name, text in resources_of(old).items() if name not in resources_of(new)]
+    staying = resources_of(new)
+    kept = [text for name, text in resources_of(old).items() if name not in staying]
     if not kept:
         return new
     version = f"{version_of(old)}+{version_of(new)}"
@@ -413,10 +409,11 @@ class Proxy:
             self.store.place(BOOTSTRAP, new[BOOTSTRAP])
 
     def _step(self, files: Files, before: Mapping[str, int]) -> None:
-        versions = self.admin.versions()
+        versions, there = self.admin.versions(), self.store.read()
         for name, content in files.items():
-            current = self.store.read().get(name)
-            if current != content or versions.get(stat_prefix(name) or "") != version_of(content):
+            if there.get(name) != content or versions.get(stat_prefix(name) or "") != version_of(
+                content
+            ):
                 self.store.place(name, content)
         self._confirm(files, before)
 

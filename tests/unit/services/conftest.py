@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -41,15 +44,15 @@ class StandIn:
 
     status: int = 200
     delay: float = 0.0
+    json: Any = None  # what it answers; nothing: an empty body
     extra_headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     url: str = ""
 
 
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    """A service 2 on the loopback address."""
-    state = StandIn()
+@contextmanager
+def serving(state: StandIn) -> Iterator[StandIn]:
+    """Let a stand-in serve on the loopback address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -57,11 +60,13 @@ def stand_in() -> Iterator[StandIn]:
         def do_GET(self) -> None:
             state.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
             time.sleep(state.delay)
+            body = b"" if state.json is None else json.dumps(state.json).encode()
             self.send_response(state.status)
             for name, value in state.extra_headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", "0")
+            self.send_header("content-length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_args: object) -> None:
             pass
@@ -73,6 +78,15 @@ def stand_in() -> Iterator[StandIn]:
     server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """A service 2 on the loopback address."""
+    with serving(StandIn()) as state:
+        yield state

@@ -1,27 +1,28 @@
 """The mesh as the user describes it: the inventory's mesh_* variables, typed.
 
-`parse` turns the plain variables into these classes and collects every mistake in their
-form on the way. What the names refer to (groups, hosts, other services) is checked by
-`vmesh.compile`, which sees the whole inventory.
+`parse` checks the variables against the schema (vmesh/schema.py), which also has every
+default, and turns them into these classes. What the names refer to (groups, hosts, other
+services) is checked by `vmesh.checks` and `vmesh.compile`, which see the whole.
+
+Where there are problems, what is wrong is left out (None), so that the rest can be checked
+in the same run; such a mesh must not be used for anything else.
 """
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
-import re
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from vmesh import schema
 from vmesh.problems import Problem
+from vmesh.schema import KeyPath
 
-Value = TypeVar("Value")
+Given = Mapping[str, Any]
 
-# A name becomes a DNS label, a systemd instance and, with a prefix of six characters
-# ("envoy-", "flask-"), a Linux user, which may have 32 characters.
-NAME = re.compile(r"[a-z]([a-z0-9-]{0,24}[a-z0-9])?")
-RESERVED_NAMES = ("envoy", "jaeger", "localhost")  # folders below /opt, groups of Ansible
+# Exclusive alternatives inside: the nearer one counts as a whole.
+_NOT_MERGED = ("hash_on", "on")
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,75 @@ class FlaskApp:
     """A Flask application that gunicorn serves. `source` is a folder, relative to the project."""
 
     source: str
-    wsgi: str = "app:app"
-    workers: int = 1
-    threads: int = 8
-    environment: dict[str, str] = field(default_factory=dict)
+    wsgi: str
+    workers: int
+    threads: int
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExternalApp:
+    """Something that listens already: `listening` is "address:port" or "unix:/path"."""
+
+    listening: str
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS to an upstream; `ca_file` is a path on the controller, None the host's own bundle."""
+
+    sni: str | None
+    verify: bool
+    ca_file: str | None
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address outside the mesh. `host` is a DNS name or an IPv4 address."""
+
+    host: str
+    port: int
+    tls: Tls | None
+
+
+@dataclass(frozen=True)
+class Retries:
+    """`attempts` beside the first, seconds for each, and the budget all calls share."""
+
+    attempts: int
+    on: tuple[str, ...]
+    per_try_timeout: float | None
+    budget_percent: float
+    min_concurrent: int
+
+
+@dataclass(frozen=True)
+class Policies:
+    """How an upstream is called, with every default in place. Times are in seconds.
+
+    The mappings have the keys of the schema; None is "off" or "not said".
+    """
+
+    timeout: float
+    connect_timeout: float
+    retries: Retries
+    load_balancing: str
+    hash_on: dict[str, Any] | None
+    circuit_breaker: dict[str, int]
+    outlier_detection: dict[str, Any]
+    health_check: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Call:
-    """How one service calls another. `timeout` is in seconds, for the whole call."""
+    """How one service or edge calls another, or an address outside the mesh.
+
+    `given` is what the user said of its policies; see `policies`.
+    """
 
     upstream: str
-    timeout: float = 10.0
+    address: Address | None
+    given: Given
 
 
 @dataclass(frozen=True)
@@ -49,19 +107,64 @@ class Service:
 
     name: str
     group: str
-    port: int
-    app: FlaskApp
+    port: int | None
+    app: FlaskApp | ExternalApp | None
     operation: str
-    calls: tuple[Call, ...] = ()
+    calls: tuple[Call, ...]
+    given: Given  # its own policies, for all its callers
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """What an edge or a route says of its spans; None is "as in the place around"."""
+
+    sampling: float | None
+    tags: dict[str, dict[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a request must look like. `kind` is "path", "regex" or "prefix"."""
+
+    kind: str
+    value: str
+    methods: tuple[str, ...]
+    headers: dict[str, dict[str, str | bool]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """A path prefix of an edge and the service that answers it. `timeout` is in seconds."""
+    """What an edge does with the requests that `match`.
 
-    prefix: str
-    to: str
-    timeout: float = 15.0
+    Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set.
+    `filters` has what the route itself says of rate_limit, max_request_bytes, cors,
+    compression and fault.
+    """
+
+    match: Match
+    to: dict[str, int]
+    redirect: dict[str, Any] | None
+    answer: dict[str, Any] | None
+    timeout: float | None
+    idle_timeout: float
+    retries: Given | None
+    rewrite: dict[str, str] | None
+    mirror: dict[str, Any] | None
+    websocket: bool
+    filters: dict[str, Any]
+    operation: str | None
+    tracing: Tracing
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """A site of an edge: the hosts it answers for, and how."""
+
+    name: str
+    domains: tuple[str, ...]
+    routes: tuple[Route, ...]
+    filters: dict[str, Any]
+    where: str  # the variable that describes it
 
 
 @dataclass(frozen=True)
@@ -74,19 +177,29 @@ class Edge:
 
     name: str
     group: str
-    port: int
-    routes: tuple[Route, ...]
-    address: str = "0.0.0.0"
-    admin_port: int = 8001
-    trusted_cidrs: tuple[str, ...] = ()
+    port: int | None
+    virtual_hosts: tuple[VirtualHost, ...]
+    calls: tuple[Call, ...]
+    address: str
+    admin_port: int
+    trusted_cidrs: tuple[str, ...]
+    tracing: Tracing
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes of all its virtual hosts."""
+        return tuple(route for host in self.virtual_hosts for route in host.routes)
 
 
 @dataclass(frozen=True)
-class Tracing:
-    """Where spans go and how many requests (percent) are traced."""
+class MeshTracing:
+    """Where spans go: to the mesh's own Jaeger on `group`, or to a `collector`."""
 
-    group: str = "jaeger"
-    sampling: float = 100.0
+    group: str | None
+    collector: Address | None
+    export: str
+    sampling: float
+    tags: dict[str, dict[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -95,296 +208,256 @@ class Mesh:
 
     services: dict[str, Service]
     edges: dict[str, Edge]
-    tracing: Tracing
+    tracing: MeshTracing
     operator_bind: str | None = None
+    given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
-class Reader:
-    """Reads one mapping of the model and collects what is wrong with it.
-
-    Each getter returns a usable value even for a wrong one, so that reading goes on and
-    all problems are found in one run; the value is never used once there is a problem.
-    """
-
-    def __init__(self, where: str, value: Any, problems: list[Problem]) -> None:
-        self.where, self.problems = where, problems
-        self.known: list[str] = []
-        if isinstance(value, Mapping):
-            self.values: Mapping[str, Any] = value
-        else:
-            self.values = {}
-            self.problem("", value, "must be a mapping", "Write it as `key: value` lines")
-
-    def problem(self, key: str, value: Any, message: str, remedy: str) -> None:
-        where = f"{self.where}.{key}" if key else self.where
-        self.problems.append(Problem(where, value, message, remedy))
-
-    def get(
-        self,
-        key: str,
-        default: Value | None,
-        check: Callable[[Any], bool],
-        expected: str,
-        fallback: Value,
-    ) -> Value:
-        """Return the checked value of `key`; `default` None means that the key is required."""
-        self.known.append(key)
-        if key not in self.values:
-            if default is None:
-                self.problem(key, None, "is missing", f"Set it to {expected}")
-                return fallback
-            return default
-        value = self.values[key]
-        if not check(value):
-            self.problem(key, value, f"is not {expected}", f"Set it to {expected}")
-            return fallback
-        return value  # type: ignore[no-any-return]
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return self.get(key, default, lambda v: isinstance(v, str) and v != "", "a text", "")
-
-    def port(self, key: str, default: int | None = None) -> int:
-        return self.get(
-            key, default, lambda v: _is_int(v) and 1 <= v <= 65535, "a port from 1 to 65535", 0
-        )
-
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        return self.get(
-            key,
-            default,
-            lambda v: _is_int(v) and low <= v <= high,
-            f"a whole number from {low} to {high}",
-            default,
-        )
-
-    def seconds(self, key: str, default: float) -> float:
-        return float(
-            self.get(
-                key,
-                default,
-                lambda v: _is_number(v) and 0 < v <= 3600,
-                "a number of seconds above 0 and up to 3600",
-                default,
-            )
-        )
-
-    def percent(self, key: str, default: float) -> float:
-        return float(
-            self.get(
-                key,
-                default,
-                lambda v: _is_number(v) and 0 <= v <= 100,
-                "a percentage from 0 to 100",
-                default,
-            )
-        )
-
-    def finish(self) -> None:
-        """Report the keys that nobody asked for, with the nearest known one."""
-        for key in self.values:
-            if key not in self.known:
-                near = difflib.get_close_matches(str(key), self.known, n=1)
-                remedy = f"Did you mean `{near[0]}`?" if near else f"Known: {_listed(self.known)}"
-                self.problem(str(key), self.values[key], "is not a known key", remedy)
+FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
+OTLP_GRPC_PORT = 4317
+ZIPKIN_PORT = 9411
+DEFAULT_JAEGER_GROUP = "jaeger"
+# The virtual host that an edge's own `routes` and `domains` make.
+MAIN = "main"
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-def is_ipv4(value: Any) -> bool:
-    """Tell whether `value` is the text of an IPv4 address."""
-    try:
-        ipaddress.IPv4Address(value if isinstance(value, str) else "")
-    except ValueError:
-        return False
-    return True
-
-
-def _is_network(value: Any) -> bool:
-    try:
-        ipaddress.IPv4Network(value if isinstance(value, str) else "")
-    except ValueError:
-        return False
-    return True
-
-
-def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(check(item) for item in value)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(k, str) and isinstance(v, str | int | float) for k, v in value.items()
-    )
-
-
-def _check_name(where: str, name: str, problems: list[Problem]) -> None:
-    if not NAME.fullmatch(name):
-        problems.append(
-            Problem(
-                where,
-                name,
-                "is not a name that a host, a user and a URL can carry",
-                "Use 1 to 26 characters: a-z, 0-9 and -, beginning with a letter, "
-                "not ending with -",
-            )
-        )
-    elif name in RESERVED_NAMES:
-        problems.append(
-            Problem(where, name, "is reserved for a part of vmesh", "Choose another name")
-        )
-
-
-def _app(where: str, value: Any, problems: list[Problem]) -> FlaskApp:
-    reader = Reader(where, value, problems)
-    environment: dict[str, Any] = reader.get(
-        "environment", {}, _is_texts, "a mapping of names to texts", {}
-    )
-    app = FlaskApp(
-        source=reader.text("flask"),
-        wsgi=reader.get(
-            "wsgi",
-            FlaskApp.wsgi,
-            lambda v: isinstance(v, str) and re.fullmatch(r"[\w.]+:\w+", v) is not None,
-            "a module and a name as in `app:app`",
-            FlaskApp.wsgi,
-        ),
-        workers=reader.number("workers", FlaskApp.workers, 1, 64),
-        threads=reader.number("threads", FlaskApp.threads, 1, 256),
-        environment={str(k): str(v) for k, v in environment.items()},
-    )
-    reader.finish()
-    return app
-
-
-def _call(where: str, upstream: str, value: Any, problems: list[Problem]) -> Call:
-    reader = Reader(where, {} if value is None else value, problems)
-    call = Call(upstream, timeout=reader.seconds("timeout", Call.timeout))
-    reader.finish()
-    return call
-
-
-def _service(name: str, value: Any, problems: list[Problem]) -> Service:
-    where = f"mesh_services.{name}"
-    _check_name("mesh_services", name, problems)
-    reader = Reader(where, value, problems)
-    calls = Reader(f"{where}.calls", reader.values.get("calls", {}), problems)
-    reader.known += ["calls", "app"]
-    service = Service(
-        name=name,
-        group=reader.text("group", name),
-        port=reader.port("port"),
-        app=_app(f"{where}.app", reader.values.get("app"), problems),
-        operation=reader.text("operation", name),
-        calls=tuple(
-            _call(f"{calls.where}.{upstream}", upstream, policies, problems)
-            for upstream, policies in calls.values.items()
-        ),
-    )
-    reader.finish()
-    return service
-
-
-def _route(where: str, value: Any, problems: list[Problem]) -> Route:
-    reader = Reader(where, value, problems)
-    route = Route(
-        prefix=reader.get(
-            "prefix",
-            None,
-            lambda v: isinstance(v, str) and v.startswith("/"),
-            "a path that begins with /",
-            "/",
-        ),
-        to=reader.text("to"),
-        timeout=reader.seconds("timeout", Route.timeout),
-    )
-    reader.finish()
-    return route
-
-
-def _edge(name: str, value: Any, problems: list[Problem]) -> Edge:
-    where = f"mesh_edges.{name}"
-    _check_name("mesh_edges", name, problems)
-    reader = Reader(where, value, problems)
-    routes: list[Any] = reader.get(
-        "routes", None, lambda v: isinstance(v, list | tuple) and len(v) > 0, "a list of routes", []
-    )
-    edge = Edge(
-        name=name,
-        group=reader.text("group", name),
-        port=reader.port("port"),
-        routes=tuple(
-            _route(f"{where}.routes[{index}]", route, problems)
-            for index, route in enumerate(routes)
-        ),
-        address=reader.get("address", Edge.address, is_ipv4, "an IPv4 address", Edge.address),
-        admin_port=reader.port("admin_port", Edge.admin_port),
-        trusted_cidrs=tuple(
-            reader.get(
-                "trusted_cidrs",
-                (),
-                _is_list_of(_is_network),
-                "a list of IPv4 networks as in `10.0.0.0/8`",
-                (),
-            )
-        ),
-    )
-    reader.finish()
-    return edge
-
-
-def _tracing(value: Any, problems: list[Problem]) -> Tracing:
-    reader = Reader("mesh_tracing", value, problems)
-    tracing = Tracing(
-        group=reader.text("group", Tracing.group),
-        sampling=reader.percent("sampling", Tracing.sampling),
-    )
-    reader.finish()
-    return tracing
-
-
-def parse(variables: Mapping[str, Any], problems: list[Problem]) -> Mesh:
+def parse(variables: Given, problems: list[Problem]) -> Mesh:
     """Return the mesh that `variables` (mesh_services, mesh_edges, ...) describe.
 
-    Mistakes are appended to `problems`; with any there, the result must not be used.
+    Mistakes are appended to `problems`; with any there, the result is for `vmesh.checks` only.
     """
-    top = Reader("inventory", variables, problems)
-    top.known += [
-        "mesh_services",
-        "mesh_edges",
-        "mesh_tracing",
-        "mesh_operator_bind",
-        "mesh_address",
-    ]
-    top.finish()
-    services = Reader("mesh_services", variables.get("mesh_services", {}), problems)
-    edges = Reader("mesh_edges", variables.get("mesh_edges", {}), problems)
-    if not services.values:
-        services.problem("", None, "is missing or empty", "Describe at least one service")
-    operator_bind = variables.get("mesh_operator_bind")
-    if operator_bind is not None and not is_ipv4(operator_bind):
-        problems.append(
-            Problem(
-                "mesh_operator_bind",
-                operator_bind,
-                "is not an IPv4 address",
-                "Set an address of the VMs, or 0.0.0.0 for all; leave it out for the mesh address",
-            )
-        )
-    for name in set(services.values) & set(edges.values):
-        edges.problem(name, name, "is a service's name too", "Give the edge a name of its own")
+    found, wrong = schema.check(variables)
+    problems += found
+    mesh = schema.filled(dict(variables), schema.load(), wrong)
+    services, edges = mesh["mesh_services"] or {}, mesh["mesh_edges"]
     return Mesh(
-        services={n: _service(str(n), v, problems) for n, v in services.values.items()},
-        edges={n: _edge(str(n), v, problems) for n, v in edges.values.items()},
-        tracing=_tracing(variables.get("mesh_tracing", {}), problems),
-        operator_bind=operator_bind,
+        services={
+            name: _service(name, service, _given(variables, "mesh_services", name), wrong)
+            for name, service in services.items()
+        },
+        edges={
+            name: _edge(name, edge, _given(variables, "mesh_edges", name), wrong)
+            for name, edge in edges.items()
+        },
+        tracing=_mesh_tracing(mesh["mesh_tracing"]),
+        operator_bind=mesh["mesh_operator_bind"],
+        given=variables,
+    )
+
+
+def policies(*layers: Given) -> Policies:
+    """Return the policies that `layers` say together, a later one over an earlier one."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        _lay_over(merged, layer)
+    values = schema.filled(merged, schema.load()["$defs"]["policies"])
+    retries = values["retries"]
+    return Policies(
+        timeout=values["timeout"],
+        connect_timeout=values["connect_timeout"],
+        retries=Retries(
+            attempts=retries["attempts"],
+            on=tuple(retries["on"]),
+            per_try_timeout=retries["per_try_timeout"],
+            budget_percent=retries["budget"]["percent"],
+            min_concurrent=retries["budget"]["min_concurrent"],
+        ),
+        load_balancing=values["load_balancing"],
+        hash_on=values["hash_on"],
+        circuit_breaker=values["circuit_breaker"],
+        outlier_detection=values["outlier_detection"],
+        health_check=values["health_check"],
+    )
+
+
+def _lay_over(under: dict[str, Any], over: Given) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and key not in _NOT_MERGED:
+            inner = under.setdefault(key, {})
+            _lay_over(inner, value)
+        else:
+            under[key] = copy.deepcopy(value)
+
+
+def _given(variables: Any, *path: str) -> dict[str, Any]:
+    """Return the mapping at `path` as the user wrote it; {} where there is none."""
+    for key in path:
+        variables = variables.get(key) if isinstance(variables, Mapping) else None
+    return dict(variables) if isinstance(variables, Mapping) else {}
+
+
+def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> Service:
+    place: KeyPath = ("mesh_services", name)
+    return Service(
+        name=name,
+        group=value["group"] or name,
+        port=value["port"],
+        app=_app(value["app"]),
+        operation=value["operation"] or name,
+        calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
+        given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
+    )
+
+
+def _sound(given: Given, place: KeyPath, wrong: frozenset[KeyPath]) -> Given:
+    """Return what the user said of policies at `place`, or nothing when any of it is wrong."""
+    if any(path[: len(place)] == place for path in wrong):
+        return {}
+    return given
+
+
+def _app(value: Given | None) -> FlaskApp | ExternalApp | None:
+    if value is None:
+        return None
+    if value["external"] is not None:
+        return ExternalApp(value["external"])
+    if value["flask"] is None:
+        return None
+    return FlaskApp(
+        source=value["flask"],
+        wsgi=value["wsgi"],
+        workers=value["workers"],
+        threads=value["threads"],
+        environment={key: str(text) for key, text in value["environment"].items()},
+    )
+
+
+def _calls(
+    calls: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]
+) -> tuple[Call, ...]:
+    return tuple(
+        Call(
+            upstream=name,
+            address=_address(call or {}),
+            given={
+                key: value
+                for key, value in _sound(_given(given, name), (*place, name), wrong).items()
+                if key not in ("host", "port", "tls")
+            },
+        )
+        for name, call in {**dict.fromkeys(map(str, given)), **calls}.items()
+    )
+
+
+def _address(value: Given) -> Address | None:
+    if value.get("host") is None or value.get("port") is None:
+        return None
+    tls = value["tls"]
+    return Address(value["host"], value["port"], None if tls is None else Tls(**tls))
+
+
+def _tracing(value: Given) -> Tracing:
+    return Tracing(sampling=value["sampling"], tags=value["tags"])
+
+
+def _match(value: Given) -> Match:
+    kind = next((kind for kind in ("path", "regex", "prefix") if value[kind] is not None), "prefix")
+    headers: dict[str, dict[str, str | bool]] = {
+        name: {"exact": wanted} if isinstance(wanted, str) else _said(wanted) or {}
+        for name, wanted in (value["headers"] or {}).items()
+    }
+    return Match(kind, value[kind] or "/", tuple(value["methods"] or ()), headers)
+
+
+def _route(value: Given, given: Given, *, sound: bool) -> Route:
+    to = value["to"] or {}
+    return Route(
+        match=_match(value),
+        to={to: 1} if isinstance(to, str) else to,
+        redirect=_said(value["redirect"]),
+        answer=value["answer"],
+        timeout=value["timeout"],
+        idle_timeout=value["idle_timeout"],
+        retries=_given(given, "retries") if sound and "retries" in given else None,
+        rewrite=_said(value["rewrite"]),
+        mirror=value["mirror"],
+        websocket=value["websocket"],
+        filters=_filters(value, given),
+        operation=value["operation"],
+        tracing=_tracing(value["tracing"]),
+    )
+
+
+def _said(value: Given | None) -> dict[str, Any] | None:
+    """Return a mapping without the keys that nobody set."""
+    if value is None:
+        return None
+    return {key: each for key, each in value.items() if each is not None}
+
+
+def _filters(value: Given, given: Given) -> dict[str, Any]:
+    return {name: value[name] for name in FILTERS if name in given and value.get(name) is not None}
+
+
+def _virtual_host(  # noqa: PLR0913, PLR0917 - what is said, and where it stands
+    name: str,
+    value: Given,
+    given: Given,
+    inherited: dict[str, Any],
+    place: KeyPath,
+    wrong: frozenset[KeyPath],
+) -> VirtualHost:
+    """Return a virtual host; `inherited` filters hold where it says nothing itself."""
+    said = given.get("routes")
+    kept = [
+        (index, route)
+        for index, route in enumerate(said if isinstance(said, list) else [])
+        if isinstance(route, Mapping)
+    ]
+    return VirtualHost(
+        name=name,
+        domains=tuple(value["domains"] or ()),
+        routes=tuple(
+            _route(
+                route,
+                route_said,
+                sound=_sound(route_said, (*place, "routes", index), wrong) is route_said,
+            )
+            for route, (index, route_said) in zip(value["routes"] or [], kept, strict=True)
+        ),
+        filters={**inherited, **_filters(value, given)},
+        where=schema.where(place),
+    )
+
+
+def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> Edge:
+    place: KeyPath = ("mesh_edges", name)
+    filters = _filters(value, given)
+    hosts = [_virtual_host(MAIN, value, given, filters, place, wrong)] if value["routes"] else []
+    hosts += [
+        _virtual_host(
+            each,
+            host,
+            _given(given, "virtual_hosts", each),
+            filters,
+            (*place, "virtual_hosts", each),
+            wrong,
+        )
+        for each, host in (value["virtual_hosts"] or {}).items()
+    ]
+    return Edge(
+        name=name,
+        group=value["group"] or name,
+        port=value["port"],
+        virtual_hosts=tuple(hosts),
+        calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
+        address=value["address"],
+        admin_port=value["admin_port"],
+        trusted_cidrs=tuple(value["trusted_cidrs"]),
+        tracing=_tracing(value["tracing"]),
+    )
+
+
+def _mesh_tracing(value: Given) -> MeshTracing:
+    collector = value["collector"]
+    if collector is not None and collector["host"] is not None:
+        port = ZIPKIN_PORT if value["export"] == "zipkin" else OTLP_GRPC_PORT
+        collector = {**collector, "port": collector["port"] or port}
+    address = None if collector is None else _address(collector)
+    return MeshTracing(
+        group=value["group"] or (DEFAULT_JAEGER_GROUP if collector is None else None),
+        collector=address,
+        export=value["export"],
+        sampling=value["sampling"],
+        tags=value["tags"],
     )

@@ -7,15 +7,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+ERROR, WARNING = "error", "warning"
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: the variable it is in, the value found, what is wrong, what to do."""
+    """One mistake: the variable it is in, the value found, what is wrong, what to do.
+
+    `severity` is ERROR, which stops a run, or WARNING, which is only told.
+    """
 
     variable: str
     value: Any
     message: str
     remedy: str
+    severity: str = ERROR
 
     def __str__(self) -> str:
         value = json.dumps(self.value, default=str)

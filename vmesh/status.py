@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vmesh.progress import duration
 
 if TYPE_CHECKING:
-    from vmesh.compile import HostPlan
+    from vmesh.plan import HostPlan
 
 PROPERTIES = (
     "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainStatus",

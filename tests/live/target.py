@@ -18,8 +18,8 @@ from tests.live.jaeger import Jaeger
 from tests.live.web import Reply, request
 from vmesh import paths
 from vmesh.cli.mesh import Mesh, read
-from vmesh.compile import HostPlan
 from vmesh.model import Edge
+from vmesh.plan import HostPlan
 
 # The VMs may be emulated: every ssh connection is kept, and a dead one is noticed.
 SSH_OPTIONS = (

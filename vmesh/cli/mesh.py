@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vmesh.cli import CliError, connect
-from vmesh.compile import HostPlan, Plan, compile_mesh
+from vmesh.compile import compile_mesh
 from vmesh.inventory import Inventory, load
+from vmesh.plan import HostPlan, Plan
 
 LAB_GROUP = "lab"
 

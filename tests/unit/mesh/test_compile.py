@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from vmesh.compile import Plan, compile_mesh, egress_address
+from vmesh.compile import compile_mesh
 from vmesh.inventory import Inventory
+from vmesh.plan import Plan, egress_address
 from vmesh.problems import Problem, Problems
 
 MESH: dict[str, Any] = {
@@ -83,16 +84,16 @@ def test_each_part_lands_on_the_hosts_of_its_group() -> None:
 def endpoints(plan: Plan, host: str, cluster: str) -> list[Any]:
     (proxy,) = plan.hosts[host].proxies
     (found,) = [c for c in proxy.view["clusters"] if c["name"] == cluster]
-    return list(found["endpoints"])
+    return [(each["address"], each["port"]) for each in found["endpoints"]]
 
 
 def test_a_caller_knows_every_instance_by_its_mesh_address() -> None:
     plan = compile_mesh(inventory())
     assert endpoints(plan, "shop1", "stock") == [
-        {"address": "10.0.0.3", "port": 9002},
-        {"address": "10.0.0.4", "port": 9002},
+        ("10.0.0.3", 9002),
+        ("10.0.0.4", 9002),
     ]
-    assert endpoints(plan, "web1", "shop") == [{"address": "10.0.0.2", "port": 9001}]
+    assert endpoints(plan, "web1", "shop") == [("10.0.0.2", 9001)]
 
 
 def test_an_app_learns_its_upstreams_and_its_own_address() -> None:
@@ -123,8 +124,8 @@ def test_longer_prefixes_are_matched_first() -> None:
     routes = [{"prefix": "/", "to": "shop"}, {"prefix": "/stock", "to": "stock"}]
     plan = compile_mesh(inventory(changed("mesh_edges.front.routes", routes)))
     (proxy,) = plan.hosts["web1"].proxies
-    table = proxy.view["routes"]["public"]["routes"]
-    assert [route["match"]["prefix"] for route in table] == ["/stock", "/"]
+    (site,) = proxy.view["routes"]["public"]["virtual_hosts"]
+    assert [route["match"]["prefix"] for route in site["routes"]] == ["/stock", "/"]
 
 
 def test_operators_pages_are_on_the_mesh_address_unless_told_otherwise() -> None:

@@ -1,0 +1,459 @@
+"""What is wrong with a mesh although each of its values is well formed.
+
+Pure, and tolerant: a value that the schema refused is None here and was told already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
+
+import re2
+
+from vmesh.model import (
+    Call,
+    Edge,
+    FlaskApp,
+    Match,
+    Mesh,
+    Route,
+    Service,
+    Tls,
+    VirtualHost,
+    policies,
+)
+from vmesh.plan import url_variable
+from vmesh.problems import WARNING, Problem
+from vmesh.schema import is_ipv4
+from vmesh.views import in_order, route_timeout
+
+# What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.
+OWN_ENVIRONMENT = ("MESH_ADDRESS", "SERVICE_NAME")
+GUNICORN_ENVIRONMENT = (
+    "WSGI_APP",
+    "WORKERS",
+    "THREADS",
+    "WORKER_CLASS",
+    "GRACEFUL_TIMEOUT_SECONDS",
+    "KEEP_ALIVE_SECONDS",
+    "LOG_LEVEL",
+    "ACCESS_LOG",
+    "CONFIG_ID",
+    "PYTHONPATH",
+)
+_SECRET_NAME = re.compile(
+    r"(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE_KEY|API_?KEY|ACCESS_KEY)", re.IGNORECASE
+)
+
+Hidden = frozenset[tuple[str, ...]]
+
+
+def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
+    """Return everything that is wrong with `mesh`, warnings included.
+
+    `hidden` are the key paths of texts that do not stand in plain in the inventory.
+    """
+    checks: tuple[Callable[[Mesh], Iterable[Problem]], ...] = (
+        _names,
+        _ports,
+        _service_calls,
+        _edge_calls,
+        _routes,
+        _domains,
+        _environments,
+        _tracing,
+        _cycles,
+    )
+    return [
+        *(problem for each in checks for problem in each(mesh)),
+        *_plain_secrets(mesh, hidden),
+    ]
+
+
+def looks_secret(name: str) -> bool:
+    """Tell whether an environment variable's name says that its value is nobody's business."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def _names(mesh: Mesh) -> Iterator[Problem]:
+    for name in sorted(set(mesh.services) & set(mesh.edges)):
+        yield Problem(
+            f"mesh_edges.{name}",
+            name,
+            "is a service's name too",
+            "Give the edge a name of its own",
+        )
+
+
+def _ports(mesh: Mesh) -> Iterator[Problem]:
+    owners: dict[int, str] = {}
+    for service in mesh.services.values():
+        if service.port is None:
+            continue
+        if service.port in owners:
+            yield Problem(
+                f"mesh_services.{service.name}.port",
+                service.port,
+                f"is also the port of {owners[service.port]}",
+                "Give every service a port of its own in the mesh",
+            )
+        owners.setdefault(service.port, service.name)
+
+
+def _known(mesh: Mesh) -> str:
+    return ", ".join(sorted(mesh.services)) or "none"
+
+
+def _service_calls(mesh: Mesh) -> Iterator[Problem]:
+    for service in mesh.services.values():
+        where = f"mesh_services.{service.name}"
+        yield from _policies(f"{where}.policies", service.given)
+        for call in service.calls:
+            if call.upstream == service.name:
+                yield Problem(
+                    f"{where}.calls", call.upstream, "is the service itself", "Remove this call"
+                )
+            elif call.upstream not in mesh.services and not _leads_outside(mesh, where, call):
+                yield Problem(
+                    f"{where}.calls",
+                    call.upstream,
+                    "is not a service of this mesh",
+                    f"Describe it under mesh_services, call one of: {_known(mesh)}; or say its"
+                    " host and port",
+                )
+            yield from _call(f"{where}.calls.{call.upstream}", mesh, call)
+
+
+def _leads_outside(mesh: Mesh, where: str, call: Call) -> bool:
+    """Tell whether the user meant an address, even one that is wrong."""
+    if call.address is not None:
+        return True
+    kind, _, name = where.partition(".")
+    given = mesh.given.get(kind, {}).get(name, {}).get("calls", {}).get(call.upstream)
+    return isinstance(given, Mapping) and ("host" in given or "port" in given)
+
+
+def _edge_calls(mesh: Mesh) -> Iterator[Problem]:
+    for edge in mesh.edges.values():
+        where = f"mesh_edges.{edge.name}"
+        used = {name for route in edge.routes for name in _upstreams(route)}
+        for call in edge.calls:
+            outside = _leads_outside(mesh, where, call)
+            if call.upstream not in mesh.services and not outside:
+                yield Problem(
+                    f"{where}.calls",
+                    call.upstream,
+                    "is not a service of this mesh",
+                    f"Describe it under mesh_services, name one of: {_known(mesh)}; or say its"
+                    " host and port",
+                )
+            elif call.upstream not in used:
+                yield Problem(
+                    f"{where}.calls",
+                    call.upstream,
+                    "is where no route of this edge leads",
+                    "Remove it, or add a route",
+                    WARNING,
+                )
+            yield from _call(f"{where}.calls.{call.upstream}", mesh, call)
+
+
+def _call(where: str, mesh: Mesh, call: Call) -> Iterator[Problem]:
+    if call.address is not None:
+        if call.upstream in mesh.services:
+            yield Problem(
+                where,
+                call.address.host,
+                f"is an address outside the mesh, and {call.upstream} is a service of it",
+                "Give this call another name, or remove its host and port",
+            )
+        yield from _tls(f"{where}.tls", call.address.host, call.address.tls)
+    service = mesh.services.get(call.upstream)
+    yield from _policies(where, service.given if service else {}, call.given)
+
+
+def _tls(where: str, host: str, tls: Tls | None) -> Iterator[Problem]:
+    if tls is None:
+        return
+    if not tls.verify:
+        yield Problem(
+            f"{where}.verify",
+            False,
+            "lets anybody answer in the upstream's place",
+            "Remove it, and name the authority with ca_file if it is one of your own",
+            WARNING,
+        )
+    elif tls.sni is None and is_ipv4(host):
+        yield Problem(
+            where,
+            host,
+            "is an address, so there is no name that the certificate could be verified for",
+            "Set sni to the name in its certificate",
+        )
+
+
+def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
+    """Return what does not fit together in the policies of one call; the last layer is its own."""
+    if not layers[-1]:
+        return
+    said = policies(*layers)
+    per_try = said.retries.per_try_timeout
+    if per_try is not None and per_try > said.timeout:
+        yield Problem(
+            f"{where}.retries.per_try_timeout",
+            per_try,
+            f"is longer than the timeout of the whole call, {said.timeout:g} s",
+            "Make it shorter, or the timeout longer",
+        )
+    if said.load_balancing == "ring_hash" and said.hash_on is None:
+        yield Problem(
+            f"{where}.hash_on",
+            None,
+            "is missing, and ring_hash needs to know what decides",
+            "Set hash_on to a header or a cookie",
+        )
+    if said.load_balancing != "ring_hash" and said.hash_on is not None:
+        yield Problem(
+            f"{where}.hash_on",
+            sorted(said.hash_on),
+            f"has no meaning with {said.load_balancing}",
+            "Set load_balancing to ring_hash, or remove hash_on",
+        )
+
+
+def _upstreams(route: Route) -> Iterator[str]:
+    yield from route.to
+    if route.mirror is not None and route.mirror["to"] is not None:
+        yield route.mirror["to"]
+
+
+def _routes(mesh: Mesh) -> Iterator[Problem]:
+    for edge in mesh.edges.values():
+        for host in edge.virtual_hosts:
+            for index, route in enumerate(host.routes):
+                yield from _route(f"{host.where}.routes[{index}]", mesh, edge, route)
+            yield from _shadows(host)
+            yield from _cors(host.where, host.filters)
+
+
+def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem]:
+    outside = {call.upstream for call in edge.calls if _leads_outside(mesh, _of(edge), call)}
+    for key, name in [(f"{where}.to", n) for n in route.to] + [
+        (f"{where}.mirror.to", n) for n in list(_upstreams(route))[len(route.to) :]
+    ]:
+        if name not in mesh.services and name not in outside:
+            yield Problem(
+                key,
+                name,
+                "is not a service of this mesh",
+                f"Describe it under mesh_services, or route to one of: {_known(mesh)}",
+            )
+    if route.to and not sum(route.to.values()):
+        yield Problem(
+            f"{where}.to", route.to, "has weights that add up to nothing", "Give one a weight"
+        )
+    if sum(route.to.values()) > 2**32 - 1:
+        yield Problem(
+            f"{where}.to", route.to, "has weights too large to add up", "Use smaller weights"
+        )
+    yield from _either(f"{where}.rewrite", route.rewrite, "prefix", "regex")
+    yield from _either(f"{where}.redirect", route.redirect, "path", "prefix")
+    yield from _substitution(f"{where}.rewrite", route.rewrite)
+    yield from _cors(where, route.filters)
+    if route.websocket and "max_request_bytes" in route.filters:
+        yield Problem(
+            f"{where}.max_request_bytes",
+            route.filters["max_request_bytes"],
+            "would hold back all that is sent over a WebSocket",
+            "Remove it from this route",
+        )
+    timeout = route_timeout(mesh, edge, route)
+    per_try = (route.retries or {}).get("per_try_timeout")
+    if per_try is not None and timeout is not None and per_try > timeout:
+        yield Problem(
+            f"{where}.retries.per_try_timeout",
+            per_try,
+            f"is longer than the route's timeout, {timeout:g} s",
+            "Make it shorter, or the timeout longer",
+        )
+
+
+def _of(edge: Edge) -> str:
+    return f"mesh_edges.{edge.name}"
+
+
+def _either(where: str, value: Mapping[str, object] | None, *names: str) -> Iterator[Problem]:
+    if value is not None and all(name in value for name in names):
+        yield Problem(
+            where,
+            sorted(value),
+            f"has {' and '.join(names)}, which exclude one another",
+            "Keep one of them",
+        )
+
+
+def _substitution(where: str, rewrite: Mapping[str, str] | None) -> Iterator[Problem]:
+    if not rewrite or "regex" not in rewrite or "substitution" not in rewrite:
+        return
+    text, groups = rewrite["substitution"], re2.compile(rewrite["regex"]).groups
+    if re.search(r"\\([^0-9\\]|$)", text.replace(r"\\", "")):
+        yield Problem(
+            f"{where}.substitution",
+            text,
+            r"has a \ that is followed by neither a digit nor another \ ",
+            r"Write \1 for the first group, \\ for a backslash",
+        )
+    elif any(int(digit) > groups for digit in re.findall(r"\\([0-9])", text.replace(r"\\", ""))):
+        yield Problem(
+            f"{where}.substitution",
+            text,
+            f"names a group that the expression does not have; it has {groups}",
+            r"Put ( ) around what \1 stands for",
+        )
+
+
+def _cors(where: str, filters: Mapping[str, Mapping[str, object]]) -> Iterator[Problem]:
+    cors = filters.get("cors")
+    origins = cors and cors.get("origins")
+    if cors and cors.get("credentials") and isinstance(origins, list) and "*" in origins:
+        yield Problem(
+            f"{where}.cors.credentials",
+            True,
+            "would let every site act with the visitor's cookies",
+            "Name the origins instead of *, or remove credentials",
+        )
+
+
+def _shadows(host: VirtualHost) -> Iterator[Problem]:
+    """Return the routes of which no request is left by another one before them."""
+    earlier: list[tuple[int, Match]] = []
+    for index, route in in_order(host.routes):
+        for first, match in earlier:
+            if _covers(match, route.match):
+                yield Problem(
+                    f"{host.where}.routes[{index}]",
+                    route.match.value,
+                    f"never gets a request: routes[{first}] takes all of them",
+                    "Remove one, or give one another path, method or header",
+                )
+                break
+        earlier.append((index, route.match))
+
+
+def _covers(one: Match, other: Match) -> bool:
+    """Tell whether every request that `other` matches is matched by `one` too."""
+    if one.kind == "prefix" and other.kind in ("prefix", "path"):
+        path = other.value.startswith(one.value)
+    else:
+        path = (one.kind, one.value) == (other.kind, other.value)
+    methods = not one.methods or (bool(other.methods) and set(other.methods) <= set(one.methods))
+    headers = all(other.headers.get(name) == wanted for name, wanted in one.headers.items())
+    return path and methods and headers
+
+
+def _domains(mesh: Mesh) -> Iterator[Problem]:
+    for edge in mesh.edges.values():
+        owners: dict[str, str] = {}
+        for host in edge.virtual_hosts:
+            for domain, times in Counter(host.domains).items():
+                owner = host.where if times > 1 else owners.get(domain)
+                if owner is not None:
+                    yield Problem(
+                        f"{host.where}.domains",
+                        domain,
+                        f"stands in {owner}.domains too"
+                        if owner != host.where
+                        else "stands there twice",
+                        "Answer for it in one place",
+                    )
+                owners.setdefault(domain, host.where)
+
+
+def _environments(mesh: Mesh) -> Iterator[Problem]:
+    for service in mesh.services.values():
+        if not isinstance(service.app, FlaskApp):
+            continue
+        urls = {url_variable(call.upstream) for call in service.calls}
+        for name in service.app.environment:
+            if name in urls or name in OWN_ENVIRONMENT or name in GUNICORN_ENVIRONMENT:
+                yield Problem(
+                    f"mesh_services.{service.name}.app.environment",
+                    name,
+                    "is a variable that vmesh sets itself",
+                    "Use another name",
+                )
+
+
+def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
+    for service in mesh.services.values():
+        if not isinstance(service.app, FlaskApp):
+            continue
+        place = ("mesh_services", service.name, "app", "environment")
+        for name in service.app.environment:
+            if looks_secret(name) and (*place, name) not in hidden:
+                yield Problem(
+                    f"mesh_services.{service.name}.app.environment",
+                    name,
+                    "looks like a secret and stands in the inventory in plain text",
+                    "Encrypt it: `ansible-vault encrypt_string`, and put its output here",
+                    WARNING,
+                )
+
+
+def _tracing(mesh: Mesh) -> Iterator[Problem]:
+    tracing = mesh.tracing
+    if tracing.group is not None and tracing.collector is not None:
+        yield Problem(
+            "mesh_tracing",
+            ["collector", "group"],
+            "has collector and group, which exclude one another",
+            "Keep group for a Jaeger on a host of yours, collector for anything else",
+        )
+    if tracing.collector is not None:
+        yield from _tls("mesh_tracing.collector.tls", tracing.collector.host, tracing.collector.tls)
+
+
+def _cycles(mesh: Mesh) -> Iterator[Problem]:
+    """Return each circle of calls once: such requests can go round for ever."""
+    for circle in circles({name: _callees(service) for name, service in mesh.services.items()}):
+        path = [*circle, circle[0]]
+        if all(two in mesh.services for _, two in pairwise(path)):
+            yield Problem(
+                f"mesh_services.{circle[0]}.calls",
+                circle[1],
+                f"closes a circle: {' -> '.join(path)}",
+                "Make sure that a request cannot go round it for ever, or remove a call",
+                WARNING,
+            )
+
+
+def _callees(service: Service) -> list[str]:
+    return [call.upstream for call in service.calls if call.upstream != service.name]
+
+
+def circles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return one circle for each call in `graph` that closes one on a walk through it.
+
+    Each begins with its first name by the alphabet. Calls that lead nowhere are left out.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    done: set[str] = set()
+    for start in sorted(graph):
+        path: list[str] = []
+        branches = [iter([start])]
+        while branches:
+            name = next(branches[-1], None)
+            if name is None:
+                branches.pop()
+                if path:
+                    done.add(path.pop())
+            elif name in path:
+                circle = path[path.index(name) :]
+                first = circle.index(min(circle))
+                found[tuple(circle[first:] + circle[:first])] = None
+            elif name not in done and name in graph:
+                path.append(name)
+                branches.append(iter(sorted(graph[name])))
+    return [list(circle) for circle in found]

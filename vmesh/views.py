@@ -1,0 +1,477 @@
+"""The pieces of a proxy's view: listeners, route tables, clusters, as plain data.
+
+A view is what the templates in files/envoy/ are rendered from; they add Envoy's language and
+nothing of the mesh. Times are seconds, percentages 0 to 100.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vmesh.model import (
+    Address,
+    Call,
+    Edge,
+    ExternalApp,
+    Match,
+    Mesh,
+    Policies,
+    Route,
+    Service,
+    Tls,
+    VirtualHost,
+    policies,
+)
+from vmesh.plan import View, app_socket
+
+# Names that no service can have: a DNS label holds no underscore.
+COLLECTOR = "tracing_collector"
+LOCAL_APP = "local_app"
+ADMIN = "envoy_admin"
+
+# Health checks of callers carry it; such requests make no spans, and clients cannot send it.
+HEALTH_CHECK_HEADER = "x-vmesh-health-check"
+
+# The admin pages that only tell and never change anything, nor show the configuration:
+# https://www.envoyproxy.io/docs/envoy/latest/operations/admin
+ADMIN_PAGES = (
+    "/",
+    "/ready",
+    "/server_info",
+    "/stats",
+    "/stats/prometheus",
+    "/clusters",
+    "/listeners",
+    "/memory",
+    "/hot_restart_version",
+)
+
+# Envoy takes an empty internal_address_config for the default, all private networks, and
+# lets those bring their own request ids. No peer has this address.
+NOBODY = "0.0.0.0/32"
+
+EDGE_TIMEOUT = 15.0
+UPSTREAM_IDLE = 300.0
+# gunicorn keeps an idle connection for 75 seconds; Envoy must let go of it first.
+FLASK_IDLE = 50.0
+# Nobody knows how long another app does. Few let go sooner than this, and opening a connection
+# on the same host costs next to nothing.
+EXTERNAL_IDLE = 1.0
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
+# Envoy refuses to fill a bucket more often than this:
+# https://www.envoyproxy.io/docs/envoy/latest/api-v3/type/v3/token_bucket.proto
+_LEAST_FILL_INTERVAL = 0.05
+_KINDS = {"path": 0, "regex": 1, "prefix": 2}
+
+Tags = Mapping[str, Mapping[str, str | None]]
+
+
+def network(cidr: str) -> View:
+    """Return an IPv4 network as Envoy writes it."""
+    parsed = ipaddress.IPv4Network(cidr)
+    return {"address_prefix": str(parsed.network_address), "prefix_len": parsed.prefixlen}
+
+
+def tags(*layers: Tags) -> list[View]:
+    """Return the tags of all `layers`, a later one over an earlier one of the same name."""
+    merged = {name: tag for layer in layers for name, tag in layer.items()}
+    return [
+        {"name": name, **{k: v for k, v in tag.items() if v is not None or k == "default"}}
+        for name, tag in sorted(merged.items())
+    ]
+
+
+# Clusters
+
+
+def cluster(  # noqa: PLR0913 - each is a fact of its own
+    name: str,
+    endpoints: list[View],
+    *,
+    kind: str = "eds",
+    http2: bool = False,
+    idle_timeout: float | None = None,
+    call: Policies | None = None,
+    tls: Tls | None = None,
+) -> View:
+    """Return a cluster; without `call` it is one inside the host or of vmesh's own."""
+    view: View = {
+        "name": name,
+        "type": kind,
+        "endpoints": endpoints,
+        "http2": http2,
+        "idle_timeout": idle_timeout,
+        "connect_timeout": 1.0,
+        "load_balancing": "least_request",
+        "circuit_breaker": None,
+        "outlier_detection": None,
+        "health_check": None,
+        "tls": tls and {"sni": tls.sni, "verify": tls.verify, "ca_file": tls.ca_file},
+    }
+    if call is None:
+        return view
+    outliers = dict(call.outlier_detection)
+    return {
+        **view,
+        "connect_timeout": call.connect_timeout,
+        "load_balancing": call.load_balancing,
+        "circuit_breaker": {
+            **call.circuit_breaker,
+            "budget_percent": call.retries.budget_percent,
+            "min_retries": call.retries.min_concurrent,
+        },
+        "outlier_detection": outliers if outliers.pop("enabled") else None,
+        "health_check": call.health_check,
+    }
+
+
+def endpoint(address: str, port: int, zone: str | None = None, priority: int = 0) -> View:
+    """Return an endpoint; those of the lowest priority get the requests while they are healthy."""
+    return {"address": address, "port": port, "zone": zone, "priority": priority}
+
+
+def outside(name: str, address: Address, call: Policies | None, *, http2: bool = False) -> View:
+    """Return the cluster of an address outside the mesh."""
+    tls = address.tls and Tls(
+        address.tls.sni or address.host, address.tls.verify, address.tls.ca_file
+    )
+    return cluster(
+        name,
+        [endpoint(address.host, address.port)],
+        kind="dns",
+        http2=http2,
+        idle_timeout=UPSTREAM_IDLE,
+        call=call,
+        tls=tls,
+    )
+
+
+def host_header(address: Address) -> str:
+    """Return the Host header that an address outside the mesh expects."""
+    usual = 443 if address.tls else 80
+    return address.host if address.port == usual else f"{address.host}:{address.port}"
+
+
+def local_app(service: Service) -> View:
+    """Return the cluster of the app behind its own Envoy."""
+    if isinstance(service.app, ExternalApp):
+        listening = service.app.listening
+        if listening.startswith("unix:"):
+            where: View = {"pipe": listening.removeprefix("unix:")}
+        else:
+            address, port = listening.rsplit(":", 1)
+            where = endpoint(address, int(port))
+        return cluster(LOCAL_APP, [where], idle_timeout=EXTERNAL_IDLE)
+    return cluster(LOCAL_APP, [{"pipe": app_socket(service.name)}], idle_timeout=FLASK_IDLE)
+
+
+# Listeners
+
+
+def listener(  # noqa: PLR0913 - each is a fact of its own
+    name: str,
+    direction: str,
+    address: str,
+    port: int,
+    *,
+    tracing: View | None,
+    websocket: str,
+    trusted: Iterable[str] = (),
+    edge: bool = False,
+) -> View:
+    """Return a listener; peers in `trusted` may bring their own trace context."""
+    networks = [network(cidr) for cidr in trusted]
+    return {
+        "name": name,
+        "direction": direction,
+        "address": address,
+        "port": port,
+        "edge": edge,
+        "trusted_networks": networks,
+        "internal_networks": networks or [network(NOBODY)],
+        "tracing": tracing,
+        "websocket": websocket,
+    }
+
+
+def tracing(mesh: Mesh, proxy: str, sampling: float | None = None, own: Tags | None = None) -> View:
+    """Return how a listener of `proxy` traces; `sampling` and `own` tags are an edge's."""
+    collector = mesh.tracing.collector
+    return {
+        "export": mesh.tracing.export,
+        "service": proxy,
+        "sampling": mesh.tracing.sampling if sampling is None else sampling,
+        "collector": COLLECTOR,
+        "collector_host": host_header(collector) if collector else COLLECTOR,
+        "tags": tags(mesh.tracing.tags, own or {}),
+    }
+
+
+# Routes
+
+
+def table(routes: list[View]) -> View:
+    """Return a route table with one virtual host for whatever comes."""
+    return {"tell_trace": False, "virtual_hosts": [virtual_host("all", ["*"], routes)]}
+
+
+def virtual_host(
+    name: str, domains: Iterable[str], routes: list[View], filters: View | None = None
+) -> View:
+    """Return a virtual host; `filters` hold for its routes where they say nothing themselves."""
+    return {"name": name, "domains": list(domains), "filters": filters or {}, "routes": routes}
+
+
+def forward(  # noqa: PLR0913 - each is a fact of its own
+    cluster_name: str,
+    operation: str,
+    *,
+    match: View | None = None,
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    call: Policies | None = None,
+    rewrite: View | None = None,
+) -> View:
+    """Return a route to one cluster; without `timeout` it ends when the caller gives up."""
+    return {
+        "match": match or {"prefix": "/", "headers": []},
+        "cluster": cluster_name,
+        "operation": operation,
+        "timeout": timeout,
+        "idle_timeout": idle_timeout,
+        "retry": retry(call),
+        "rewrite": rewrite,
+        "mirror": None,
+        "hash_on": hash_on([call]) if call else [],
+        "websocket": False,
+        "tracing": None,
+        "filters": {},
+    }
+
+
+def retry(call: Policies | None) -> View | None:
+    """Return what is sent again, None for nothing."""
+    if call is None or not call.retries.attempts:
+        return None
+    return {
+        "on": ",".join(call.retries.on),
+        "attempts": call.retries.attempts,
+        "per_try_timeout": call.retries.per_try_timeout,
+    }
+
+
+def hash_on(calls: Iterable[Policies]) -> list[View]:
+    """Return what decides the instance, for each of `calls` that balances by a hash."""
+    found: list[View] = []
+    for call in calls:
+        if call.load_balancing == "ring_hash" and call.hash_on:
+            said = call.hash_on
+            view = (
+                {"header": said["header"]}
+                if said.get("header")
+                else {"cookie": said["cookie"], "ttl": said["ttl"]}
+            )
+            if view not in found:
+                found.append(view)
+    return found
+
+
+def ingress_routes(service: Service) -> list[View]:
+    """Return what a service's own Envoy does with requests: all of them are the app's."""
+    # No end of its own to a silent stream: the caller's Envoy has one.
+    own = forward(LOCAL_APP, service.operation, idle_timeout=0.0)
+    check = {
+        **own,
+        "match": {"prefix": "/", "headers": [{"name": HEALTH_CHECK_HEADER, "present": True}]},
+        "tracing": {"sampling": None, "overall": 0.0, "tags": []},
+    }
+    return [check, own]
+
+
+def admin_routes() -> list[View]:
+    """Return the routes of the read-only admin pages."""
+    pages: list[View] = [
+        {
+            **forward(ADMIN, "admin", timeout=EDGE_TIMEOUT),
+            "match": {"path": page, "headers": [{"name": ":method", "exact": "GET"}]},
+        }
+        for page in ADMIN_PAGES
+    ]
+    refusal = "Only GET of " + ", ".join(ADMIN_PAGES) + " is allowed here.\n"
+    return [*pages, _answer({"prefix": "/", "headers": []}, {"status": 403, "body": refusal})]
+
+
+def _answer(match: View, answer: View) -> View:
+    return {"match": match, "answer": answer, "operation": None, "filters": {}, "tracing": None}
+
+
+def in_order(routes: Iterable[Route]) -> list[tuple[int, Route]]:
+    """Return the routes, with their places in the inventory, in the order Envoy gets them.
+
+    Envoy takes the first match. A reader of the inventory need not know that: exact paths come
+    first, then regular expressions as they stand, then prefixes, the longest first; of equal
+    paths the one with more conditions.
+    """
+
+    def rank(item: tuple[int, Route]) -> tuple[int, int, str, int, int]:
+        index, route = item
+        match = route.match
+        conditions = len(match.headers) + bool(match.methods)
+        if match.kind == "regex":
+            return (_KINDS["regex"], 0, "", 0, index)
+        return (_KINDS[match.kind], -len(match.value), match.value, -conditions, index)
+
+    return sorted(enumerate(routes), key=rank)
+
+
+def edge_policies(mesh: Mesh, edge: Edge, upstream: str) -> Policies:
+    """Return how `edge` calls `upstream`."""
+    return policies(*_layers(mesh, edge.calls, upstream))
+
+
+def _layers(mesh: Mesh, calls: Iterable[Call], upstream: str) -> list[Mapping[str, Any]]:
+    service = mesh.services.get(upstream)
+    own = next((call for call in calls if call.upstream == upstream), None)
+    return [service.given if service else {}, own.given if own else {}]
+
+
+def _main_upstream(route: Route) -> str | None:
+    """Return the upstream with the greatest weight."""
+    return max(route.to, key=lambda name: route.to[name], default=None)
+
+
+def route_timeout(mesh: Mesh, edge: Edge, route: Route) -> float | None:
+    """Return the timeout of an edge's route; None for no end."""
+    if route.timeout is not None:
+        return route.timeout
+    if route.websocket:
+        return None
+    said = [
+        float(layer["timeout"])
+        for layer in _layers(mesh, edge.calls, _main_upstream(route) or "")
+        if "timeout" in layer
+    ]
+    return said[-1] if said else EDGE_TIMEOUT
+
+
+def edge_table(mesh: Mesh, edge: Edge) -> View:
+    """Return the route table of an edge."""
+    return {
+        "tell_trace": True,
+        "virtual_hosts": [_edge_virtual_host(mesh, edge, host) for host in edge.virtual_hosts],
+    }
+
+
+def _edge_virtual_host(mesh: Mesh, edge: Edge, host: VirtualHost) -> View:
+    # A limit counts for the whole virtual host; the others are written out at each route.
+    shared = {name: value for name, value in host.filters.items() if name != "rate_limit"}
+    limit = {name: value for name, value in host.filters.items() if name == "rate_limit"}
+    return virtual_host(
+        host.name,
+        host.domains,
+        [edge_route(mesh, edge, route, shared) for _, route in in_order(host.routes)],
+        _filters(limit),
+    )
+
+
+def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) -> View:
+    """Return a route of an edge; `shared` filters are those of its virtual host."""
+    filters = _filters({**shared, **route.filters})
+    if route.websocket:
+        filters.pop("max_request_bytes", None)
+    base: View = {
+        "match": _match(route.match, with_preflight="cors" in filters),
+        "filters": filters,
+        "operation": route.operation,
+        "tracing": _route_tracing(mesh, edge, route),
+    }
+    if route.redirect is not None:
+        return {**base, "redirect": route.redirect}
+    if route.answer is not None:
+        return {**base, "answer": route.answer}
+    main = _main_upstream(route)
+    assert main is not None, "compile plans no mesh with problems"
+    calls = {name: edge_policies(mesh, edge, name) for name in route.to}
+    call = calls[main]
+    if route.retries is not None:
+        call = policies(*_layers(mesh, edge.calls, main), {"retries": route.retries})
+    address = next((c.address for c in edge.calls if c.upstream == main and c.address), None)
+    rewrite = dict(route.rewrite or {})
+    if address is not None:
+        rewrite.setdefault("host", host_header(address))
+    service = mesh.services.get(main)
+    return {
+        **base,
+        **_target(route.to),
+        "operation": route.operation or (service.operation if service else main),
+        "timeout": route_timeout(mesh, edge, route),
+        "idle_timeout": route.idle_timeout,
+        "retry": retry(call),
+        "rewrite": rewrite or None,
+        "mirror": route.mirror
+        and {"cluster": route.mirror["to"], "percent": route.mirror["percent"]},
+        "hash_on": hash_on(calls.values()),
+        "websocket": route.websocket,
+    }
+
+
+def _target(to: Mapping[str, int]) -> View:
+    if len(to) == 1:
+        return {"cluster": next(iter(to))}
+    return {"weights": [{"cluster": name, "weight": weight} for name, weight in to.items()]}
+
+
+def _match(match: Match, *, with_preflight: bool) -> View:
+    headers: list[View] = []
+    if match.methods:
+        # A browser asks with OPTIONS before it sends such a request from another site's page.
+        methods = dict.fromkeys([*match.methods, *(["OPTIONS"] if with_preflight else [])])
+        if len(methods) == 1:
+            headers.append({"name": ":method", "exact": next(iter(methods))})
+        else:
+            headers.append({"name": ":method", "regex": "|".join(methods)})
+    headers += [{"name": name, **wanted} for name, wanted in match.headers.items()]
+    return {match.kind: match.value, "headers": headers}
+
+
+def _route_tracing(mesh: Mesh, edge: Edge, route: Route) -> View | None:
+    own = route.tracing
+    if own.sampling is None and not own.tags:
+        return None
+    outer = edge.tracing.sampling
+    outer = mesh.tracing.sampling if outer is None else outer
+    return {
+        "sampling": outer if own.sampling is None else own.sampling,
+        "overall": None,
+        "tags": tags(mesh.tracing.tags, edge.tracing.tags, own.tags),
+    }
+
+
+def _filters(said: Mapping[str, Any]) -> View:
+    """Return the filters as the templates take them."""
+    view: View = {
+        name: value
+        for name, value in said.items()
+        if name in ("max_request_bytes", "compression", "cors")
+    }
+    if said.get("fault"):
+        view["fault"] = {name: fault for name, fault in said["fault"].items() if fault is not None}
+    if said.get("rate_limit"):
+        view["rate_limit"] = token_bucket(**said["rate_limit"])
+    return view
+
+
+def token_bucket(requests: int, per: str, burst: int | None) -> View:
+    """Return a bucket that lets `requests` pass in the time `per`, filled as often as can be."""
+    interval = _SECONDS[per] / requests
+    tokens = math.ceil(_LEAST_FILL_INTERVAL / interval)
+    return {
+        "tokens": tokens,
+        "interval": tokens * interval,
+        "burst": max(burst or requests, tokens),
+        "retry_after": max(1, math.ceil(tokens * interval)),
+    }

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from vmesh import paths
-from vmesh.problems import Problem, Problems
+from vmesh.problems import ERROR, WARNING, Problem, Problems
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -185,17 +185,26 @@ def find_inventory(given: Path) -> Path:
 
 
 def problem_list(problems: Sequence[Problem]) -> str:
-    """Lay out mistakes for reading: variable and value, what is wrong, what to do."""
+    """Lay out mistakes for reading: variable and value, what is wrong, what to do.
+
+    Errors come first, then warnings, each kind with its number.
+    """
     parts = []
-    for number, problem in enumerate(problems, 1):
-        value = json.dumps(problem.value, default=str)
-        parts.append(
-            f"{number:>3}. {problem.variable} = {value}\n"
-            f"     {problem.message}\n"
-            f"     -> {problem.remedy}"
-        )
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    return f"{count}:\n" + "\n".join(parts)
+    for severity, kind in ((ERROR, "problem"), (WARNING, "warning")):
+        found = [problem for problem in problems if problem.severity == severity]
+        if found:
+            parts.append(f"{len(found)} {kind}{'s' if len(found) != 1 else ''}:")
+            parts += [_laid_out(number, problem) for number, problem in enumerate(found, 1)]
+    return "\n".join(parts)
+
+
+def _laid_out(number: int, problem: Problem) -> str:
+    value = json.dumps(problem.value, default=str, ensure_ascii=False)
+    return (
+        f"{number:>3}. {problem.variable} = {value}\n"
+        f"     {problem.message}\n"
+        f"     -> {problem.remedy}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,8 +21,8 @@ use POSIX ();
 my $LARGEST_HEAD = 64 * 1024;    # Envoy lets 60 KiB through
 my $LARGEST_BODY = 1024 * 1024;
 my $MOST_CONNECTIONS = 500;
-# Longer than the 50 s after which the Envoy in front gives an idle connection up: were both to
-# end it at the same moment, a request could fall between them.
+# Longer than any Envoy in front keeps an idle connection: were both to end it at the same moment,
+# a request could fall between them.
 my $IDLE_SECONDS = 120;
 
 my %REASONS = (

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from vmesh.model import Edge, Mesh, Route
+import re2
+
+from vmesh.model import MAIN, Edge, ExternalApp, Match, Mesh, Route
 from vmesh.traces import Span
 
+KINDS = ("path", "regex", "prefix")  # the most specific first
+NO_HEADERS: Mapping[str, str] = {}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, order=True)
 class Node:
-    """A span without its ids and times, and the spans it is the parent of."""
+    """A span without its ids and times, and the spans it is the parent of, in a fixed order."""
 
     service: str
     operation: str
@@ -26,37 +31,96 @@ class Node:
         """Return this node and all below it, parents first."""
         return [self, *(each for child in self.children for each in child.flat())]
 
+    def levels(self) -> int:
+        """Return how many Envoys' spans for incoming requests stand one below the other."""
+        own = 1 if self.kind == "server" else 0
+        return own + max((child.levels() for child in self.children), default=0)
 
-def expected(mesh: Mesh, edge: Edge, path: str, calls: bool) -> Node:
+
+def expected(  # noqa: PLR0913 - a request has that many sides
+    mesh: Mesh,
+    edge: Edge,
+    path: str,
+    calls: bool = True,
+    *,
+    to: str | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
+    site: str = MAIN,
+) -> Node:
     """Return the trace of one GET of `path` at `edge`.
 
     Every Envoy on the way makes one span: the edge, a service's Envoy for what comes in, and
-    again for each call its app makes. `calls` says whether the app calls on for this path:
-    that is the demo's code and not in the inventory.
+    again for each call its app makes. `calls` says whether the apps call on for this path, each
+    all its upstreams: that is the apps' code and not in the inventory. `to` is the service that
+    answered where a route has several; `site` is the virtual host.
     """
-    route = route_of(edge, path)
-    return Node(edge.name, mesh.services[route.to].operation, "server",
-                (_incoming(mesh, route.to, calls),))  # fmt: skip
+    route = route_of(edge, path, headers, site)
+    main = max(route.to, key=lambda name: route.to[name])
+    below = [_incoming(mesh, to or main, calls)]
+    assert to is None or to in route.to, f"{path} never leads to {to}"
+    if route.mirror is not None:
+        assert route.mirror["percent"] == 100, "whether there is a copy cannot be foretold"
+        below.append(_incoming(mesh, route.mirror["to"], calls))
+    operation = route.operation or mesh.services[main].operation
+    return Node(edge.name, operation, "server", tuple(sorted(below)))
 
 
-def route_of(edge: Edge, path: str) -> Route:
-    """Return the route that answers `path`: the one with the longest prefix."""
-    fitting = [route for route in edge.routes if path.startswith(route.prefix)]
-    return max(fitting, key=lambda route: len(route.prefix))
+def route_of(
+    edge: Edge, path: str, headers: Mapping[str, str] = NO_HEADERS, site: str = MAIN
+) -> Route:
+    """Return the route that answers a GET: as docs/inventory.md says, the most specific one."""
+    routes = next(host.routes for host in edge.virtual_hosts if host.name == site)
+    fitting = [
+        (KINDS.index(route.match.kind), _looseness(route.match), index, route)
+        for index, route in enumerate(routes)
+        if _fits(route.match, path, headers)
+    ]
+    return min(fitting, key=lambda each: each[:3])[3]
 
 
-def _incoming(mesh: Mesh, service: str, calls: bool) -> Node:
-    upstreams = mesh.services[service].calls if calls else ()
-    return Node(
-        service,
-        mesh.services[service].operation,
-        "server",
-        tuple(
-            Node(service, mesh.services[call.upstream].operation, "client",
-                 (_incoming(mesh, call.upstream, calls),))
-            for call in upstreams
-        ),
-    )  # fmt: skip
+def _looseness(match: Match) -> tuple[int, int]:
+    if match.kind == "regex":
+        return (0, 0)
+    return (-len(match.value), -len(match.headers) - bool(match.methods))
+
+
+def _fits(match: Match, path: str, headers: Mapping[str, str]) -> bool:
+    if match.methods and "GET" not in match.methods:
+        return False
+    for name, wanted in match.headers.items():
+        assert set(wanted) == {"exact"}, f"no test asks for {wanted} yet"
+        if headers.get(name) != wanted["exact"]:
+            return False
+    if match.kind == "regex":
+        return re2.fullmatch(match.value, path) is not None
+    return path.startswith(match.value) if match.kind == "prefix" else path == match.value
+
+
+def _incoming(mesh: Mesh, name: str, calls: bool) -> Node:
+    service = mesh.services[name]
+    # Only a Flask service of ours is known to call what it is told of.
+    upstreams = service.calls if calls and not isinstance(service.app, ExternalApp) else ()
+    below = []
+    for call in upstreams:
+        upstream = mesh.services.get(call.upstream)  # None: an address outside the mesh
+        operation = upstream.operation if upstream else call.upstream
+        further = (_incoming(mesh, call.upstream, calls),) if upstream else ()
+        below.append(Node(name, operation, "client", further))
+    return Node(name, service.operation, "server", tuple(sorted(below)))
+
+
+def with_failed_try(wanted: Node, service: str) -> Node:
+    """Return `wanted` with one more try of each call to `service`: it failed and called nobody.
+
+    Both tries are children of the caller's one span.
+    """
+    below = [with_failed_try(child, service) for child in wanted.children]
+    below += [
+        replace(child, children=())
+        for child in wanted.children
+        if (child.service, child.kind) == (service, "server")
+    ]
+    return replace(wanted, children=tuple(sorted(below)))
 
 
 def shape(spans: Sequence[Span]) -> list[Node]:
@@ -69,9 +133,9 @@ def shape(spans: Sequence[Span]) -> list[Node]:
 
     def node(span: Span, above: frozenset[str]) -> Node:
         below = [s for s in spans if s.parent_id == span.span_id and s.span_id not in above]
-        below.sort(key=lambda each: (each.start, each.span_id))
         seen = above | {span.span_id}
-        return Node(span.service, span.operation, span.kind, tuple(node(s, seen) for s in below))
+        children = tuple(sorted(node(each, seen) for each in below))
+        return Node(span.service, span.operation, span.kind, children)
 
     roots = [span for span in spans if span.parent_id not in known]
     return [node(root, frozenset({root.span_id})) for root in (roots or spans)]

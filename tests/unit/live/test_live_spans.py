@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.live.spans import Node, difference, expected, route_of, shape
+from tests.live.spans import (
+    Node,
+    difference,
+    expected,
+    route_of,
+    shape,
+    with_failed_try,
+)
 from vmesh.model import Mesh, parse
 from vmesh.traces import Span
 
@@ -68,8 +75,99 @@ def test_path_that_calls_nobody_has_two_spans(mesh: Mesh) -> None:
 
 
 def test_longest_prefix_wins(mesh: Mesh) -> None:
-    assert route_of(mesh.edges["gate"], "/buy/x").to == "shop"
-    assert route_of(mesh.edges["gate"], "/else").to == "stock"
+    assert route_of(mesh.edges["gate"], "/buy/x").to == {"shop": 1}
+    assert route_of(mesh.edges["gate"], "/else").to == {"stock": 1}
+
+
+DEEP = {
+    "mesh_services": {
+        "page": {
+            "port": 9001, "app": {"flask": "services/shop"},
+            "calls": {"till": {}, "bank": {"host": "bank.example.com", "port": 443}},
+        },
+        "till": {"port": 9002, "app": {"flask": "services/shop"}, "calls": {"old": {}}},
+        "old": {"port": 9003, "app": {"external": "127.0.0.1:7001"}, "calls": {"page": {}}},
+        "next": {"port": 9004, "app": {"flask": "services/shop"}},
+    },
+    "mesh_edges": {
+        "gate": {
+            "group": "gate", "port": 80,
+            "routes": [
+                {"prefix": "/", "to": "page"},
+                {"prefix": "/copied", "to": "next", "mirror": {"to": "old"}},
+                {"path": "/new", "to": {"next": 9, "old": 1}, "operation": "try"},
+                {"path": "/new", "headers": {"x-me": "yes"}, "to": "next"},
+                {"regex": "/copied/[0-9]+", "to": "next"},
+            ],
+            "virtual_hosts": {
+                "other": {"domains": ["x.example"], "routes": [{"prefix": "/", "to": "next"}]},
+            },
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def deep() -> Mesh:
+    problems: list[object] = []
+    parsed = parse(DEEP, problems)  # type: ignore[arg-type]
+    assert problems == []
+    return parsed
+
+
+def names(node: Node) -> list[str]:
+    return [f"{each.service} {each.operation} {each.kind}" for each in node.flat()]
+
+
+def test_every_upstream_of_every_service_on_the_way_is_called(deep: Mesh) -> None:
+    wanted = expected(deep, deep.edges["gate"], "/")
+    assert names(wanted) == [
+        "gate page server", "page page server",
+        "page bank client",  # outside the mesh: nobody's span below it
+        "page till client", "till till server",
+        "till old client", "old old server",  # not ours, so it calls nobody we know of
+    ]  # fmt: skip
+    assert wanted.levels() == 4
+
+
+def test_a_copy_is_in_the_trace_too(deep: Mesh) -> None:
+    wanted = expected(deep, deep.edges["gate"], "/copied")
+    assert names(wanted) == ["gate next server", "next next server", "old old server"]
+    assert names(expected(deep, deep.edges["gate"], "/copied/1")) == names(wanted)[:2]
+
+
+def test_a_route_with_weights_leads_to_who_answered(deep: Mesh) -> None:
+    gate = deep.edges["gate"]
+    assert names(expected(deep, gate, "/new")) == ["gate try server", "next next server"]
+    assert names(expected(deep, gate, "/new", to="old")) == ["gate try server", "old old server"]
+    assert route_of(gate, "/new", {"x-me": "yes"}).to == {"next": 1}
+    with pytest.raises(AssertionError, match="never leads"):
+        expected(deep, gate, "/new", to="page")
+
+
+def test_another_site_has_routes_of_its_own(deep: Mesh) -> None:
+    wanted = expected(deep, deep.edges["gate"], "/", site="other")
+    assert names(wanted) == ["gate next server", "next next server"]
+
+
+def test_a_failed_try_stands_beside_the_one_that_succeeded(deep: Mesh) -> None:
+    wanted = expected(deep, deep.edges["gate"], "/")
+    twice = with_failed_try(wanted, "till")
+    assert sorted(names(twice)) == sorted([*names(wanted), "till till server"])
+    client = next(n for n in twice.flat() if (n.service, n.operation) == ("page", "till"))
+    assert [len(child.children) for child in client.children] == [0, 1]
+
+
+def test_children_are_compared_whatever_their_order_in_time(mesh: Mesh) -> None:
+    spans = [
+        span(1, None, "gate", "look", "server"),
+        span(3, 1, "a", "look", "server"),
+        span(2, 1, "b", "look", "server"),
+    ]
+    wanted = Node(
+        "gate", "look", "server", (Node("a", "look", "server"), Node("b", "look", "server"))
+    )
+    assert difference(spans, wanted) == ""
 
 
 def other(index: int, **changes: object) -> list[Span]:

@@ -7,6 +7,7 @@ of the mesh is decided here and in `vmesh.views`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from vmesh import checks, schema, views
 from vmesh.inventory import Inventory
@@ -55,7 +56,8 @@ def compile_mesh(inventory: Inventory) -> Plan:
     places = _Places(inventory, mesh)
     problems += places.problems
     _stop_at_errors(problems)
-    hosts = {host: _host(mesh, places, host) for host in places.used}
+    shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
+    hosts = {host: _host(mesh, places, host, shared) for host in places.used}
     problems += [clash for host, plan in hosts.items() for clash in _port_clashes(host, plan)]
     _stop_at_errors(problems)
     return Plan(hosts, mesh, tuple(problems))
@@ -214,13 +216,16 @@ def _by_host(members: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     return found
 
 
-def _host(mesh: Mesh, places: _Places, host: str) -> HostPlan:
+def _host(mesh: Mesh, places: _Places, host: str, shared: dict[str, _Shared]) -> HostPlan:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
     return HostPlan(
         address=places.addresses[host],
         zone=places.zones[host],
-        proxies=tuple(_service_proxy(mesh, places, host, service) for service in services)
+        proxies=tuple(
+            _service_proxy(mesh, places, host, service, shared[service.name])
+            for service in services
+        )
         + tuple(_edge_proxy(mesh, places, host, edge) for edge in edges),
         flask_services=tuple(
             _flask(mesh, places, host, service, service.app)
@@ -293,27 +298,25 @@ def _flask(mesh: Mesh, places: _Places, host: str, service: Service, app: FlaskA
     )
 
 
-def _service_proxy(mesh: Mesh, places: _Places, host: str, service: Service) -> ProxyPlan:
-    assert service.port is not None, "compile plans no mesh with problems"
+@dataclass(frozen=True)
+class _Shared:
+    """What the Envoys of all instances of a service have in common; nobody changes it."""
+
+    calls: tuple[tuple[Call, Policies], ...]
+    egress: tuple[View, ...]  # listeners
+    routes: dict[str, View]
+
+
+def _shared(mesh: Mesh, service: Service) -> _Shared:
     tracing = views.tracing(mesh, service.name)
-    listeners = [
-        views.listener(
-            "ingress",
-            "INBOUND",
-            places.addresses[host],
-            service.port,
-            tracing=tracing,
-            websocket="always",
-        )
-    ]
+    calls, egress = [], []
     routes = {"ingress": views.table(views.ingress_routes(service))}
-    clusters = [views.local_app(service), _collector(mesh, places)]
     for call in service.calls:
         name = f"egress-{call.upstream}"
         upstream = mesh.services.get(call.upstream)
         said = policies(upstream.given if upstream else {}, call.given)
         address, port = _egress(mesh, service, call)
-        listeners.append(
+        egress.append(
             views.listener(name, "OUTBOUND", address, port, tracing=tracing, websocket="always")
         )
         route = views.forward(
@@ -324,8 +327,29 @@ def _service_proxy(mesh: Mesh, places: _Places, host: str, service: Service) -> 
             rewrite={"host": views.host_header(call.address)} if call.address else None,
         )
         routes[name] = views.table([route])
-        clusters.append(_upstream(mesh, places, host, call, said))
-    return _proxy(places, host, "service", service.name, listeners, routes, clusters)
+        calls.append((call, said))
+    return _Shared(tuple(calls), tuple(egress), routes)
+
+
+def _service_proxy(
+    mesh: Mesh, places: _Places, host: str, service: Service, shared: _Shared
+) -> ProxyPlan:
+    assert service.port is not None, "compile plans no mesh with problems"
+    ingress = views.listener(
+        "ingress",
+        "INBOUND",
+        places.addresses[host],
+        service.port,
+        tracing=views.tracing(mesh, service.name),
+        websocket="always",
+    )
+    clusters = [
+        views.local_app(service),
+        _collector(mesh, places),
+        *(_upstream(mesh, places, host, call, said) for call, said in shared.calls),
+    ]
+    listeners = [ingress, *shared.egress]
+    return _proxy(places, host, "service", service.name, listeners, shared.routes, clusters)
 
 
 def _upstream(mesh: Mesh, places: _Places, host: str, call: Call, said: Policies) -> View:

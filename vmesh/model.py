@@ -22,7 +22,7 @@ from vmesh.schema import KeyPath
 Given = Mapping[str, Any]
 
 # Exclusive alternatives inside: the nearer one counts as a whole.
-_NOT_MERGED = ("hash_on", "on")
+_NOT_MERGED = ("hash_on",)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Retries:
     """`attempts` beside the first, seconds for each, and the budget all calls share."""
 
     attempts: int
-    on: tuple[str, ...]
+    retry_on: tuple[str, ...]
     per_try_timeout: float | None
     budget_percent: float
     min_concurrent: int
@@ -257,7 +257,7 @@ def policies(*layers: Given) -> Policies:
         connect_timeout=values["connect_timeout"],
         retries=Retries(
             attempts=retries["attempts"],
-            on=tuple(retries["on"]),
+            retry_on=tuple(retries["retry_on"]),
             per_try_timeout=retries["per_try_timeout"],
             budget_percent=retries["budget"]["percent"],
             min_concurrent=retries["budget"]["min_concurrent"],

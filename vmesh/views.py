@@ -6,6 +6,7 @@ nothing of the mesh. Times are seconds, percentages 0 to 100.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,7 @@ _KINDS = {"path": 0, "regex": 1, "prefix": 2}
 Tags = Mapping[str, Mapping[str, str | None]]
 
 
+@functools.cache
 def network(cidr: str) -> View:
     """Return an IPv4 network as Envoy writes it."""
     parsed = ipaddress.IPv4Network(cidr)
@@ -258,7 +260,7 @@ def retry(call: Policies | None) -> View | None:
     if call is None or not call.retries.attempts:
         return None
     return {
-        "on": ",".join(call.retries.on),
+        "on": ",".join(call.retries.retry_on),
         "attempts": call.retries.attempts,
         "per_try_timeout": call.retries.per_try_timeout,
     }

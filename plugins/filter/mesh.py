@@ -11,8 +11,6 @@ Plan = Mapping[str, Any]
 
 def mesh_groups(host: Plan) -> list[str]:
     """Return the groups of a host of the plan: mesh_hosts, and one for each kind of part."""
-    if not host:
-        return []
     groups = {
         "mesh_hosts": True,
         "mesh_jaeger": host["jaeger"] is not None,
@@ -20,6 +18,13 @@ def mesh_groups(host: Plan) -> list[str]:
         "mesh_edges": bool(host["proxies"]["edge"]),
     }
     return [name for name, member in groups.items() if member]
+
+
+def with_groups(hosts: Mapping[str, Plan], play_hosts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each host of the play that the plan knows, with its groups."""
+    return [
+        {"name": name, "groups": mesh_groups(hosts[name])} for name in play_hosts if name in hosts
+    ]
 
 
 def wanted_artifacts(
@@ -75,7 +80,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "mesh_groups": mesh_groups,
             "wanted_artifacts": wanted_artifacts,
             "with_bundles": with_bundles,
+            "with_groups": with_groups,
         }

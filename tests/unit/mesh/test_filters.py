@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from plugins.filter.mesh import mesh_groups, wanted_artifacts, with_bundles
+from plugins.filter.mesh import wanted_artifacts, with_bundles, with_groups
 
 
 def host(**parts: Any) -> dict[str, Any]:
@@ -32,13 +32,16 @@ ANSWERS = {
 
 
 def test_hosts_are_sorted_by_what_runs_on_them() -> None:
-    assert {name: mesh_groups(each)[1:] for name, each in HOSTS.items()} == {
-        "web1": ["mesh_edges"],
-        "shop1": ["mesh_services"],
-        "shop2": ["mesh_services"],
-        "jaeger1": ["mesh_jaeger"],
-    }
-    assert mesh_groups({}) == []
+    assert with_groups(HOSTS, list(HOSTS)) == [
+        {"name": "web1", "groups": ["mesh_hosts", "mesh_edges"]},
+        {"name": "shop1", "groups": ["mesh_hosts", "mesh_services"]},
+        {"name": "shop2", "groups": ["mesh_hosts", "mesh_services"]},
+        {"name": "jaeger1", "groups": ["mesh_hosts", "mesh_jaeger"]},
+    ]
+
+
+def test_only_hosts_of_the_play_and_of_the_plan_are_sorted() -> None:
+    assert [each["name"] for each in with_groups(HOSTS, ["other", "shop1"])] == ["shop1"]
 
 
 def test_each_platform_gets_its_bundle_and_binaries() -> None:

@@ -108,7 +108,12 @@ def _ps(command: argparse.ArgumentParser) -> None:
 def _trace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "path", nargs="?", metavar="PATH",
-        help="what to request (default: the first edge's first route below /trace)",
+        help="what to request (default: the edge's first route below /trace, or its first)",
+    )  # fmt: skip
+    command.add_argument("--edge", metavar="NAME", help="the edge to ask (default: the first)")
+    command.add_argument(
+        "-H", "--header", action="append", default=[], metavar="'NAME: VALUE'",
+        help="send this header too; may be repeated",
     )  # fmt: skip
     command.add_argument(
         "--wait", type=float, default=15.0, metavar="SECONDS",

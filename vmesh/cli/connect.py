@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vmesh.model import Edge, VirtualHost
+
 HostVars = Mapping[str, Any]
 
 
@@ -60,12 +62,26 @@ def url(host: HostVars, port: int, path: str = "/", address: str | None = None) 
     return f"http://{name}:{outside}{path if path.startswith('/') else '/' + path}"
 
 
-def default_path(mesh: Mapping[str, Any]) -> str:
-    """Return the path to request when the user names none.
+def usual_request(edge: Edge) -> tuple[str | None, str]:
+    """Return the Host header (None: any will do) and the path to request when nobody says.
 
-    The first edge's first route below /trace, else its first route, else `/`.
+    That is the edge's first route below /trace, else its first one, of those that lead to a
+    service and need no particular header; else `/`.
     """
-    edges = list((mesh.get("mesh_edges") or {}).values())
-    routes = (edges[0].get("routes") or []) if edges else []
-    paths = [str(route[key]) for route in routes for key in ("prefix", "path") if key in route]
-    return next((path for path in paths if path.startswith("/trace")), (paths or ["/"])[0])
+    found = [
+        (_host_of(site), route.match.value)
+        for site in edge.virtual_hosts
+        for route in site.routes
+        if route.to
+        and route.match.kind != "regex"
+        and not route.match.headers
+        and (not route.match.methods or "GET" in route.match.methods)
+    ]
+    preferred = [each for each in found if each[1].startswith("/trace")]
+    return (preferred or found or [(None, "/")])[0]
+
+
+def _host_of(site: VirtualHost) -> str | None:
+    if "*" in site.domains:
+        return None
+    return site.domains[0].replace("*.", "www.")

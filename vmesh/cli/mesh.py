@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmesh.cli import CliError, connect
+from vmesh.cli import USAGE, CliError, connect
 from vmesh.compile import compile_mesh
 from vmesh.inventory import Inventory, load
+from vmesh.model import Edge
 from vmesh.plan import HostPlan, Plan
 
 LAB_GROUP = "lab"
@@ -37,17 +38,25 @@ class Mesh:
         """Return the variables of `host`."""
         return self.inventory.hosts[host]
 
-    def edge_url(self, path: str = "/") -> str:
-        """Return the URL of `path` at the first edge."""
-        edge = next(iter(self.plan.mesh.edges.values()), None)
-        if edge is None:
+    def edge(self, name: str | None = None) -> Edge:
+        """Return the edge `name`, or the first one. Raises CliError when there is none."""
+        edges = self.plan.mesh.edges
+        if not edges:
             raise CliError("This inventory has no edge (mesh_edges), so nothing can be requested.")
+        if name is not None and name not in edges:
+            raise CliError(f"There is no edge {name}. Known: {', '.join(sorted(edges))}", USAGE)
+        return edges[name] if name is not None else next(iter(edges.values()))
+
+    def edge_url(self, path: str = "/", name: str | None = None) -> str:
+        """Return the URL of `path` at the edge `name`, or at the first one."""
+        edge = self.edge(name)
+        assert edge.port is not None, "compile plans no mesh with problems"
         return connect.url(self._edge_variables(edge.name), edge.port, path, edge.address)
 
-    def admin_url(self) -> str | None:
-        """Return the URL of the first edge's admin pages."""
-        edge = next(iter(self.plan.mesh.edges.values()), None)
-        return connect.url(self._edge_variables(edge.name), edge.admin_port) if edge else None
+    def admin_url(self, name: str | None = None) -> str:
+        """Return the URL of the admin pages of the edge `name`, or of the first one."""
+        edge = self.edge(name)
+        return connect.url(self._edge_variables(edge.name), edge.admin_port)
 
     def jaeger_url(self, path: str = "/") -> str | None:
         """Return the URL of Jaeger's web pages; None when the mesh has no Jaeger of its own."""
@@ -83,7 +92,7 @@ class Mesh:
         raise CliError(
             f"Nothing in this inventory is called {name}. "
             f"Known: {', '.join(sorted(known | set(self.inventory.hosts)))}",
-            2,
+            USAGE,
         )
 
 

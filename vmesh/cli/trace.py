@@ -11,16 +11,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from vmesh import traces
-from vmesh.cli import FAILED, OK, CliError, connect
+from vmesh.cli import FAILED, OK, USAGE, CliError, connect
 from vmesh.cli.mesh import Mesh, read
 
 # Proxies send their spans every second or so: a trace is complete once it hangs together
 # and nothing came for this long.
 QUIET_SECONDS = 2.0
-NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is the edge's answer; where it leads is somebody else's."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
 
 
 @dataclass(frozen=True)
@@ -34,21 +44,42 @@ class Answer:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What to request; what is None is chosen from the inventory."""
+
+    path: str | None = None
+    edge: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Send the request, wait for its trace, print both."""
     mesh = read(arguments.inventory)
-    answer = request(mesh, arguments.path)
+    headers = dict(_header(text) for text in arguments.header)
+    answer = request(mesh, Asked(arguments.path, arguments.edge, headers))
     show_answer(answer)
     return OK if show_trace(mesh, answer, arguments.wait) and answer.status < 500 else FAILED
 
 
-def request(mesh: Mesh, path: str | None = None, timeout: float = 60.0) -> Answer:
-    """Send one GET to the edge. Raises CliError when nobody answers there."""
-    url = mesh.edge_url(path or connect.default_path(mesh.inventory.mesh))
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise CliError(f"{text!r} is not a header; write it as 'name: value'", USAGE)
+    return name.strip(), value.strip()
+
+
+def request(mesh: Mesh, asked: Asked = Asked(), timeout: float = 60.0) -> Answer:
+    """Send one GET to an edge. Raises CliError when nobody answers there."""
+    host, path = connect.usual_request(mesh.edge(asked.edge))
+    headers = dict(asked.headers)
+    if asked.path is None and host is not None:
+        headers.setdefault("Host", host)
+    url = mesh.edge_url(asked.path or path, asked.edge)
     began = time.monotonic()
     try:
         try:
-            response = NO_PROXY.open(url, timeout=timeout)
+            response = NO_PROXY.open(urllib.request.Request(url, headers=headers), timeout=timeout)
         except urllib.error.HTTPError as error:
             response = error
         with response:

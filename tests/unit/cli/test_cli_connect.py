@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 from vmesh.cli import connect
+from vmesh.model import Edge, parse
+from vmesh.problems import Problem
 
 LAB_EDGE = {
     "ansible_host": "127.0.0.1",
@@ -55,8 +59,35 @@ def test_ssh_never_asks_when_nobody_is_there_to_answer() -> None:
     assert "BatchMode=yes" in command
 
 
-def test_the_default_path_is_the_first_edges_first_trace_route() -> None:
-    routes = [{"prefix": "/shop"}, {"prefix": "/trace/shop"}, {"prefix": "/trace/other"}]
-    assert connect.default_path({"mesh_edges": {"e": {"routes": routes}}}) == "/trace/shop"
-    assert connect.default_path({"mesh_edges": {"e": {"routes": routes[:1]}}}) == "/shop"
-    assert connect.default_path({}) == "/"
+def edge(**said: Any) -> Edge:
+    problems: list[Problem] = []
+    services = {"shop": {"port": 9001, "app": {"flask": "shop"}}}
+    variables = {"mesh_services": services, "mesh_edges": {"door": {"port": 80, **said}}}
+    mesh = parse(variables, problems)
+    assert problems == []
+    return mesh.edges["door"]
+
+
+def test_the_usual_request_goes_below_trace_or_to_the_first_service() -> None:
+    paths = ["/shop", "/trace/shop", "/trace/other"]
+    routes = [{"prefix": path, "to": "shop"} for path in paths]
+    assert connect.usual_request(edge(routes=routes)) == (None, "/trace/shop")
+    assert connect.usual_request(edge(routes=routes[:1])) == (None, "/shop")
+
+
+def test_the_usual_request_needs_no_luck() -> None:
+    routes = [
+        {"path": "/old", "redirect": {"path": "/new"}},
+        {"path": "/teapot", "answer": {"status": 418}},
+        {"prefix": "/a", "headers": {"x-beta": "yes"}, "to": "shop"},
+        {"prefix": "/b", "methods": ["POST"], "to": "shop"},
+        {"regex": "/c[0-9]", "to": "shop"},
+    ]
+    assert connect.usual_request(edge(routes=routes)) == (None, "/")
+    found = connect.usual_request(edge(routes=[*routes, {"path": "/d", "to": "shop"}]))
+    assert found == (None, "/d")
+
+
+def test_the_usual_request_names_a_host_where_that_matters() -> None:
+    site = {"domains": ["*.example.com"], "routes": [{"prefix": "/", "to": "shop"}]}
+    assert connect.usual_request(edge(virtual_hosts={"site": site})) == ("www.example.com", "/")

@@ -3,29 +3,37 @@
 The files that go to the host and the one static bootstrap that the real Envoy validates
 come from the same rendering: the static form is the files put together, so what was
 validated is what is shipped.
+
+Replicas of a service have nearly everything in common and a large mesh has thousands of
+proxies, so each listener, route table, cluster and endpoints file is rendered once for all
+the proxies whose views say the same.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import ipaddress
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh import paths
-from vmesh.compile import Plan, ProxyPlan, admin_socket
+from vmesh.plan import Plan, ProxyPlan, View, admin_socket
+from vmesh.problems import Problem, Problems
+from vmesh.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
+from vmesh.views import HEALTH_CHECK_HEADER
 
 TEMPLATES = paths.PROJECT / "files" / "envoy"
 MAX_CONNECTIONS = 10_000  # downstream, per proxy; the unit's LimitNOFILE allows for twice that
-STATIC_SUFFIX = ".static.yaml"
+STATIC_SUFFIX = ".static.json"
+
+# The authorities that the hosts' own system trusts (package ca-certificates).
+HOST_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,40 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        auto_reload=False,
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML; YAML wants them plain.
-    environment.filters["tojson"] = _tojson
-    environment.globals["watched"] = _watched
+    environment.filters.update(tojson=_tojson, seconds=_seconds, fraction=_fraction)
+    environment.tests["ipv4"] = _is_ipv4
+    environment.globals.update(
+        watched=_watched,
+        HEALTH_CHECK_HEADER=HEALTH_CHECK_HEADER,
+        HOST_AUTHORITIES=HOST_AUTHORITIES,
+    )
     return environment
 
 
 def _tojson(value: Any) -> str:
     """Return `value` as JSON, which is YAML without any of its implicit types."""
     return json.dumps(value, sort_keys=True)
+
+
+def _seconds(value: float) -> str:
+    """Return a Duration of `value` seconds; its JSON has no exponent and at most nine decimals."""
+    return _tojson(f"{value:.9f}".rstrip("0").rstrip(".") + "s")
+
+
+def _fraction(percent: float) -> str:
+    """Return a FractionalPercent of `percent`."""
+    return _tojson({"numerator": round(percent * 10_000), "denominator": "MILLION"})
+
+
+def _is_ipv4(value: str) -> bool:
+    try:
+        ipaddress.IPv4Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(text: str) -> str:
@@ -83,131 +115,187 @@ def _stamped(body: str) -> str:
     return f'version_info: "{_digest(body)}"\n{body}'
 
 
+def _without(view: View, *keys: str) -> View:
+    return {key: value for key, value in view.items() if key not in keys}
+
+
 class Renderer:
-    """Renders proxies with one set of loaded templates."""
+    """Renders proxies with one set of loaded templates, and nothing twice.
+
+    Raises Problems where a file that a view names cannot be read.
+    """
 
     def __init__(self, layout: Layout | None = None) -> None:
         self.layout = layout or Layout()
         self.environment = _environment()
+        self._rendered: dict[tuple[str, str], str] = {}
+        self._read: dict[str, str] = {}
 
-    def _text(self, template: str, values: Mapping[str, Any]) -> str:
+    def _render(self, template: str, values: Mapping[str, Any]) -> str:
         return self.environment.get_template(template).render(values)
 
-    def _bootstrap(self, name: str, node: Mapping[str, str]) -> str:
+    def _text(self, template: str, values: Mapping[str, Any]) -> str:
+        """Return what `template` makes of `values`, which are plain data; once for the same."""
+        key = (template, json.dumps(values))
+        if key not in self._rendered:
+            self._rendered[key] = self._render(template, values)
+        return self._rendered[key]
+
+    def files(self, proxy: ProxyPlan) -> dict[str, str]:
+        """Return relative path -> content of every file of `proxy`."""
+        view = proxy.view
+        config_dir = self.layout.config_dir(proxy.name)
+        tracing = {each["name"]: each["tracing"] for each in view["listeners"]}
+        listeners = [self._listener(each, config_dir) for each in view["listeners"]]
+        clusters = [self._cluster(each, config_dir) for each in view["clusters"]]
+        files = {
+            BOOTSTRAP: self._bootstrap(proxy.name, view["node"]),
+            LISTENERS: _stamped("resources:\n" + "".join(listeners)),
+            CLUSTERS: _stamped("resources:\n" + "".join(clusters)),
+        }
+        for name, table in view["routes"].items():
+            files[f"routes/{name}.yaml"] = self._routes(name, table, tracing.get(name))
+        for cluster in view["clusters"]:
+            if cluster["type"] == "eds":
+                files[f"endpoints/{cluster['name']}.yaml"] = self._endpoints(cluster)
+        return files
+
+    def _bootstrap(self, name: str, node: View) -> str:
         values = {
             "node": node,
             "config_dir": self.layout.config_dir(name),
             "admin_socket": self.layout.localised(admin_socket(name)),
             "max_connections": MAX_CONNECTIONS,
         }
-        version = _digest(self._text("bootstrap.yaml.j2", {**values, "version": ""}))
-        return self._text("bootstrap.yaml.j2", {**values, "version": version})
+        version = _digest(self._render(f"{BOOTSTRAP}.j2", {**values, "version": ""}))
+        return self._render(f"{BOOTSTRAP}.j2", {**values, "version": version})
 
-    def files(self, proxy: ProxyPlan) -> dict[str, str]:
-        """Return relative path -> content of every file of `proxy`."""
-        view = copy.deepcopy(proxy.view)
-        config_dir = self.layout.config_dir(proxy.name)
-        traced = {listener["name"] for listener in view["listeners"] if listener["tracing"]}
-        files = {
-            "bootstrap.yaml": self._bootstrap(proxy.name, view["node"]),
-            "listeners/listeners.yaml": _stamped(
-                self._text(
-                    "listeners.yaml.j2",
-                    {"listeners": view["listeners"], "config_dir": config_dir},
-                )
-            ),
-            "clusters/clusters.yaml": _stamped(
-                self._text(
-                    "clusters.yaml.j2", {"clusters": view["clusters"], "config_dir": config_dir}
-                )
-            ),
+    def _listener(self, listener: View, config_dir: str) -> str:
+        """Return one listener; its address is all that replicas of a service differ in."""
+        shared = _without(listener, "address", "port")
+        chains = self._text("filter_chains.yaml.j2", {"listener": shared, "config_dir": config_dir})
+        return self._render("listener.yaml.j2", {**listener, "filter_chains": chains})
+
+    def _routes(self, name: str, table: View, tracing: View | None) -> str:
+        """Return the file of a route table; `tracing` is that of its listener."""
+        domains = [domain for host in table["virtual_hosts"] for domain in host["domains"]]
+        values = {
+            **table,
+            "name": name,
+            "tracing": tracing,
+            "ports_in_domains": any(":" in domain for domain in domains),
         }
-        for name, table in view["routes"].items():
-            files[f"routes/{name}.yaml"] = _stamped(
-                self._text("route.yaml.j2", {**table, "name": name, "traced": name in traced})
-            )
-        for cluster in view["clusters"]:
-            for endpoint in cluster["endpoints"]:
-                if "pipe" in endpoint:
-                    endpoint["pipe"] = self.layout.localised(endpoint["pipe"])
-            files[f"endpoints/{cluster['name']}.yaml"] = _stamped(
-                self._text(
-                    "endpoints.yaml.j2",
-                    {"name": cluster["name"], "endpoints": cluster["endpoints"]},
-                )
-            )
-        return files
+        return _stamped(self._text("routes.yaml.j2", values))
+
+    def _cluster(self, cluster: View, config_dir: str) -> str:
+        """Return one cluster, with its endpoints where it has no file for them."""
+        name, tls = cluster["name"], cluster["tls"]
+        values: View = {"cluster": _without(cluster, "endpoints"), "config_dir": config_dir}
+        values |= {"host": name, "groups": None, "authorities": None}
+        if cluster["type"] == "dns":
+            values |= {"host": cluster["endpoints"][0]["address"], "groups": self._groups(cluster)}
+        if tls:
+            values |= {"host": tls["sni"], "authorities": self._authorities(tls["ca_file"])}
+        return self._text("cluster.yaml.j2", values)
+
+    def _endpoints(self, cluster: View) -> str:
+        """Return the file of a cluster's endpoints."""
+        values = {"name": cluster["name"], "groups": self._groups(cluster)}
+        return _stamped(self._text("endpoints.yaml.j2", values))
+
+    def _groups(self, cluster: View) -> list[View]:
+        """Return the endpoints of `cluster` by priority and zone."""
+        groups: dict[tuple[int, str], list[View]] = {}
+        for endpoint in cluster["endpoints"]:
+            key = (endpoint.get("priority", 0), endpoint.get("zone") or "")
+            groups.setdefault(key, []).append(self._where(endpoint))
+        return [
+            {"priority": priority, "zone": zone or None, "endpoints": groups[priority, zone]}
+            for priority, zone in sorted(groups)
+        ]
+
+    def _where(self, endpoint: View) -> View:
+        """Return the address alone of `endpoint`, in this layout."""
+        if "pipe" in endpoint:
+            return {"pipe": self.layout.localised(endpoint["pipe"])}
+        return {"address": endpoint["address"], "port": endpoint["port"]}
+
+    def _authorities(self, ca_file: str | None) -> str | None:
+        """Return the text of `ca_file`, a path on the controller."""
+        if ca_file is None:
+            return None
+        if ca_file not in self._read:
+            try:
+                self._read[ca_file] = (paths.PROJECT / ca_file).read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                remedy = "Name a PEM file that can be read on the controller"
+                raise Problems([Problem("ca_file", ca_file, str(error), remedy)]) from error
+        return self._read[ca_file]
 
 
-def _resources(text: str) -> list[dict[str, Any]]:
-    resources: list[dict[str, Any]] = yaml.safe_load(text)["resources"]
-    for resource in resources:
-        resource.pop("@type")
-    return resources
+class _Folder:
+    """A folder that is to hold certain files in the end and no others."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: set[str] = set()
+        self.sizes: dict[str, int] = {}  # of the files that are there, by their path
+        self.written: set[str] = set()
+        self._look(str(path))
 
-def static_form(files: Mapping[str, str]) -> dict[str, Any]:
-    """Return one static bootstrap that says the same as the dynamic `files` of a proxy.
+    def _look(self, folder: str) -> None:
+        """Note what is there: to list folders is cheaper than to ask for every file."""
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        self.folders.add(folder)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                self._look(entry.path)
+            else:
+                self.sizes[entry.path] = entry.stat(follow_symlinks=False).st_size
 
-    `envoy --mode validate` opens no file that a path_config_source names, so faults in
-    them would pass; in this form it sees them all.
-    """
-    bootstrap: dict[str, Any] = yaml.safe_load(files["bootstrap.yaml"])
-    del bootstrap["dynamic_resources"]
-    listeners = _resources(files["listeners/listeners.yaml"])
-    clusters = _resources(files["clusters/clusters.yaml"])
-    for listener in listeners:
-        for chain in listener["filter_chains"]:
-            manager = chain["filters"][0]["typed_config"]
-            name = manager.pop("rds")["route_config_name"]
-            (manager["route_config"],) = _resources(files[f"routes/{name}.yaml"])
-    for cluster in clusters:
-        del cluster["eds_cluster_config"]
-        cluster["type"] = "STATIC"
-        (cluster["load_assignment"],) = _resources(files[f"endpoints/{cluster['name']}.yaml"])
-    bootstrap["static_resources"] = {"listeners": listeners, "clusters": clusters}
-    return bootstrap
+    def write(self, name: str, text: str) -> Path:
+        """Make `text` the content of the file `name`, by a rename; return its path."""
+        path, content = self.path / name, text.encode()
+        known = str(path)
+        self.written.add(known)
+        if self.sizes.get(known) == len(content) and path.read_bytes() == content:
+            return path
+        folder = path.parent
+        if str(folder) not in self.folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.folders.add(str(folder))
+        temporary = Path(f"{known}.{os.getpid()}")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+        return path
 
-
-def _write_if_changed(path: Path, content: str) -> None:
-    if path.is_file() and path.read_text() == content:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content)
-    temporary.replace(path)
+    def sweep(self) -> None:
+        """Remove the files that were not written, and the folders that are empty then."""
+        for path in self.sizes.keys() - self.written:
+            Path(path).unlink()
+        for folder in sorted(self.folders - {str(self.path)}, reverse=True):
+            if not any(Path(folder).iterdir()):
+                Path(folder).rmdir()
 
 
 def write_plan(plan: Plan, folder: Path, layout: Layout | None = None) -> list[Path]:
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
-    The static form is beside the proxy's folder, as <proxy>.static.yaml, since it does not
+    The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
     go to the host. What an earlier run wrote and this one does not is removed.
+    Raises Problems where a file that the plan names cannot be read.
     """
-    renderer = Renderer(layout)
-    written: set[Path] = set()
+    renderer, forms, target = Renderer(layout), StaticForms(), _Folder(folder)
     static_forms: list[Path] = []
     for host, host_plan in plan.hosts.items():
         for proxy in host_plan.proxies:
             files = renderer.files(proxy)
-            target = folder / host / proxy.name
             for name, content in files.items():
-                _write_if_changed(target / name, content)
-                written.add(target / name)
-            static = folder / host / f"{proxy.name}{STATIC_SUFFIX}"
-            _write_if_changed(static, yaml.safe_dump(static_form(files), sort_keys=True))
-            written.add(static)
-            static_forms.append(static)
-    _remove_all_but(written, folder)
+                target.write(f"{host}/{proxy.name}/{name}", content)
+            static = f"{host}/{proxy.name}{STATIC_SUFFIX}"
+            static_forms.append(target.write(static, forms.text(files)))
+    target.sweep()
     return static_forms
-
-
-def _remove_all_but(kept: set[Path], folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            if not any(path.iterdir()):
-                shutil.rmtree(path)
-        elif path not in kept:
-            path.unlink()

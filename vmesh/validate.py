@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -9,8 +10,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vmesh import paths
 from vmesh.problems import Problem
 from vmesh.render import STATIC_SUFFIX
+
+MOST_REMEMBERED = 50_000  # accepted forms of one binary; a line of 65 bytes each
 
 
 def validate_static_form(envoy: Path, static_form: Path) -> str | None:
@@ -29,11 +33,49 @@ def validate_static_form(envoy: Path, static_form: Path) -> str | None:
     return " ".join((reasons[-1] if reasons else text).split())
 
 
+class Accepted:
+    """The forms that one Envoy binary accepted before, in a file of the cache.
+
+    Of two runs at the same time one may forget what the other learned, which costs only time.
+    """
+
+    def __init__(self, envoy: Path) -> None:
+        status = envoy.resolve().stat()
+        identity = f"{envoy.resolve()} {status.st_size} {status.st_mtime_ns}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self.path = paths.cache_dir() / "accepted" / digest
+        try:
+            self.digests = self.path.read_text().split()
+        except FileNotFoundError:
+            self.digests = []
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Remember `digests`; the oldest are forgotten when there are too many."""
+        known = set(self.digests)
+        new = [digest for digest in digests if digest not in known]
+        if not new:
+            return
+        self.digests = [*self.digests, *new][-MOST_REMEMBERED:]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        temporary.write_text("".join(f"{digest}\n" for digest in self.digests))
+        temporary.replace(self.path)
+
+
 def validate_all(envoy: Path, static_forms: Iterable[Path]) -> list[Problem]:
-    """Return a Problem for each of `static_forms` that `envoy` refuses."""
-    forms = list(static_forms)
+    """Return a Problem for each of `static_forms` that `envoy` refuses.
+
+    Of equal forms one is shown to it, and none that it has accepted in an earlier run.
+    """
+    forms = {form: hashlib.sha256(form.read_bytes()).hexdigest() for form in static_forms}
+    accepted = Accepted(envoy)
+    unknown = {digest: form for form, digest in forms.items()}
+    for digest in accepted.digests:
+        unknown.pop(digest, None)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        refusals = pool.map(lambda form: validate_static_form(envoy, form), forms)
+        said = pool.map(lambda form: validate_static_form(envoy, form), unknown.values())
+        refusals = dict(zip(unknown, said, strict=True))
+    accepted.add(digest for digest, refusal in refusals.items() if refusal is None)
     return [
         Problem(
             f"{form.parent.name}/{form.name.removesuffix(STATIC_SUFFIX)}",
@@ -41,6 +83,6 @@ def validate_all(envoy: Path, static_forms: Iterable[Path]) -> list[Problem]:
             f"Envoy refuses the configuration made from the inventory: {refusal}",
             "Look for the value it names in the inventory; nothing was changed on any host",
         )
-        for form, refusal in zip(forms, refusals, strict=True)
-        if refusal is not None
+        for form, digest in forms.items()
+        if (refusal := refusals.get(digest)) is not None
     ]

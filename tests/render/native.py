@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import http.client
 import http.server
 import json
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.modules.envoy_config import Admin, Files, Proxy, Store
-from vmesh.compile import ProxyPlan
+from vmesh.plan import ProxyPlan
 from vmesh.render import Layout, Renderer
 
 
@@ -26,7 +28,11 @@ def free_port() -> int:
 
 
 def on_loopback(plan: ProxyPlan) -> ProxyPlan:
-    """Move the listeners of `plan` to free ports of 127.0.0.1, as no VM has its addresses here."""
+    """Return `plan` with its listeners at free ports of 127.0.0.1, as VMs' addresses are not here.
+
+    The view is a copy: tests change it, and plans of one mesh share parts of theirs.
+    """
+    plan = dataclasses.replace(plan, view=copy.deepcopy(plan.view))
     for listener in plan.view["listeners"]:
         listener.update(address="127.0.0.1", port=free_port())
     return plan

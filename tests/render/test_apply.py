@@ -13,8 +13,9 @@ import pytest
 from plugins.modules.envoy_config import LISTENERS, Refused, bring
 from tests.render.native import Native, echo, free_port, get, native, on_loopback, port_of, send_to
 from vmesh import paths
-from vmesh.compile import ProxyPlan, compile_mesh
+from vmesh.compile import compile_mesh
 from vmesh.inventory import load
+from vmesh.plan import ProxyPlan, View
 
 LAB = paths.PROJECT / "inventory" / "lab"
 
@@ -45,6 +46,12 @@ def edge(envoy: Path, tmp_path: Path, upstream: int) -> Iterator[Native]:
         yield made
 
 
+def public_routes(edge: Native) -> list[View]:
+    (host,) = edge.plan.view["routes"]["public"]["virtual_hosts"]
+    routes: list[View] = host["routes"]
+    return routes
+
+
 @pytest.mark.parametrize("name", [proxy.name for proxy in proxies()])
 def test_every_resource_of_every_proxy_is_accepted(name: str, envoy: Path, tmp_path: Path) -> None:
     (plan,) = [proxy for proxy in proxies() if proxy.name == name]
@@ -58,7 +65,7 @@ def test_every_resource_of_every_proxy_is_accepted(name: str, envoy: Path, tmp_p
 def test_a_changed_route_reaches_clients(edge: Native) -> None:
     port = port_of(edge.plan, "public")
     assert get(port, "/new")[0] == 404
-    edge.plan.view["routes"]["public"]["routes"][0]["match"]["prefix"] = "/new"
+    public_routes(edge)[0]["match"]["prefix"] = "/new"
     bring(edge.proxy, edge.files())
     assert get(port, "/new")[0] == 200
     assert edge.proxy.accepts(edge.files())
@@ -81,7 +88,7 @@ def test_clusters_come_and_go_while_requests_are_answered(edge: Native, upstream
             for cluster in edge.plan.view["clusters"]:
                 if cluster["name"] == old:
                     cluster["name"] = new
-            for route in edge.plan.view["routes"]["public"]["routes"]:
+            for route in public_routes(edge):
                 if route["cluster"] == old:
                     route["cluster"] = new
             bring(edge.proxy, edge.files())
@@ -94,7 +101,7 @@ def test_clusters_come_and_go_while_requests_are_answered(edge: Native, upstream
 
 def test_a_refused_file_is_taken_back_and_told_with_envoys_reason(edge: Native) -> None:
     good = edge.files()
-    edge.plan.view["routes"]["public"]["routes"][0]["cluster"] = "nobody"
+    public_routes(edge)[0]["cluster"] = "nobody"
     with pytest.raises(Refused, match=r"(?s)nobody.*back and confirmed"):
         bring(edge.proxy, edge.files())
     assert edge.proxy.store.read() == good
@@ -127,7 +134,7 @@ def test_what_envoy_has_not_read_is_brought_again(edge: Native) -> None:
 
 def test_a_killed_envoy_is_started_with_the_new_files(edge: Native) -> None:
     edge.service.stop()
-    edge.plan.view["routes"]["public"]["routes"][0]["match"]["prefix"] = "/new"
+    public_routes(edge)[0]["match"]["prefix"] = "/new"
     bring(edge.proxy, edge.files())
     assert get(port_of(edge.plan, "public"), "/new")[0] == 200
 

@@ -11,8 +11,9 @@ import pytest
 from plugins.modules.envoy_config import bring
 from tests.render.native import echo, get, native, on_loopback, port_of, send_to
 from vmesh import paths
-from vmesh.compile import ProxyPlan, compile_mesh
+from vmesh.compile import compile_mesh
 from vmesh.inventory import load
+from vmesh.plan import ProxyPlan
 
 FOREIGN = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

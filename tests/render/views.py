@@ -1,0 +1,159 @@
+"""Views, as compile makes them, with every default of the model: tests name what matters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vmesh.plan import ProxyPlan, View
+
+NOBODY = {"address_prefix": "0.0.0.0", "prefix_len": 32}
+LOOPBACK = {"address_prefix": "127.0.0.0", "prefix_len": 8}
+
+BREAKER = {
+    "max_connections": 1024,
+    "max_pending_requests": 1024,
+    "max_requests": 1024,
+    "budget_percent": 20,
+    "min_retries": 3,
+}
+OUTLIER = {
+    "consecutive_gateway_failures": 5,
+    "consecutive_local_failures": 5,
+    "consecutive_5xx": 0,
+    "interval": 10,
+    "ejection_time": 30,
+    "max_ejected_percent": 50,
+}
+RETRY = {
+    "on": "connect-failure,refused-stream,reset-before-request",
+    "attempts": 2,
+    "per_try_timeout": None,
+}
+
+
+def tracing(**given: Any) -> View:
+    """Return how a listener traces."""
+    return {
+        "export": "otlp",
+        "service": "front",
+        "sampling": 100.0,
+        "collector": "tracing_collector",
+        "collector_host": "127.0.0.1:9411",
+        "tags": [],
+        **given,
+    }
+
+
+def tag(name: str, **given: Any) -> View:
+    return {"name": name, "default": None, **given}
+
+
+def listener(name: str, **given: Any) -> View:
+    """Return a listener inside the mesh; ports are given out by `on_loopback`."""
+    return {
+        "name": name,
+        "direction": "INBOUND",
+        "address": "127.0.0.1",
+        "port": 0,
+        "edge": False,
+        "trusted_networks": [],
+        "internal_networks": [NOBODY],
+        "tracing": tracing(),
+        "websocket": "always",
+        **given,
+    }
+
+
+def public(**given: Any) -> View:
+    """Return the listener of an edge."""
+    return listener("public", **{"edge": True, "websocket": "routes", **given})
+
+
+def match(path: str, **given: Any) -> View:
+    return {"prefix": path, "headers": [], **given}
+
+
+def route(path: str, cluster: str | None = None, **given: Any) -> View:
+    """Return a route from the prefix `path` to `cluster`, or to `weights` that are given."""
+    target = {} if cluster is None else {"cluster": cluster}
+    return {
+        "match": match(path),
+        **target,
+        "operation": None,
+        "timeout": 10.0,
+        "idle_timeout": None,
+        "retry": RETRY,
+        "rewrite": None,
+        "mirror": None,
+        "hash_on": [],
+        "websocket": False,
+        "tracing": None,
+        "filters": {},
+        **given,
+    }
+
+
+def answer(path: str, **given: Any) -> View:
+    """Return a route that the proxy answers itself, with `answer` or `redirect`."""
+    return {"match": match(path), "operation": None, "tracing": None, "filters": {}, **given}
+
+
+def host(name: str, routes: Sequence[View], **given: Any) -> View:
+    return {"name": name, "domains": ["*"], "filters": {}, "routes": list(routes), **given}
+
+
+def table(*hosts: View, tell_trace: bool = False) -> View:
+    return {"tell_trace": tell_trace, "virtual_hosts": list(hosts)}
+
+
+def cluster(name: str, *ports: int, **given: Any) -> View:
+    """Return a cluster of instances at those ports of 127.0.0.1."""
+    endpoints = [endpoint(port) for port in ports]
+    return {
+        "name": name,
+        "type": "eds",
+        "endpoints": endpoints,
+        "http2": False,
+        "idle_timeout": 300.0,
+        "connect_timeout": 1.0,
+        "load_balancing": "least_request",
+        "circuit_breaker": BREAKER,
+        "outlier_detection": OUTLIER,
+        "health_check": None,
+        "tls": None,
+        **given,
+    }
+
+
+def endpoint(port: int, zone: str | None = None, priority: int = 0) -> View:
+    return {"address": "127.0.0.1", "port": port, "zone": zone, "priority": priority}
+
+
+def collector(port: int) -> View:
+    """Return the cluster that spans go to."""
+    plain: View = {"circuit_breaker": None, "outlier_detection": None, "idle_timeout": None}
+    return cluster("tracing_collector", port, http2=True, **plain)
+
+
+def proxy(
+    listeners: Sequence[View],
+    routes: Mapping[str, View],
+    clusters: Sequence[View],
+    name: str = "front",
+) -> ProxyPlan:
+    """Return the plan of one proxy."""
+    return ProxyPlan(
+        name=name,
+        kind="edge",
+        user=f"envoy-{name}",
+        unit=f"envoy@{name}.service",
+        ports=(),
+        view={
+            "name": name,
+            "node": {"id": f"{name}@here", "cluster": name, "zone": None},
+            "listeners": list(listeners),
+            "routes": dict(routes),
+            "clusters": list(clusters),
+        },
+    )

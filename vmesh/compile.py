@@ -248,18 +248,18 @@ def _operator_address(mesh: Mesh, places: _Places, host: str) -> str:
 
 
 def _jaeger(mesh: Mesh, places: _Places, host: str) -> JaegerPlan:
-    address, ui_bind = places.addresses[host], _operator_address(mesh, places, host)
+    address = places.addresses[host]
+    ports = {
+        "ui": Port(_operator_address(mesh, places, host), JAEGER_UI_PORT, "web pages"),
+        "query_grpc": Port("127.0.0.1", JAEGER_GRPC_QUERY_PORT, "query API over gRPC"),
+        "otlp_grpc": Port(address, OTLP_GRPC_PORT, "OTLP over gRPC"),
+        "otlp_http": Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
+        "zipkin": Port(address, ZIPKIN_PORT, "Zipkin"),
+    }
     return JaegerPlan(
-        address=address,
-        ui_bind=ui_bind,
+        endpoints={name: f"{port.address}:{port.port}" for name, port in ports.items()},
         unit="jaeger.service",
-        ports=(
-            Port(ui_bind, JAEGER_UI_PORT, "web pages"),
-            Port("127.0.0.1", JAEGER_GRPC_QUERY_PORT, "query API over gRPC"),
-            Port(address, OTLP_GRPC_PORT, "OTLP over gRPC"),
-            Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
-            Port(address, ZIPKIN_PORT, "Zipkin"),
-        ),
+        ports=tuple(ports.values()),
     )
 
 

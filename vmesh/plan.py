@@ -64,10 +64,9 @@ class ExternalPlan:
 
 @dataclass(frozen=True)
 class JaegerPlan:
-    """The Jaeger of the mesh: where it takes spans (`address`) and shows them (`ui_bind`)."""
+    """The Jaeger of the mesh. `endpoints` ("address:port") are what its configuration names."""
 
-    address: str
-    ui_bind: str
+    endpoints: dict[str, str]
     unit: str
     ports: tuple[Port, ...]
 

@@ -132,10 +132,10 @@ def test_operators_pages_are_on_the_mesh_address_unless_told_otherwise() -> None
     def ui(mesh: dict[str, Any]) -> str:
         jaeger = compile_mesh(inventory(mesh)).hosts["jaeger1"].jaeger
         assert jaeger is not None
-        return jaeger.ui_bind
+        return jaeger.endpoints["ui"]
 
-    assert ui(MESH) == "10.0.0.5"
-    assert ui({**MESH, "mesh_operator_bind": "0.0.0.0"}) == "0.0.0.0"
+    assert ui(MESH) == "10.0.0.5:16686"
+    assert ui({**MESH, "mesh_operator_bind": "0.0.0.0"}) == "0.0.0.0:16686"
 
 
 def test_an_unknown_upstream_and_a_service_without_hosts_are_told_in_one_run() -> None:

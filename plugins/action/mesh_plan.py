@@ -115,7 +115,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._warn(plan.warnings)
         self._display.v(f"mesh_plan: {len(plan.hosts)} hosts: {watch}")
         hosts = {name: what_runs_on(host, folder / name) for name, host in plan.hosts.items()}
-        return {**result, "changed": False, "hosts": hosts}
+        # Not shown with -v: it is long, and what a service is given may be a secret.
+        return {**result, "_ansible_verbose_override": True, "changed": False, "hosts": hosts}
 
     def _warn(self, problems: Iterable[Problem]) -> None:
         for problem in problems:

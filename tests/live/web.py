@@ -32,6 +32,7 @@ def request(
 ) -> Reply:
     """Send one request on a connection of its own. `path` goes out untouched.
 
+    A `host` among the headers stands for the usual one.
     Raises OSError or http.client.HTTPException when nobody answers.
     """
     parts = urlsplit(base)
@@ -39,8 +40,10 @@ def request(
         str(parts.hostname), parts.port or http.client.HTTP_PORT, timeout=timeout
     )
     try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in headers:
+        sent = list(headers)
+        own_host = any(name == "host" for name, _ in sent)
+        connection.putrequest(method, path, skip_host=own_host, skip_accept_encoding=True)
+        for name, value in sent:
             connection.putheader(name, value)
         if method == "POST":
             connection.putheader("content-length", "0")

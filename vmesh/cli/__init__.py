@@ -39,6 +39,8 @@ COMMANDS = (
     ("trace", "send one request and show its trace as a waterfall"),
     ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
     ("ssh", "open a shell on a VM, or run a command there"),
+    ("plan", "say what the inventory means, and what applying it would change on which host"),
+    ("graph", "draw the topology: SVG, or Mermaid text for Markdown"),
     ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
     ("validate", "report everything that is wrong with the inventory"),
     ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
@@ -139,6 +141,32 @@ def _ssh(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _plan(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--diff", action="store_true", help="also show what changes in the Envoys' files, by line"
+    )
+    command.add_argument(
+        "--refresh", action="store_true",
+        help="also ask the hosts, and tell what there differs from what was applied",
+    )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--exit-code", action="store_true",
+        help="end with 1 when anything would change or has drifted (without it, with 0)",
+    )  # fmt: skip
+
+
+def _graph(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE",
+        help="write to this file; its ending tells the format: .svg, .md, .mmd or .dot",
+    )  # fmt: skip
+    command.add_argument(
+        "--format", choices=("svg", "mermaid", "markdown", "dot"),
+        help="whatever the file is called (default without a file: mermaid)",
+    )  # fmt: skip
+
+
 def _render(command: argparse.ArgumentParser) -> None:
     command.add_argument("dir", type=Path, metavar="DIR", help="where <host>/<proxy>/ folders go")
 
@@ -173,8 +201,9 @@ def _down(command: argparse.ArgumentParser) -> None:
 
 
 _OPTIONS = {
-    "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "render": _render,
-    "validate": _validate, "fetch": _fetch, "test": _test, "down": _down,
+    "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "plan": _plan,
+    "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "test": _test,
+    "down": _down,
 }  # fmt: skip
 
 

@@ -160,8 +160,15 @@ def events(path: Path) -> Callable[[], list[dict[str, Any]]]:
     return lambda: [json.loads(line) for line in tail.lines()]
 
 
-def apply(inventory: Path, steps: Steps, *, fast: bool, playbook: str = "site.yml") -> Outcome:
-    """Run the playbook against `inventory`; return what became of it."""
+def apply(
+    inventory: Path,
+    steps: Steps,
+    *,
+    fast: bool,
+    playbook: str = "site.yml",
+    extra: Sequence[str] = (),
+) -> Outcome:
+    """Run the playbook against `inventory`, with `extra` options; return what became of it."""
     outcome = Outcome()
     events_path = steps.log_path.with_suffix(".events")
     new_events = events(events_path)
@@ -178,7 +185,7 @@ def apply(inventory: Path, steps: Steps, *, fast: bool, playbook: str = "site.ym
                 steps.status(outcome.now())
 
     outcome.code = follow(
-        ["ansible-playbook", "-i", str(inventory), playbook],
+        ["ansible-playbook", "-i", str(inventory), *extra, playbook],
         environment(os.environ, events_path, fast=fast),
         steps.log_path,
         look,

@@ -1,0 +1,37 @@
+"""Keeps what the module mesh_state tells of a host in a file, for who asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Writes the answer to <answers>/<host>.json; returns nothing of it, as it is long."""
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _supports_diff = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        options = dict(self._task.args)
+        folder = Path(options.pop("answers"))
+        result: dict[str, Any] = self._execute_module(
+            module_name="mesh_state", module_args=options, task_vars=task_vars
+        )
+        state = result.pop("state", None)
+        if state is not None:
+            name = quote((task_vars or {})["inventory_hostname"], safe="")
+            path = folder / f"{name}.json"
+            # Nobody else on the controller needs to see what is configured.
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                json.dump(state, file)
+        return result

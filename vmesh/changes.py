@@ -7,6 +7,7 @@ says the same are told, too. Nothing changes silently.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,11 +108,11 @@ def _words(key: str) -> str:
 
 
 def _seconds(value: Any) -> str:
-    return "none" if value is None else f"{value:g} s"
+    return f"{value:g} s" if isinstance(value, int | float) else said(value)
 
 
 def _percent(value: Any) -> str:
-    return "none" if value is None else f"{value:g} %"
+    return f"{value:g} %" if isinstance(value, int | float) else said(value)
 
 
 def _networks(value: Any) -> str:
@@ -119,25 +120,27 @@ def _networks(value: Any) -> str:
 
 
 def _retry(value: Any) -> str:
-    if not value:
-        return "none"
+    if not isinstance(value, Mapping):
+        return said(value)
     each = value.get("per_try_timeout")
-    limit = f", {each:g} s each" if each is not None else ""
+    limit = f", {_seconds(each)} each" if each is not None else ""
     return f"{value['attempts']} on {value['on'].replace(',', ', ')}{limit}"
 
 
 def _bucket(value: Any) -> str:
-    if not value:
-        return "none"
+    if not isinstance(value, Mapping):
+        return said(value)
     return f"{value['tokens'] / value['interval']:.4g} per second, {value['burst']} at once"
 
 
 def _mirror(value: Any) -> str:
-    return f"{value['percent']:g} % to {value['cluster']}" if value else "none"
+    if not isinstance(value, Mapping):
+        return said(value)
+    return f"{_percent(value['percent'])} to {value['cluster']}"
 
 
 def _tags(value: Any) -> str:
-    return ", ".join(each["name"] for each in value or ()) or "none"
+    return ", ".join(each["name"] for each in value) if isinstance(value, list) else said(value)
 
 
 Words = Callable[[Any], str]
@@ -182,7 +185,10 @@ _NESTED_CLUSTER_WORDS = {
     "tls": "TLS",
 }
 _SECONDS_INSIDE = frozenset({"interval", "timeout", "ejection_time"})
-_PROXY_KEYS = ("name", "kind", "ports", "view")
+_HOST_KEYS = (
+    "address", "zone", "needs_authorities", "proxies", "flask_services", "external_apps", "jaeger",
+)  # fmt: skip
+_PROXY_KEYS = ("name", "ports", "view")
 _APP_WORDS = {"source": "folder", "wsgi": "WSGI app", "listening": "listens on"}
 _APP_KEYS = ("name", "environment", "address", "port")
 
@@ -221,12 +227,12 @@ def _table(
 
 
 def _tracing(old: View | None, new: View | None) -> Iterator[str]:
-    if old and new:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
         yield from _table(old, new, _TRACING_WORDS)
-    elif new:
+    elif isinstance(new, Mapping):
         yield f"tracing: {', '.join(_tracing_said(new))}"
     else:
-        yield "no tracing of its own any more"
+        yield _arrow("tracing", "on" if old else "none", said(new))
 
 
 def _tracing_said(tracing: View) -> Iterator[str]:
@@ -245,6 +251,7 @@ class _Comparison:
     names_after: Mapping[str, str]
     rerender: Rerender
     found: list[Change] = field(default_factory=list)
+    moved: tuple[str, str] = ("", "")
 
     def say(self, part: str, kind: str, text: str) -> None:
         self.found.append(Change(self.host, part, kind, text))
@@ -272,11 +279,15 @@ class _Comparison:
 
     def both(self, old: State, new: State) -> None:
         before, after = old["host"], new["host"]
+        self.moved = (before["address"], after["address"])
         if before["address"] != after["address"]:
             self.say("host", CHANGE, f"mesh address {before['address']} -> {after['address']}")
         if before.get("zone") != after.get("zone"):
             zones = said(before.get("zone")), said(after.get("zone"))
             self.say("host", CHANGE, _arrow("zone", *zones))
+        words = {"needs_authorities": ("needs the system's authorities for TLS", said)}
+        for text in _table(before, after, words, _HOST_KEYS):
+            self.say("host", CHANGE, text)
         self._proxies(old, new)
         self._apps(old, new)
         self._jaeger(old, new)
@@ -339,11 +350,20 @@ class _Comparison:
         for key, one, other in _differing(before, after, ("listeners", "routes", "clusters")):
             if key == "node":
                 for inner, was, becomes in _differing(one or {}, other or {}, ("zone",)):
-                    self.say(part, CHANGE, _arrow(f"node's {inner}", said(was), said(becomes)))
+                    self.say(
+                        part, CHANGE, _arrow(f"node's {_words(inner)}", said(was), said(becomes))
+                    )
             else:
                 self.say(part, CHANGE, _arrow(_words(key), said(one), said(other)))
-        if before != after and len(self.found) == begin and not _only_zone(before, after):
+        if len(self.found) == begin and not self._moved_only(before, after):
             self.say(part, CHANGE, "its configuration changes in its order only; see --diff")
+
+    def _moved_only(self, before: View, after: View) -> bool:
+        """Tell whether two views differ in nothing but what the host's own lines tell."""
+        old, new = self.moved
+        node = {**after["node"], "zone": before["node"].get("zone")}
+        text = json.dumps({**after, "node": node}, sort_keys=True)
+        return text.replace(f'"{new}"', f'"{old}"') == json.dumps(before, sort_keys=True)
 
     def _listeners(self, part: str, kind: str, before: View, after: View) -> None:
         old, new = _by_name(before["listeners"]), _by_name(after["listeners"])
@@ -604,15 +624,6 @@ def _role_words(what: str) -> str:
     return f"{what} may be written differently by this version of vmesh"
 
 
-def _only_zone(before: View, after: View) -> bool:
-    """Tell whether two views differ in the zone of their node, which the host's line tells."""
-    return _without_zone(before) == _without_zone(after)
-
-
-def _without_zone(view: View) -> dict[str, Any]:
-    return {**view, "node": {k: v for k, v in view.get("node", {}).items() if k != "zone"}}
-
-
 def _by_name(items: Iterable[View]) -> dict[str, View]:
     return {item["name"]: item for item in items}
 
@@ -690,15 +701,19 @@ def _unmarked(files: View) -> dict[str, str]:
 
 
 def _told_urls(service: str, old: State, new: State) -> set[str]:
-    """Return the variables of upstreams' URLs, which the listeners of the app's Envoy tell."""
-    return {
-        _url(listener["name"])
+    """Return the variables of the upstreams' URLs that a change of a listener tells."""
+    before, after = (
+        {
+            listener["name"]: _at(listener)
+            for proxy in state["host"]["proxies"]
+            if proxy["name"] == service
+            for listener in proxy["view"]["listeners"]
+            if listener["name"].startswith(EGRESS)
+        }
         for state in (old, new)
-        for proxy in state["host"]["proxies"]
-        if proxy["name"] == service
-        for listener in proxy["view"]["listeners"]
-        if listener["name"].startswith(EGRESS)
-    }
+    )
+    names = before.keys() | after.keys()
+    return {_url(name) for name in names if before.get(name) != after.get(name)}
 
 
 def _table_words(table: str) -> str:

@@ -6,6 +6,7 @@ of the mesh is decided here and in `vmesh.views`.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ from vmesh.schema import is_ipv4
 
 OTLP_HTTP_PORT = 4318
 JAEGER_UI_PORT = 16686
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 JAEGER_GRPC_QUERY_PORT = 16685
 
 
@@ -126,15 +129,18 @@ class _Places:
                     "is a group without hosts"
                     if empty
                     else "is neither a group with hosts nor a host of the inventory",
-                    f"Add hosts to it, or name one of: {known}",
+                    checks.remedy(
+                        group,
+                        [*self.inventory.groups, *self.inventory.hosts],
+                        f"Add hosts to it, or name one of: {known}",
+                    ),
                 )
             )
         return hosts
 
     def _address(self, host: str) -> str:
-        variables = self.inventory.hosts[host]
-        name = "mesh_address" if "mesh_address" in variables else "ansible_host"
-        value = variables.get(name, host)
+        name = self._address_variable(host)
+        value = self.inventory.hosts[host].get(name, host)
         remedy = "Set mesh_address to the address at which the other VMs reach it"
         if not is_ipv4(value):
             self.problems.append(
@@ -145,11 +151,15 @@ class _Places:
                     remedy,
                 )
             )
-        elif value.startswith("127.") or value == "0.0.0.0":
+        elif _leads_nowhere(value):
             self.problems.append(
                 Problem(f"{host}: {name}", value, "cannot be reached from other hosts", remedy)
             )
         return str(value)
+
+    def _address_variable(self, host: str) -> str:
+        has_own = "mesh_address" in self.inventory.hosts[host]
+        return "mesh_address" if has_own else "ansible_host"
 
     def _zone(self, host: str) -> str | None:
         zone = self.inventory.hosts[host].get("mesh_zone")
@@ -164,7 +174,7 @@ class _Places:
             if address in owners:
                 self.problems.append(
                     Problem(
-                        f"{host}: mesh_address",
+                        f"{host}: {self._address_variable(host)}",
                         address,
                         f"is also the address of {owners[address]}",
                         "Give every host an address of its own",
@@ -208,6 +218,14 @@ class _Places:
         return self._endpoints[key]
 
 
+def _leads_nowhere(address: str) -> bool:
+    """Tell whether no other host can ever reach `address`."""
+    parsed = ipaddress.IPv4Address(address)
+    return (
+        parsed.is_loopback or parsed.is_multicast or parsed in _THIS_NETWORK or parsed == _BROADCAST
+    )
+
+
 def _by_host(members: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, hosts in members.items():
@@ -219,14 +237,18 @@ def _by_host(members: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
 def _host(mesh: Mesh, places: _Places, host: str, shared: dict[str, _Shared]) -> HostPlan:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
+    proxies = tuple(
+        _service_proxy(mesh, places, host, service, shared[service.name]) for service in services
+    ) + tuple(_edge_proxy(mesh, places, host, edge) for edge in edges)
     return HostPlan(
         address=places.addresses[host],
         zone=places.zones[host],
-        proxies=tuple(
-            _service_proxy(mesh, places, host, service, shared[service.name])
-            for service in services
-        )
-        + tuple(_edge_proxy(mesh, places, host, edge) for edge in edges),
+        needs_authorities=any(
+            tls is not None and tls["verify"] and tls["ca_file"] is None
+            for proxy in proxies
+            for tls in (cluster["tls"] for cluster in proxy.view["clusters"])
+        ),
+        proxies=proxies,
         flask_services=tuple(
             _flask(mesh, places, host, service, service.app)
             for service in services

@@ -73,10 +73,14 @@ class JaegerPlan:
 
 @dataclass(frozen=True)
 class HostPlan:
-    """All that runs on one host. `zone` is None where the inventory names none."""
+    """All that runs on one host. `zone` is None where the inventory names none.
+
+    `needs_authorities`: a certificate is verified with the host's own bundle of authorities.
+    """
 
     address: str
     zone: str | None
+    needs_authorities: bool
     proxies: tuple[ProxyPlan, ...]
     flask_services: tuple[FlaskPlan, ...]
     external_apps: tuple[ExternalPlan, ...]

@@ -285,8 +285,7 @@ class _Comparison:
         if before.get("zone") != after.get("zone"):
             zones = said(before.get("zone")), said(after.get("zone"))
             self.say("host", CHANGE, _arrow("zone", *zones))
-        words = {"needs_authorities": ("needs the system's authorities for TLS", said)}
-        for text in _table(before, after, words, _HOST_KEYS):
+        for text in _table(before, after, {}, _HOST_KEYS):
             self.say("host", CHANGE, text)
         self._proxies(old, new)
         self._apps(old, new)

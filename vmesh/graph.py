@@ -160,7 +160,7 @@ _SHAPES = {
     "edge": 'shape=box style="filled,rounded" penwidth=2',
     "service": 'shape=box style="filled,rounded"',
     "outside": 'shape=box style="filled,dashed"',
-    "jaeger": 'shape=cylinder style="filled"',
+    "jaeger": 'shape=box style="filled,rounded" peripheries=2',
 }
 
 
@@ -202,6 +202,10 @@ def dot(drawn: Picture) -> str:
             f'  "{node.id}" [{_SHAPES[node.kind]} fillcolor="{fill}" color="{border}"'
             f' fontcolor="{text}" label=<{_label(node)}>]'
         )
+    # Edges stand in one column, and what nobody calls does not get into the way.
+    edges = [f'"{node.id}"' for node in drawn.nodes if node.kind == "edge"]
+    lines += [f"  {{rank=same; {' '.join(edges)}}}"] if edges else []
+    lines += [f'  {{rank=max; "{node.id}"}}' for node in drawn.nodes if node.kind == "jaeger"]
     for arrow in drawn.arrows:
         attributes = []
         if arrow.label:

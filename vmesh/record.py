@@ -70,7 +70,12 @@ def folder(*sources: Path) -> Path:
 
     Of one that is part of the project the name is its place there, of any other its own name.
     """
-    return paths.PROJECT / "applied" / "+".join(map(_name, sources))
+    return applied() / "+".join(map(_name, sources))
+
+
+def applied() -> Path:
+    """Return the folder of all records: $VMESH_APPLIED, or `applied/` in the project."""
+    return Path(os.environ.get("VMESH_APPLIED") or paths.PROJECT / "applied")
 
 
 def _name(source: Path) -> str:

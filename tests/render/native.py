@@ -9,14 +9,16 @@ import http.server
 import json
 import os
 import socket
+import ssl
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plugins.modules.envoy_config import Admin, Files, Proxy, Store
+from plugins.modules.envoy_config import BOOTSTRAP, Admin, Files, Proxy, Store, bring
 from vmesh.plan import ProxyPlan
 from vmesh.render import Layout, Renderer
 
@@ -101,7 +103,10 @@ class Native:
         )
 
     def files(self) -> Files:
-        return Renderer(self.layout).files(self.plan)
+        """Return the files of the plan as it is now; only spans are sent sooner than on a host."""
+        files = Renderer(self.layout).files(self.plan)
+        soon = files[BOOTSTRAP].replace("flush_interval_ms: 1000", "flush_interval_ms: 50")
+        return {**files, BOOTSTRAP: soon}
 
 
 @contextmanager
@@ -113,41 +118,196 @@ def native(envoy: Path, root: Path, plan: ProxyPlan) -> Iterator[Native]:
         made.service.stop()
 
 
-class _Echo(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+@contextmanager
+def running(envoy: Path, root: Path, plan: ProxyPlan) -> Iterator[Native]:
+    """Start an Envoy with all files of `plan`, see them accepted, and stop it in the end.
 
-    def do_GET(self) -> None:
-        body = json.dumps({k.lower(): v for k, v in self.headers.items()}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    Listeners stay where the plan has them: see `on_loopback` and `send_to`.
+    """
+    with native(envoy, root, plan) as made:
+        bring(made.proxy, made.files())
+        yield made
 
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A request as an upstream got it; names of headers are in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def as_json(self) -> bytes:
+        return json.dumps(self.headers).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An answer as a client got it; names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def upstream(self) -> str:
+        """Return the name of the upstream that answered."""
+        return self.headers.get("x-upstream", "")
+
+
+class Upstream:
+    """An HTTP server of 127.0.0.1 that keeps what it got and answers as `reply` says.
+
+    `reply` turns a Request into status and body; without it the request's headers come back.
+    A WebSocket gets its bytes back. `certificate` (a PEM file with its key) makes it TLS;
+    `server_names` are those that clients asked for.
+    """
+
+    def __init__(self, name: str, certificate: Path | None = None) -> None:
+        self.name = name
+        self.requests: list[Request] = []
+        self.server_names: list[str | None] = []
+        self.reply: Callable[[Request], tuple[int, bytes]] = lambda got: (200, got.as_json())
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        self.port = int(self.server.server_address[1])
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            context.sni_callback = lambda _, name, __: self.server_names.append(name)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+
+    def answers(self, status: int, body: bytes = b"") -> None:
+        """Answer so from now on."""
+        self.reply = lambda _: (status, body)
+
+    def paths(self) -> list[str]:
+        return [request.path for request in self.requests]
+
+    def __enter__(self) -> Upstream:
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def handle_request(self) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, self.path, headers, self._body(headers))
+            upstream.requests.append(request)
+            if headers.get("upgrade", "").lower() == "websocket":
+                self._echo_until_closed()
+                return
+            status, body = upstream.reply(request)
+            self.send_response(status)
+            self.send_header("x-upstream", upstream.name)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = handle_request  # noqa: N815
+
+        def _body(self, headers: Mapping[str, str]) -> bytes:
+            if headers.get("transfer-encoding") != "chunked":
+                return self.rfile.read(int(headers.get("content-length", 0)))
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _echo_until_closed(self) -> None:
+            self.send_response(101)
+            self.send_header("upgrade", "websocket")
+            self.send_header("connection", "upgrade")
+            self.end_headers()
+            while data := self.connection.recv(4096):
+                self.connection.sendall(data)
+            self.close_connection = True
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    return Handler
 
 
 @contextmanager
 def echo() -> Iterator[int]:
     """Run an upstream that answers with the request headers it got; yields its port."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    with Upstream("echo") as upstream:
+        yield upstream.port
+
+
+class Client:
+    """A client of a port of 127.0.0.1 that keeps its connection."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+
+    def ask(
+        self,
+        path: str = "/",
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Iterable[bytes] | None = None,
+    ) -> Answer:
+        """Send one request; a `body` in pieces goes as chunks."""
+        self.connection.request(
+            method, path, body=body, headers=dict(headers or {}), encode_chunked=False
+        )
+        response = self.connection.getresponse()
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, answered, response.read())
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def ask(
+    port: int,
+    path: str = "/",
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | Iterable[bytes] | None = None,
+) -> Answer:
+    """Send one request to 127.0.0.1 on a connection of its own."""
+    client = Client(port)
     try:
-        yield server.server_address[1]
+        return client.ask(path, method, headers, body)
     finally:
-        server.shutdown()
+        client.close()
 
 
 def get(
     port: int, path: str = "/", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, str], str]:
     """Return status, headers and body of one request to 127.0.0.1."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path, headers=dict(headers or {}))
-        response = connection.getresponse()
-        answered = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, answered, response.read().decode()
-    finally:
-        connection.close()
+    answer = ask(port, path, headers=headers)
+    return answer.status, answer.headers, answer.text
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
+    """Tell whether `holds` comes true within `seconds`; it is tried every 20 milliseconds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

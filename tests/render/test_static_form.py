@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.render import views
 from vmesh import paths
 from vmesh.compile import compile_mesh
 from vmesh.inventory import load
-from vmesh.plan import Plan
-from vmesh.render import Renderer, write_plan
-from vmesh.static_form import static_form
+from vmesh.plan import Plan, ProxyPlan, View
+from vmesh.problems import Problems
+from vmesh.render import STATIC_SUFFIX, Renderer, write_plan
+from vmesh.static_form import Blocks, StaticForms, static_form
 from vmesh.validate import validate_all, validate_static_form
 
 INVENTORIES = sorted(p.name for p in (paths.PROJECT / "inventory").iterdir() if p.is_dir())
@@ -100,3 +103,117 @@ def test_texts_that_yaml_takes_for_something_else_arrive_as_they_are(text: str) 
     routes = yaml.safe_load(Renderer().files(proxy)["routes/public.yaml"])
     first = routes["resources"][0]["virtual_hosts"][0]["routes"][0]
     assert first["decorator"]["operation"] == text
+
+
+def _everything() -> ProxyPlan:
+    """Return a proxy with all that a view can hold and the shipped inventories have not."""
+    everything: View = {
+        "filters": {
+            "cors": {
+                "origins": ["*"],
+                "methods": ["GET"],
+                "headers": [],
+                "expose": [],
+                "credentials": False,
+                "max_age": 0,
+            },
+            "fault": {
+                "delay": {"seconds": 0.001, "percent": 0.0001},
+                "abort": {"status": 503, "percent": 33.3333},
+            },
+            "rate_limit": {"tokens": 1, "interval": 1 / 3, "burst": 3, "retry_after": 1},
+            "max_request_bytes": 104857600,
+            "compression": True,
+        },
+        "tracing": {"sampling": None, "overall": 0.0, "tags": [views.tag("a", literal="b")]},
+    }
+    match = views.match("/", headers=[{"name": "a", "exact": ""}, {"name": "b", "present": False}])
+    tls: View = {"sni": "a.example.com", "verify": True, "ca_file": None}
+    check: View = {"path": "/", "interval": 5.0, "timeout": 0.5}
+    check |= {"healthy_threshold": 1, "unhealthy_threshold": 1}
+    zones = [views.endpoint(1, "east"), views.endpoint(2, "west", 1), views.endpoint(3, None, 1)]
+    given = {"health_check": check, "load_balancing": "ring_hash"}
+    return views.proxy(
+        [views.public(trusted_networks=[views.LOOPBACK], port=1)],
+        {
+            "public": views.table(
+                views.host("all", [views.route("/", "zoned", match=match, **everything)]),
+                views.host("other", [], domains=["a.example.com:80"]),
+            )
+        },
+        [
+            views.cluster("zoned", endpoints=zones, **given),
+            views.cluster("outside", type="dns", endpoints=zones[:1], tls=tls, http2=True),
+            views.collector(1),
+        ],
+    )
+
+
+def test_all_that_a_view_can_hold_is_accepted(envoy: Path, tmp_path: Path) -> None:
+    form = tmp_path / f"everything{STATIC_SUFFIX}"
+    form.write_text(StaticForms().text(Renderer().files(_everything())))
+    assert validate_static_form(envoy, form) is None
+
+
+@pytest.mark.parametrize("name", INVENTORIES)
+def test_files_read_in_pieces_say_what_they_say_as_a_whole(name: str) -> None:
+    blocks, renderer = Blocks(), Renderer()
+    proxies = [proxy for host in plan_of(name).hosts.values() for proxy in host.proxies]
+    for proxy in [*proxies, _everything()]:
+        for path, text in renderer.files(proxy).items():
+            assert blocks.read(text) == yaml.safe_load(text), path
+
+
+def test_a_fault_that_the_block_reader_must_not_mend_is_one() -> None:
+    for text in ("a: 1\n  b: 2\n", "a:\n- b\nc\n", 'a: "b\n'):
+        with pytest.raises((ValueError, yaml.YAMLError)):
+            Blocks().read(text)
+
+
+def test_an_authority_that_cannot_be_read_is_named() -> None:
+    plan = _everything()
+    plan.view["clusters"][1]["tls"]["ca_file"] = "no/such.pem"
+    with pytest.raises(Problems, match=r"no/such\.pem"):
+        Renderer().files(plan)
+
+
+@pytest.fixture
+def forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """Return two equal forms and one that Envoy refuses; an Envoy that counts is beside them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    written = []
+    for name, text in (("one", "good"), ("two", "good"), ("three", "bad")):
+        form = tmp_path / "host" / f"{name}{STATIC_SUFFIX}"
+        form.parent.mkdir(exist_ok=True)
+        form.write_text(text)
+        written.append(form)
+    yield written
+
+
+def _counting_envoy(folder: Path) -> tuple[Path, Path]:
+    """Return a program that accepts the forms without "bad", and the file of what it saw."""
+    envoy, saw = folder / "envoy", folder / "saw"
+    envoy.write_text(f'#!/bin/sh\necho "$(cat "$4")" >>{saw}; ! grep -q bad "$4"\n')
+    envoy.chmod(0o755)
+    return envoy, saw
+
+
+def test_envoy_sees_equal_forms_once_and_accepted_ones_never_again(
+    forms: list[Path], tmp_path: Path
+) -> None:
+    envoy, saw = _counting_envoy(tmp_path)
+    for expected in (["bad", "good"], ["bad"]):
+        problems = validate_all(envoy, forms)
+        assert [problem.variable for problem in problems] == ["host/three"]
+        assert sorted(saw.read_text().split()) == expected
+        saw.unlink()
+    os.utime(envoy, (0, 0))  # another binary
+    validate_all(envoy, forms)
+    assert sorted(saw.read_text().split()) == ["bad", "good"]
+
+
+def test_every_proxy_with_a_refused_form_is_named(forms: list[Path], tmp_path: Path) -> None:
+    envoy, _ = _counting_envoy(tmp_path)
+    forms[0].write_text("bad")
+    problems = validate_all(envoy, forms)
+    assert [problem.variable for problem in problems] == ["host/one", "host/three"]

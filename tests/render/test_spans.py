@@ -1,0 +1,250 @@
+"""What spans hold, by the real Envoy: sent as Zipkin's JSON, which is easy to read here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.render.native import (
+    Upstream,
+    ask,
+    eventually,
+    free_port,
+    on_loopback,
+    port_of,
+    running,
+    send_to,
+)
+from tests.render.views import (
+    LOOPBACK,
+    answer,
+    cluster,
+    collector,
+    host,
+    listener,
+    match,
+    proxy,
+    public,
+    route,
+    table,
+    tag,
+    tracing,
+)
+from vmesh.plan import ProxyPlan, View
+from vmesh.views import HEALTH_CHECK_HEADER
+
+FOREIGN = "0af7651916cd43dd8448eb211c80319c"
+SPAN = "b7ad6b7169203331"
+Span = dict[str, Any]
+
+
+class Mesh:
+    """An edge, the Envoy of the service `shop` behind it, its app, and a collector of spans."""
+
+    def __init__(self, edge: int, trusting: int, shop: int, app: Upstream, sink: Upstream) -> None:
+        self.edge, self.trusting, self.shop, self.app, self.sink = edge, trusting, shop, app, sink
+
+    def spans(self) -> list[Span]:
+        """Return all spans that have arrived."""
+        return [span for request in list(self.sink.requests) for span in json.loads(request.body)]
+
+    def of(self, trace: str, count: int = 1) -> list[Span]:
+        """Return the spans of `trace`, when there are that many, from the root on."""
+
+        def found() -> list[Span]:
+            return [span for span in self.spans() if span["traceId"] == trace]
+
+        assert eventually(lambda: len(found()) >= count), f"{len(found())} spans of {trace}"
+        return sorted(found(), key=lambda span: span["timestamp"])
+
+    def seen(self) -> dict[str, str]:
+        """Return the headers that the app saw last."""
+        return self.app.requests[-1].headers
+
+
+def _edge(name: str, **given: Any) -> ProxyPlan:
+    """Return an edge with a route for each case."""
+    tags = [
+        tag("tenant", header="x-tenant", default="none"),
+        tag("site", literal="berlin"),
+        tag("home", environment="HOME"),
+        tag("absent", environment="NO_SUCH_VARIABLE"),
+    ]
+    traced = tracing(export="zipkin", tags=tags)
+    own: View = {"sampling": None, "overall": None, "tags": [tag("site", literal="here")]}
+    routes = [
+        answer("/gone", answer={"status": 404, "body": ""}, operation="goneAway"),
+        route("/unsampled", "shop", tracing={"sampling": 0.0, "overall": None, "tags": []}),
+        route("/tagged", "shop", tracing=own, operation="browse"),
+        route("/", "shop", operation="shopping"),
+    ]
+    return on_loopback(
+        proxy(
+            [public(tracing=traced, **given)],
+            {"public": table(host("all", routes), tell_trace=True)},
+            [cluster("shop", 0), cluster("tracing_collector", 0, circuit_breaker=None)],
+            name=name,
+        )
+    )
+
+
+def _shop(app: Upstream) -> ProxyPlan:
+    """Return the Envoy of a service, with the route for health checks that compile makes."""
+    check = match("/", headers=[{"name": HEALTH_CHECK_HEADER, "present": True}])
+    unseen: View = {"sampling": None, "overall": 0.0, "tags": []}
+    routes = [
+        route("", "app", match=check, tracing=unseen),
+        route("/", "app", operation="checkStock"),
+    ]
+    return on_loopback(
+        proxy(
+            [listener("ingress", tracing=tracing(export="zipkin"))],
+            {"ingress": table(host("all", routes))},
+            [cluster("app", app.port), cluster("tracing_collector", 0)],
+            name="shop",
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def mesh(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    with ExitStack() as stack:
+        app, sink = stack.enter_context(Upstream("app")), stack.enter_context(Upstream("sink"))
+        sink.answers(202)
+        shop = _shop(app)
+        edge = _edge("front")
+        trusting = _edge("trusting", trusted_networks=[LOOPBACK], internal_networks=[LOOPBACK])
+        for plan in (shop, edge, trusting):
+            send_to(plan, "tracing_collector", sink.port)
+            send_to(plan, "shop", port_of(shop, "ingress"))
+            stack.enter_context(running(envoy, tmp_path_factory.mktemp(plan.name), plan))
+        ports = (port_of(edge, "public"), port_of(trusting, "public"), port_of(shop, "ingress"))
+        yield Mesh(*ports, app, sink)
+
+
+def test_every_hop_has_a_span_of_its_own_below_the_one_before(mesh: Mesh) -> None:
+    trace = ask(mesh.edge, "/a").headers["x-trace-id"]
+    seen = mesh.seen()
+    edge, shop = mesh.of(trace, 2)
+    assert [each["localEndpoint"]["serviceName"] for each in (edge, shop)] == ["front", "shop"]
+    assert [each["name"] for each in (edge, shop)] == ["shopping", "checkStock"]
+    assert "parentId" not in edge
+    assert shop["parentId"] == edge["id"] != shop["id"]
+    assert {each["kind"] for each in (edge, shop)} == {"SERVER"}
+    assert len(trace) == 32
+    assert seen["traceparent"] == f"00-{trace}-{shop['id']}-01"
+    assert (seen["x-b3-traceid"], seen["x-b3-spanid"]) == (trace, shop["id"])
+    assert seen["x-b3-sampled"] == "1"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"traceparent": f"00-{FOREIGN}-{SPAN}-01"},
+        {"b3": f"{FOREIGN}-{SPAN}-1"},
+        {"x-b3-traceid": FOREIGN, "x-b3-spanid": SPAN, "x-b3-sampled": "1"},
+        {"b3": f"{FOREIGN}-{SPAN}-1", "x-b3-traceid": "1" * 32, "x-b3-spanid": "2" * 16},
+    ],
+    ids=",".join,
+)
+def test_an_app_may_forward_either_form(mesh: Mesh, headers: dict[str, str]) -> None:
+    before = len([span for span in mesh.spans() if span["traceId"] == FOREIGN])
+    ask(mesh.shop, "/forwarded", headers=headers)
+    span = mesh.of(FOREIGN, before + 1)[-1]
+    assert span["parentId"] == SPAN
+    seen = mesh.seen()
+    assert seen["traceparent"] == f"00-{FOREIGN}-{span['id']}-01"
+    if "b3" in headers:  # it is answered in kind
+        assert seen["b3"] == f"{FOREIGN}-{span['id']}-1-{SPAN}"
+        assert "x-b3-traceid" not in seen
+    else:
+        assert (seen["x-b3-traceid"], seen["x-b3-spanid"]) == (FOREIGN, span["id"])
+        assert "b3" not in seen
+
+
+def test_a_stranger_cannot_join_or_switch_off_a_trace(mesh: Mesh) -> None:
+    for headers in (
+        {"traceparent": f"00-{FOREIGN}-{SPAN}-00"},
+        {"b3": f"{FOREIGN}-{SPAN}-0"},
+        {"x-b3-traceid": FOREIGN, "x-b3-spanid": SPAN, "x-b3-sampled": "0"},
+    ):
+        trace = ask(mesh.edge, "/a", headers=headers).headers["x-trace-id"]
+        assert trace != FOREIGN
+        assert mesh.seen()["x-b3-sampled"] == "1"
+
+
+def test_tags_arrive_and_a_routes_own_go_first(mesh: Mesh) -> None:
+    plain = ask(mesh.edge, "/a", headers={"x-tenant": "acme"}).headers["x-trace-id"]
+    routed = ask(mesh.edge, "/tagged").headers["x-trace-id"]
+    tags, own = mesh.of(plain, 2)[0]["tags"], mesh.of(routed, 2)[0]["tags"]
+    assert (tags["tenant"], tags["site"]) == ("acme", "berlin")
+    assert (own["tenant"], own["site"]) == ("none", "here")
+    assert "home" in tags
+    assert "absent" not in tags
+    assert mesh.of(routed)[0]["name"] == "browse"
+
+
+def test_an_answer_of_the_edge_itself_has_a_span(mesh: Mesh) -> None:
+    (span,) = mesh.of(ask(mesh.edge, "/gone").headers["x-trace-id"])
+    assert (span["name"], span["tags"]["http.status_code"]) == ("goneAway", "404")
+
+
+def test_an_unsampled_route_makes_no_spans_and_says_so_to_the_next_hop(mesh: Mesh) -> None:
+    trace = ask(mesh.edge, "/unsampled").headers["x-trace-id"]
+    seen = mesh.seen()
+    assert seen["x-b3-sampled"] == "0"
+    assert seen["traceparent"].endswith("-00")
+    mesh.of(ask(mesh.edge, "/a").headers["x-trace-id"], 2)  # later, and sent by now
+    assert trace not in {span["traceId"] for span in mesh.spans()}
+
+
+def test_only_a_trusted_peer_can_force_a_trace(mesh: Mesh) -> None:
+    force = {"x-envoy-force-trace": "1"}
+    ask(mesh.edge, "/unsampled", headers=force)
+    assert mesh.seen()["x-b3-sampled"] == "0"
+    trace = ask(mesh.trusting, "/unsampled", headers=force).headers["x-trace-id"]
+    assert mesh.seen()["x-b3-sampled"] == "1"
+    assert len(mesh.of(trace, 2)) == 2
+
+
+def test_health_checks_make_no_spans_and_clients_cannot_pass_for_them(mesh: Mesh) -> None:
+    header = {HEALTH_CHECK_HEADER: "1"}
+    ask(mesh.shop, "/healthz", headers=header)
+    assert mesh.seen()["x-b3-sampled"] == "0"
+    for edge in (mesh.edge, mesh.trusting):
+        trace = ask(edge, "/healthz", headers=header).headers["x-trace-id"]
+        assert HEALTH_CHECK_HEADER not in mesh.seen()
+        mesh.of(trace, 2)
+    paths = [span["tags"]["http.url"] for span in mesh.spans()]
+    assert sum("/healthz" in path for path in paths) == 4
+
+
+def test_spans_go_to_the_collector_that_is_named(mesh: Mesh) -> None:
+    mesh.of(ask(mesh.edge, "/a").headers["x-trace-id"], 2)
+    sent = mesh.sink.requests[-1]
+    assert (sent.method, sent.path) == ("POST", "/api/v2/spans")
+    assert sent.headers["host"] == "127.0.0.1:9411"
+
+
+def test_sampling_of_a_route_holds_with_otlp_too(envoy: Path, tmp_path: Path) -> None:
+    none: View = {"sampling": 0.0, "overall": None, "tags": []}
+    routes = [route("/unsampled", "app", tracing=none), route("/", "app")]
+    with Upstream("app") as app:
+        plan = on_loopback(
+            proxy(
+                [public()],
+                {"public": table(host("all", routes))},
+                [cluster("app", app.port), collector(free_port())],
+            )
+        )
+        with running(envoy, tmp_path, plan):
+            for path, flag in (("/unsampled", "0"), ("/", "1")):
+                ask(port_of(plan, "public"), path)
+                seen = app.requests[-1].headers
+                assert seen["traceparent"].endswith(f"-0{flag}")
+                assert seen["x-b3-sampled"] == flag

@@ -60,7 +60,9 @@ def expected(  # noqa: PLR0913 - a request has that many sides
     assert to is None or to in route.to, f"{path} never leads to {to}"
     if route.mirror is not None:
         assert route.mirror["percent"] == 100, "whether there is a copy cannot be foretold"
-        below.append(_incoming(mesh, route.mirror["to"], calls))
+        # The copy has a span of its own at the edge, by Envoy's name for it.
+        copied = _incoming(mesh, route.mirror["to"], calls)
+        below.append(Node(edge.name, "mirror", "client", (copied,)))
     operation = route.operation or mesh.services[main].operation
     return Node(edge.name, operation, "server", tuple(sorted(below)))
 

@@ -16,6 +16,20 @@ from vmesh.render import STATIC_SUFFIX
 
 MOST_REMEMBERED = 50_000  # accepted forms of one binary; a line of 65 bytes each
 
+_OWN = re.compile(r'"(?:id|bootstrap_version)": "[^"]*"')
+_ADDRESS = re.compile(r'"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+"')
+
+
+def essence(form: str) -> str:
+    """Return the digest of all in a static form that Envoy could refuse.
+
+    Replicas of a service differ in their node's id and in addresses. To Envoy any address is
+    as good as another, so what counts is only which of them are the same.
+    """
+    places: dict[str, str] = {}
+    named = _ADDRESS.sub(lambda found: places.setdefault(found[0], str(len(places))), form)
+    return hashlib.sha256(_OWN.sub("", named).encode()).hexdigest()
+
 
 def validate_static_form(envoy: Path, static_form: Path) -> str | None:
     """Return what the `envoy` binary says against `static_form`, or None if it accepts it."""
@@ -65,9 +79,9 @@ class Accepted:
 def validate_all(envoy: Path, static_forms: Iterable[Path]) -> list[Problem]:
     """Return a Problem for each of `static_forms` that `envoy` refuses.
 
-    Of equal forms one is shown to it, and none that it has accepted in an earlier run.
+    Of forms that are the same to it one is shown, and none that it accepted in an earlier run.
     """
-    forms = {form: hashlib.sha256(form.read_bytes()).hexdigest() for form in static_forms}
+    forms = {form: essence(form.read_text()) for form in static_forms}
     accepted = Accepted(envoy)
     unknown = {digest: form for form, digest in forms.items()}
     for digest in accepted.digests:

@@ -19,7 +19,7 @@ from vmesh.plan import Plan, ProxyPlan, View
 from vmesh.problems import Problems
 from vmesh.render import STATIC_SUFFIX, Renderer, write_plan
 from vmesh.static_form import Blocks, StaticForms, static_form
-from vmesh.validate import validate_all, validate_static_form
+from vmesh.validate import essence, validate_all, validate_static_form
 
 INVENTORIES = sorted(p.name for p in (paths.PROJECT / "inventory").iterdir() if p.is_dir())
 
@@ -210,6 +210,23 @@ def test_envoy_sees_equal_forms_once_and_accepted_ones_never_again(
     os.utime(envoy, (0, 0))  # another binary
     validate_all(envoy, forms)
     assert sorted(saw.read_text().split()) == ["bad", "good"]
+
+
+def test_replicas_are_the_same_to_envoy_and_other_proxies_are_not() -> None:
+    def form(node: str, listening: str, upstreams: list[str]) -> str:
+        plan = views.proxy(
+            [views.public(address=listening, port=80)],
+            {"public": views.table(views.host("all", [views.route("/", "shop")]))},
+            [views.cluster("shop", endpoints=[{"address": a, "port": 1} for a in upstreams])],
+        )
+        plan.view["node"]["id"] = node
+        return essence(StaticForms().text(Renderer().files(plan)))
+
+    first = form("shop@a", "10.0.0.1", ["10.0.0.8", "10.0.0.9"])
+    assert form("shop@b", "10.0.0.2", ["10.0.0.8", "10.0.0.9"]) == first
+    assert form("shop@b", "10.0.0.2", ["10.0.0.8", "10.0.0.8"]) != first
+    assert form("shop@b", "10.0.0.2", ["10.0.0.8", "10.0.0.2"]) != first
+    assert form("shop@b", "10.0.0.2", ["10.0.0.8"]) != first
 
 
 def test_every_proxy_with_a_refused_form_is_named(forms: list[Path], tmp_path: Path) -> None:

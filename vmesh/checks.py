@@ -5,6 +5,7 @@ Pure, and tolerant: a value that the schema refused is None here and was told al
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,7 +13,9 @@ from itertools import pairwise
 
 import re2
 
+from vmesh.formats import is_ipv4
 from vmesh.model import (
+    MAIN,
     Call,
     Edge,
     FlaskApp,
@@ -26,7 +29,6 @@ from vmesh.model import (
 )
 from vmesh.plan import url_variable
 from vmesh.problems import WARNING, Problem
-from vmesh.schema import is_ipv4
 from vmesh.views import in_order, route_timeout
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.
@@ -46,6 +48,9 @@ GUNICORN_ENVIRONMENT = (
 _SECRET_NAME = re.compile(
     r"(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE_KEY|API_?KEY|ACCESS_KEY)", re.IGNORECASE
 )
+
+_EDGES = "mesh_edges"
+_EVERY_PATH = (".*", "/.*", ".+")
 
 Hidden = frozenset[tuple[str, ...]]
 
@@ -72,6 +77,15 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
     ]
 
 
+def remedy(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return what to do about a `name` that is none of `known`: the nearest, if one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    near = [each for each in near if each != name]
+    if not near:
+        return otherwise
+    return f"Did you mean `{near[0]}`? If not, {otherwise[0].lower()}{otherwise[1:]}"
+
+
 def looks_secret(name: str) -> bool:
     """Tell whether an environment variable's name says that its value is nobody's business."""
     return _SECRET_NAME.search(name) is not None
@@ -85,6 +99,15 @@ def _names(mesh: Mesh) -> Iterator[Problem]:
             "is a service's name too",
             "Give the edge a name of its own",
         )
+    for edge in mesh.edges.values():
+        names = [host.name for host in edge.virtual_hosts]
+        if names.count(MAIN) > 1:
+            yield Problem(
+                f"{_of(edge)}.virtual_hosts",
+                MAIN,
+                "is the name that the edge's own routes have",
+                "Give this virtual host another name",
+            )
 
 
 def _ports(mesh: Mesh) -> Iterator[Problem]:
@@ -106,6 +129,12 @@ def _known(mesh: Mesh) -> str:
     return ", ".join(sorted(mesh.services)) or "none"
 
 
+def _is_service(mesh: Mesh, name: str) -> bool:
+    """Tell whether `name` is described as a service, even if wrongly."""
+    given = mesh.given.get("mesh_services")
+    return name in mesh.services or (isinstance(given, Mapping) and name in given)
+
+
 def _service_calls(mesh: Mesh) -> Iterator[Problem]:
     for service in mesh.services.values():
         where = f"mesh_services.{service.name}"
@@ -115,13 +144,17 @@ def _service_calls(mesh: Mesh) -> Iterator[Problem]:
                 yield Problem(
                     f"{where}.calls", call.upstream, "is the service itself", "Remove this call"
                 )
-            elif call.upstream not in mesh.services and not _leads_outside(mesh, where, call):
+            elif not _is_service(mesh, call.upstream) and not _leads_outside(mesh, where, call):
                 yield Problem(
                     f"{where}.calls",
                     call.upstream,
                     "is not a service of this mesh",
-                    f"Describe it under mesh_services, call one of: {_known(mesh)}; or say its"
-                    " host and port",
+                    remedy(
+                        call.upstream,
+                        mesh.services,
+                        f"Describe it under mesh_services, call one of: {_known(mesh)}; or say its"
+                        " host and port",
+                    ),
                 )
             yield from _call(f"{where}.calls.{call.upstream}", mesh, call)
 
@@ -141,15 +174,19 @@ def _edge_calls(mesh: Mesh) -> Iterator[Problem]:
         used = {name for route in edge.routes for name in _upstreams(route)}
         for call in edge.calls:
             outside = _leads_outside(mesh, where, call)
-            if call.upstream not in mesh.services and not outside:
+            if not _is_service(mesh, call.upstream) and not outside:
                 yield Problem(
                     f"{where}.calls",
                     call.upstream,
                     "is not a service of this mesh",
-                    f"Describe it under mesh_services, name one of: {_known(mesh)}; or say its"
-                    " host and port",
+                    remedy(
+                        call.upstream,
+                        mesh.services,
+                        f"Describe it under mesh_services, name one of: {_known(mesh)}; or say its"
+                        " host and port",
+                    ),
                 )
-            elif call.upstream not in used:
+            elif edge.routes and call.upstream not in used:
                 yield Problem(
                     f"{where}.calls",
                     call.upstream,
@@ -199,25 +236,36 @@ def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
     if not layers[-1]:
         return
     said = policies(*layers)
+    own = layers[-1]
     per_try = said.retries.per_try_timeout
     if per_try is not None and per_try > said.timeout:
-        yield Problem(
-            f"{where}.retries.per_try_timeout",
-            per_try,
-            f"is longer than the timeout of the whole call, {said.timeout:g} s",
-            "Make it shorter, or the timeout longer",
-        )
-    if said.load_balancing == "ring_hash" and said.hash_on is None:
+        retries = own.get("retries")
+        if isinstance(retries, Mapping) and "per_try_timeout" in retries:
+            yield Problem(
+                f"{where}.retries.per_try_timeout",
+                per_try,
+                f"is longer than the timeout of the whole call, {said.timeout:g} s",
+                "Make it shorter, or the timeout longer",
+            )
+        elif "timeout" in own:
+            yield Problem(
+                f"{where}.timeout",
+                said.timeout,
+                f"is shorter than what the service's policies give one attempt, {per_try:g} s",
+                "Make it longer, or set retries.per_try_timeout here too",
+            )
+    hash_on = own.get("hash_on")
+    if "load_balancing" in own and said.load_balancing == "ring_hash" and said.hash_on is None:
         yield Problem(
             f"{where}.hash_on",
             None,
             "is missing, and ring_hash needs to know what decides",
             "Set hash_on to a header or a cookie",
         )
-    if said.load_balancing != "ring_hash" and said.hash_on is not None:
+    if said.load_balancing != "ring_hash" and isinstance(hash_on, Mapping):
         yield Problem(
             f"{where}.hash_on",
-            sorted(said.hash_on),
+            sorted(hash_on),
             f"has no meaning with {said.load_balancing}",
             "Set load_balancing to ring_hash, or remove hash_on",
         )
@@ -235,7 +283,7 @@ def _routes(mesh: Mesh) -> Iterator[Problem]:
             for index, route in enumerate(host.routes):
                 yield from _route(f"{host.where}.routes[{index}]", mesh, edge, route)
             yield from _shadows(host)
-            yield from _cors(host.where, host.filters)
+        yield from _shared_cors(mesh, edge)
 
 
 def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem]:
@@ -243,12 +291,16 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
     for key, name in [(f"{where}.to", n) for n in route.to] + [
         (f"{where}.mirror.to", n) for n in list(_upstreams(route))[len(route.to) :]
     ]:
-        if name not in mesh.services and name not in outside:
+        if not _is_service(mesh, name) and name not in outside:
             yield Problem(
                 key,
                 name,
                 "is not a service of this mesh",
-                f"Describe it under mesh_services, or route to one of: {_known(mesh)}",
+                remedy(
+                    name,
+                    [*mesh.services, *sorted(outside)],
+                    f"Describe it under mesh_services, or route to one of: {_known(mesh)}",
+                ),
             )
     if route.to and not sum(route.to.values()):
         yield Problem(
@@ -261,6 +313,14 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
     yield from _either(f"{where}.rewrite", route.rewrite, "prefix", "regex")
     yield from _either(f"{where}.redirect", route.redirect, "path", "prefix")
     yield from _substitution(f"{where}.rewrite", route.rewrite)
+    yield from _tags(f"{where}.tracing", route.tracing.tags)
+    if route.redirect is not None and set(route.redirect) == {"status"}:
+        yield Problem(
+            f"{where}.redirect",
+            "status",
+            "leads to where the client is already",
+            "Add another scheme, host, port, path or prefix",
+        )
     yield from _cors(where, route.filters)
     if route.websocket and "max_request_bytes" in route.filters:
         yield Problem(
@@ -280,6 +340,17 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
         )
 
 
+def _tags(where: str, tags: Mapping[str, Mapping[str, str | None]]) -> Iterator[Problem]:
+    for name, tag in tags.items():
+        if tag["literal"] is not None and tag["default"] is not None:
+            yield Problem(
+                f"{where}.tags.{name}.default",
+                tag["default"],
+                "never counts, as a literal is always there",
+                "Remove it",
+            )
+
+
 def _of(edge: Edge) -> str:
     return f"mesh_edges.{edge.name}"
 
@@ -288,7 +359,7 @@ def _either(where: str, value: Mapping[str, object] | None, *names: str) -> Iter
     if value is not None and all(name in value for name in names):
         yield Problem(
             where,
-            sorted(value),
+            sorted(names),
             f"has {' and '.join(names)}, which exclude one another",
             "Keep one of them",
         )
@@ -326,10 +397,24 @@ def _cors(where: str, filters: Mapping[str, Mapping[str, object]]) -> Iterator[P
         )
 
 
+def _shared_cors(mesh: Mesh, edge: Edge) -> Iterator[Problem]:
+    """Look at what holds for whole virtual hosts, once where it is written."""
+    seen: list[object] = []
+    for host in edge.virtual_hosts:
+        cors = host.filters.get("cors")
+        if cors is not None and not any(cors is each for each in seen):
+            seen.append(cors)
+            said = mesh.given[_EDGES][edge.name].get("virtual_hosts") or {}
+            own = isinstance(said, Mapping) and "cors" in (said.get(host.name) or {})
+            yield from _cors(host.where if own else _of(edge), host.filters)
+
+
 def _shadows(host: VirtualHost) -> Iterator[Problem]:
     """Return the routes of which no request is left by another one before them."""
     earlier: list[tuple[int, Match]] = []
     for index, route in in_order(host.routes):
+        if not route.match.value:
+            continue
         for first, match in earlier:
             if _covers(match, route.match):
                 yield Problem(
@@ -344,7 +429,9 @@ def _shadows(host: VirtualHost) -> Iterator[Problem]:
 
 def _covers(one: Match, other: Match) -> bool:
     """Tell whether every request that `other` matches is matched by `one` too."""
-    if one.kind == "prefix" and other.kind in ("prefix", "path"):
+    if one.kind == "regex" and one.value in _EVERY_PATH:
+        path = True
+    elif one.kind == "prefix" and other.kind in ("prefix", "path"):
         path = other.value.startswith(one.value)
     else:
         path = (one.kind, one.value) == (other.kind, other.value)
@@ -411,6 +498,9 @@ def _tracing(mesh: Mesh) -> Iterator[Problem]:
             "has collector and group, which exclude one another",
             "Keep group for a Jaeger on a host of yours, collector for anything else",
         )
+    yield from _tags("mesh_tracing", tracing.tags)
+    for edge in mesh.edges.values():
+        yield from _tags(f"{_of(edge)}.tracing", edge.tracing.tags)
     if tracing.collector is not None:
         yield from _tls("mesh_tracing.collector.tls", tracing.collector.host, tracing.collector.tls)
 

@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vmesh import checks, schema, views
+from vmesh import checks, explain, views
+from vmesh.formats import is_ipv4
 from vmesh.inventory import Inventory
 from vmesh.model import (
     OTLP_GRPC_PORT,
@@ -42,7 +43,6 @@ from vmesh.plan import (
     user,
 )
 from vmesh.problems import ERROR, WARNING, Problem, Problems
-from vmesh.schema import is_ipv4
 
 OTLP_HTTP_PORT = 4318
 JAEGER_UI_PORT = 16686
@@ -165,7 +165,7 @@ class _Places:
         zone = self.inventory.hosts[host].get("mesh_zone")
         if zone is None:
             return None
-        self.problems += schema.check_value("mesh_zone", f"{host}: mesh_zone", zone)
+        self.problems += explain.check_value("mesh_zone", f"{host}: mesh_zone", zone)
         return str(zone)
 
     def _check_addresses(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vmesh.problems import Problem, Problems
+from vmesh.problems import HIDDEN, Problem, Problems
 
 # Host variables that vmesh reads; everything else in an inventory is the user's own.
 PREFIXES = ("mesh_", "lab_", "jaeger_", "ansible_ssh_")
@@ -18,6 +18,9 @@ CONNECTION = ("ansible_connection", "ansible_host", "ansible_port", "ansible_use
 # Every mesh_* variable describes the mesh as a whole, except what a host says of itself.
 SHARED_PREFIX = "mesh_"
 PER_HOST = ("mesh_address", "mesh_zone")
+
+# What stands below this key of a service may be secret.
+_SECRETS = ".app.environment"
 
 ENCRYPTED_FILE = b"$ANSIBLE_VAULT"
 
@@ -183,6 +186,8 @@ def _why(error: BaseException) -> str:
 def _remedy(error: BaseException) -> str:
     if "no vault secrets" in str(error):
         return "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE"
+    if "is undefined" in str(error):
+        return "Define that variable, or mend its name"
     return "Mend it there"
 
 
@@ -192,7 +197,7 @@ def _disagreement(name: str, usual: _Variant, other: _Variant) -> Problem:
     near = difflib.get_close_matches(name, PER_HOST, n=1, cutoff=0.8)
     return Problem(
         f"{host}{f' and {more} more' if more else ''}: {where}",
-        _shown(value),
+        HIDDEN if _SECRETS in where else _shown(value),
         f"is set differently for {usual.hosts[0]}; the mesh is described once",
         f"Did you mean `{near[0]}`?" if near else f"Set {name} in group_vars/all and nowhere else",
     )

@@ -1,6 +1,6 @@
 """The mesh as the user describes it: the inventory's mesh_* variables, typed.
 
-`parse` checks the variables against the schema (vmesh/schema.py), which also has every
+`parse` checks the variables against the schema (vmesh/explain.py), which also has every
 default, and turns them into these classes. What the names refer to (groups, hosts, other
 services) is checked by `vmesh.checks` and `vmesh.compile`, which see the whole.
 
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh import schema
+from vmesh import explain, schema
 from vmesh.problems import Problem
 from vmesh.schema import KeyPath
 
@@ -124,7 +124,10 @@ class Tracing:
 
 @dataclass(frozen=True)
 class Match:
-    """What a request must look like. `kind` is "path", "regex" or "prefix"."""
+    """What a request must look like. `kind` is "path", "regex" or "prefix".
+
+    `value` is empty where the user's match is wrong, so that nothing is known of it.
+    """
 
     kind: str
     value: str
@@ -226,8 +229,9 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
 
     Mistakes are appended to `problems`; with any there, the result is for `vmesh.checks` only.
     """
-    found, wrong = schema.check(variables)
-    problems += found
+    variables, unreadable = explain.readable(variables)
+    found, wrong = explain.check(variables)
+    problems += [*unreadable, *found]
     mesh = schema.filled(dict(variables), schema.load(), wrong)
     services, edges = mesh["mesh_services"] or {}, mesh["mesh_edges"]
     return Mesh(
@@ -239,7 +243,7 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
             name: _edge(name, edge, _given(variables, "mesh_edges", name), wrong)
             for name, edge in edges.items()
         },
-        tracing=_mesh_tracing(mesh["mesh_tracing"]),
+        tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         operator_bind=mesh["mesh_operator_bind"],
         given=variables,
     )
@@ -356,13 +360,23 @@ def _match(value: Given) -> Match:
         name: {"exact": wanted} if isinstance(wanted, str) else _said(wanted) or {}
         for name, wanted in (value["headers"] or {}).items()
     }
-    return Match(kind, value[kind] or "/", tuple(value["methods"] or ()), headers)
+    return Match(kind, value[kind] or "", tuple(value["methods"] or ()), headers)
 
 
-def _route(value: Given, given: Given, *, sound: bool) -> Route:
+_MATCH_KEYS = ("prefix", "path", "regex", "methods", "headers")
+
+
+def _route(value: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]) -> Route:
     to = value["to"] or {}
+    sound = _sound(given, place, wrong) is given
+    # What is wrong with the route itself may be a misspelt condition.
+    unmatched = place in wrong or any(
+        path[: len(place)] == place and path[len(place)] in _MATCH_KEYS
+        for path in wrong
+        if len(path) > len(place)
+    )
     return Route(
-        match=_match(value),
+        match=Match("prefix", "", (), {}) if unmatched else _match(value),
         to={to: 1} if isinstance(to, str) else to,
         redirect=_said(value["redirect"]),
         answer=value["answer"],
@@ -408,11 +422,7 @@ def _virtual_host(  # noqa: PLR0913, PLR0917 - what is said, and where it stands
         name=name,
         domains=tuple(value["domains"] or ()),
         routes=tuple(
-            _route(
-                route,
-                route_said,
-                sound=_sound(route_said, (*place, "routes", index), wrong) is route_said,
-            )
+            _route(route, route_said, (*place, "routes", index), wrong)
             for route, (index, route_said) in zip(value["routes"] or [], kept, strict=True)
         ),
         filters={**inherited, **_filters(value, given)},
@@ -448,14 +458,14 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
     )
 
 
-def _mesh_tracing(value: Given) -> MeshTracing:
+def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     collector = value["collector"]
     if collector is not None and collector["host"] is not None:
         port = ZIPKIN_PORT if value["export"] == "zipkin" else OTLP_GRPC_PORT
         collector = {**collector, "port": collector["port"] or port}
     address = None if collector is None else _address(collector)
     return MeshTracing(
-        group=value["group"] or (DEFAULT_JAEGER_GROUP if collector is None else None),
+        group=value["group"] or (None if "collector" in given else DEFAULT_JAEGER_GROUP),
         collector=address,
         export=value["export"],
         sampling=value["sampling"],

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 ERROR, WARNING = "error", "warning"
+# Stands for a value that no message may show.
+HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True)

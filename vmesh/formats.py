@@ -1,0 +1,101 @@
+"""The formats that the schema names: what texts must look like, where a pattern cannot say it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+import re2
+
+# How large a regular expression may be once it is compiled, in RE2's steps: a class of all
+# letters of all alphabets has about 1200. files/envoy/bootstrap.yaml.j2 gives Envoy, which
+# refuses more than 100 by itself, a bound with room for another version's counting.
+MAX_EXPRESSION_SIZE = 5000
+# https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/route/v3/route.proto
+MAX_BODY_BYTES = 4096
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+# Linux takes 107 characters for the path of a socket.
+_LISTENING = re.compile(r"unix:/[!-~]{1,106}|(?P<address>[0-9.]+):(?P<port>[1-9][0-9]{0,4})")
+# These never lead anywhere: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
+_NEVER_RESOLVES = (".invalid",)
+
+
+def is_ipv4(value: Any) -> bool:
+    """Tell whether `value` is the text of an IPv4 address."""
+    try:
+        ipaddress.IPv4Address(value if isinstance(value, str) else "")
+    except ValueError:
+        return False
+    return True
+
+
+def is_dns_name(value: str) -> bool:
+    """Tell whether a name server could know `value`; an address of digits is no name."""
+    labels = value.removesuffix(".").split(".")
+    return (
+        len(value) <= 253
+        and all(_LABEL.fullmatch(label) for label in labels)
+        and not labels[-1].isdigit()
+        and not never_resolves(value)
+    )
+
+
+def never_resolves(value: str) -> bool:
+    """Tell whether no name server ever knows `value`."""
+    return value.removesuffix(".").lower().endswith(_NEVER_RESOLVES)
+
+
+def _is_network(value: str) -> bool:
+    try:
+        ipaddress.IPv4Network(value)
+    except ValueError:
+        return False
+    return True
+
+
+def re2_fault(value: str) -> str | None:
+    """Return what Envoy, which uses RE2, has against the regular expression `value`."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        size = re2.compile(value, options).programsize
+    except re2.error as error:
+        told = error.args[0]
+        return f"is refused by RE2: {told.decode() if isinstance(told, bytes) else told}"
+    except UnicodeEncodeError:
+        return "is refused by RE2: it is no UTF-8"
+    if size > MAX_EXPRESSION_SIZE:
+        return f"is too large: RE2 makes {size} steps of it, and {MAX_EXPRESSION_SIZE} may be"
+    return None
+
+
+def _is_listening(value: str) -> bool:
+    match = _LISTENING.fullmatch(value)
+    if match is None:
+        return False
+    return match["address"] is None or (is_ipv4(match["address"]) and int(match["port"]) <= 65535)
+
+
+def _is_body(value: str) -> bool:
+    """Tell whether Envoy answers `value` itself: up to 4096 bytes, whatever the alphabet."""
+    if any(unicodedata.category(each) == "Cc" and each not in "\t\r\n" for each in value):
+        return False
+    try:
+        return len(value.encode()) <= MAX_BODY_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+FORMATS: dict[str, Callable[[Any], bool]] = {
+    "body": _is_body,
+    "ipv4": is_ipv4,
+    "ipv4-network": _is_network,
+    "dns-name": is_dns_name,
+    "host": lambda value: is_ipv4(value) or is_dns_name(value),
+    "listening": _is_listening,
+    "re2": lambda value: re2_fault(value) is None,
+}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmesh.changes import shorter
+from vmesh.plan import ExternalPlan, FlaskPlan, HostPlan
 from vmesh.record import MASKED, Described, State
 
 Answer = Mapping[str, Any]
@@ -30,6 +31,12 @@ class Drift:
 def code(key: str, value: str) -> str:
     """Return what the module calls `value` by, made with the same `key`."""
     return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()
+
+
+def environments(plan: HostPlan) -> dict[str, dict[str, str]]:
+    """Return service -> the environment of its app on a host."""
+    apps: tuple[FlaskPlan | ExternalPlan, ...] = (*plan.flask_services, *plan.external_apps)
+    return {app.name: app.environment for app in apps}
 
 
 def drift(  # noqa: PLR0913 - two states of a host, its answer, and how to read it
@@ -131,7 +138,7 @@ def _envoy(there: Answer, installed: str | None) -> Iterator[str]:
         yield "does not answer on its admin socket"
         return
     if there["runs"] and installed and there["runs"] != installed:
-        yield f"an older release runs: {there['runs']}, and {installed} is installed"
+        yield f"another release runs: {there['runs']}, while {installed} is installed"
     if there["waiting"]:
         yield f"Envoy has not accepted {shorter(there['waiting'])}"
     if there["bootstrap"] is False:
@@ -213,7 +220,7 @@ def _left(answer: Answer, host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     apps = {each["name"] for each in host.get("flask_services", ())}
     left = [f"envoy@{name}" for name in answer["proxies"] if name not in planned]
     left += [f"flask@{name}" for name in answer["apps"] if name not in apps]
-    if answer["jaeger"] and not host.get("jaeger"):
+    if answer["jaeger"] is not None and not host.get("jaeger"):
         left.append("jaeger")
     for unit in left:
         yield "host", f"{unit} is left over from an earlier inventory; nothing removes it"

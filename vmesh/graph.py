@@ -184,7 +184,8 @@ def mermaid(drawn: Picture) -> str:
 
 def _entities(text: str) -> str:
     """Write what Mermaid or HTML would take for their own as Mermaid's entity codes."""
-    return re.sub(r"[^\w\s/:.,()%*=~+\[\]-]", lambda found: f"#{ord(found[0])};", text)
+    line = " ".join(text.split())
+    return re.sub(r"[^\w /:.,()%*=~+\[\]-]", lambda found: f"#{ord(found[0])};", line)
 
 
 def dot(drawn: Picture) -> str:

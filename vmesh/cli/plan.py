@@ -22,9 +22,8 @@ from vmesh import artifacts, changes, paths, record
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
 from vmesh.cli.mesh import Mesh, read
-from vmesh.drift import Drift, drift
+from vmesh.drift import Drift, drift, environments
 from vmesh.graph import shortened
-from vmesh.plan import ExternalPlan, FlaskPlan, HostPlan
 from vmesh.problems import Problem, Problems
 from vmesh.progress import Steps, new_log
 from vmesh.record import Described, State
@@ -269,12 +268,6 @@ def _why(host: str, outcome: playbook.Outcome) -> str:
     reasons = [failure.message for failure in outcome.failures if failure.host == host]
     text = outcome.unreachable.get(host) or "".join(reasons) or "no answer"
     return text.strip().splitlines()[0] if text.strip() else "no answer"
-
-
-def environments(plan: HostPlan) -> dict[str, dict[str, str]]:
-    """Return service -> the environment of its app on a host."""
-    apps: tuple[FlaskPlan | ExternalPlan, ...] = (*plan.flask_services, *plan.external_apps)
-    return {app.name: app.environment for app in apps}
 
 
 # What is printed

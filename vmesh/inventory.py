@@ -147,7 +147,9 @@ class _Reader:
         for name, variants in self.shared.items():
             usual = max(variants, key=lambda variant: len(variant.hosts))
             self.problems += [
-                _disagreement(name, usual, other) for other in variants if other is not usual
+                _disagreement(name, usual, other, is_encrypted)
+                for other in variants
+                if other is not usual
             ]
             mesh[name] = self._resolved(usual.hosts[0], name, usual.value)
             hidden.update(_hidden(usual.value, mesh[name], (name,), is_encrypted))
@@ -191,13 +193,15 @@ def _remedy(error: BaseException) -> str:
     return "Mend it there"
 
 
-def _disagreement(name: str, usual: _Variant, other: _Variant) -> Problem:
+def _disagreement(
+    name: str, usual: _Variant, other: _Variant, is_encrypted: Callable[[Any], bool]
+) -> Problem:
     where, value = _difference(usual.value, other.value, name)
     host, more = other.hosts[0], len(other.hosts) - 1
     near = difflib.get_close_matches(name, PER_HOST, n=1, cutoff=0.8)
     return Problem(
         f"{host}{f' and {more} more' if more else ''}: {where}",
-        HIDDEN if _SECRETS in where else _shown(value),
+        HIDDEN if _SECRETS in where or is_encrypted(value) else _shown(value),
         f"is set differently for {usual.hosts[0]}; the mesh is described once",
         f"Did you mean `{near[0]}`?" if near else f"Set {name} in group_vars/all and nowhere else",
     )

@@ -276,6 +276,21 @@ def test_a_vault_without_its_password_is_told(with_secrets: tuple[Path, Path]) -
     assert "ANSIBLE_VAULT_PASSWORD_FILE" in found
 
 
+def test_what_a_host_says_differently_in_an_encrypted_file_is_not_shown(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("open sesame\n")
+    inventory = written(
+        tmp_path / "inventory",
+        {"web1": {}, "web2": {}},
+        group_vars__all__more={"mesh_tracing": {"group": "web1"}},
+        host_vars__web2={"mesh_tracing": {"group": "whispered"}},
+    )
+    vault("encrypt", inventory / "host_vars/web2.yml", password=password)
+    found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))["problems"]
+    assert "web2: mesh_tracing.group" in found
+    assert "whispered" not in found
+
+
 def test_a_text_below_a_template_is_hidden_and_its_neighbour_is_not(tmp_path: Path) -> None:
     mesh = {
         "mesh_services": {"shop": {"app": {"environment": "{{ both }}", "flask": "shop"}}},

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vmesh.topology import Edge, Outside, Place, Route, Service, Topology
 
-MOST_HOSTS = 4  # a node names so many hosts of a zone, and counts the others
+MOST_HOSTS = 3  # a node names so many hosts of a zone, and counts the others
 MOST_ROUTES = 3  # an arrow names so many routes, and counts the others
 
 # Kind -> fill, border, text: readable on white and on dark pages, and in black and white print.

@@ -223,6 +223,16 @@ class Described:
     exact: Mapping[str, Mapping[str, str]]
 
 
+def shown(plan: HostPlan, secrets: Secrets) -> dict[str, Any]:
+    """Return the plan of a host as plain data without what is hidden."""
+    host = dataclasses.asdict(plan)
+    for proxy in host["proxies"]:
+        proxy["view"] = secrets.masked(proxy["view"])
+    for app in (*host["flask_services"], *host["external_apps"]):
+        app["environment"] = secrets.settings(app["name"], app["environment"])
+    return host
+
+
 def digest(text: str) -> str:
     """Return the SHA-256 of a file's text."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -251,22 +261,19 @@ def describe(  # noqa: PLR0913 - what a state consists of
     platform: what the host answered: arch, python
     variables: the host's, of which the roles' settings are taken
     """
-    host = dataclasses.asdict(plan)
+    host = shown(plan, secrets)
     files: dict[str, dict[str, str]] = {}
     exact: dict[str, dict[str, str]] = {}
     for proxy, plain in zip(plan.proxies, host["proxies"], strict=True):
-        plain["view"] = secrets.masked(plain["view"])
         texts = render(proxy)
         exact[proxy.name] = {path: digest(text) for path, text in texts.items()}
-        shown = texts
+        masked = texts
         if plain["view"] != _as_json(proxy.view):
-            shown = render(dataclasses.replace(proxy, view=plain["view"]))
+            masked = render(dataclasses.replace(proxy, view=plain["view"]))
         files[proxy.name] = {
             path: digest(text) if text == texts.get(path) else MASKED + digest(text)
-            for path, text in shown.items()
+            for path, text in masked.items()
         }
-    for app in (*host["flask_services"], *host.get("external_apps", ())):
-        app["environment"] = secrets.settings(app["name"], app["environment"])
     roles = roles_of(host)
     state: State = {
         "format": FORMAT,

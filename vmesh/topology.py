@@ -1,17 +1,15 @@
 """What a plan says about the mesh as a whole: services, who calls whom, the edges' routes.
 
-Pure. It takes the plan's hosts as plain data (`dataclasses.asdict`, or as they were recorded) and
+Pure. It takes the plan's hosts as plain data (vmesh.record.shown, or as they were recorded) and
 reads them by their views, which are what the proxies really get.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.plan import HostPlan
 from vmesh.views import COLLECTOR, LOCAL_APP
 
 Host = Mapping[str, Any]
@@ -87,11 +85,6 @@ class Topology:
     edges: dict[str, Edge]
     jaeger: Place | None
     spans: str | None
-
-
-def plain(hosts: Mapping[str, HostPlan]) -> dict[str, dict[str, Any]]:
-    """Return a plan's hosts as plain data."""
-    return {name: dataclasses.asdict(host) for name, host in hosts.items()}
 
 
 def topology(hosts: Mapping[str, Host]) -> Topology:

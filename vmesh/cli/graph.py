@@ -11,7 +11,8 @@ from vmesh.cli import FAILED, OK, USAGE, CliError, packages
 from vmesh.cli.mesh import read
 from vmesh.graph import Picture, dot, mermaid, picture
 from vmesh.progress import Steps, new_log
-from vmesh.topology import plain, topology
+from vmesh.record import Secrets, shown
+from vmesh.topology import topology
 
 GRAPHVIZ = (("dot", "graphviz"),)
 FORMATS = {
@@ -28,7 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw the inventory to standard output or into a file."""
     output: Path | None = arguments.output
     wanted = arguments.format or chosen(output)
-    drawn = picture(topology(plain(read(arguments.inventory).plan.hosts)))
+    mesh = read(arguments.inventory)
+    hidden = Secrets.of(mesh.inventory)
+    hosts = {host: shown(plan, hidden) for host, plan in mesh.plan.hosts.items()}
+    drawn = picture(topology(hosts))
     if wanted == "svg":
         packages.install(
             packages.missing(GRAPHVIZ), Steps(1, new_log("graph")), no_install=arguments.no_install

@@ -28,7 +28,7 @@ from vmesh.problems import Problem, Problems
 from vmesh.progress import Steps, new_log
 from vmesh.record import Described, State
 from vmesh.render import Renderer
-from vmesh.topology import Outside, Route, Service, Topology, plain, topology
+from vmesh.topology import Outside, Route, Service, Topology, topology
 
 REFRESH = "playbooks/refresh.yml"
 MARKS = {
@@ -146,7 +146,7 @@ def compare(
         return None if texts is None else {p: record.digest(text) for p, text in texts.items()}
 
     return Result(
-        topology(plain(mesh.plan.hosts)),
+        topology({host: described.state["host"] for host, described in wanted.items()}),
         mesh.plan.warnings,
         recorded,
         wanted,

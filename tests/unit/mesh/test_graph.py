@@ -13,11 +13,19 @@ from tests.unit.mesh import worlds
 from vmesh import graph
 from vmesh.graph import Arrow, Node, Picture
 from vmesh.inventory import Inventory
-from vmesh.topology import match_words, plain, topology
+from vmesh.plan import HostPlan
+from vmesh.record import Secrets, shown
+from vmesh.topology import match_words, topology
 
 
 def drawn(of: Inventory | None = None) -> Picture:
-    return graph.picture(topology(plain(worlds.plan(of or worlds.inventory()).hosts)))
+    of = of or worlds.inventory()
+    return pictured(of, worlds.plan(of).hosts)
+
+
+def pictured(of: Inventory, hosts: dict[str, HostPlan]) -> Picture:
+    hidden = Secrets.of(of)
+    return graph.picture(topology({host: shown(each, hidden) for host, each in hosts.items()}))
 
 
 def node(picture: Picture, name: str) -> Node:
@@ -84,7 +92,7 @@ def test_many_hosts_and_many_routes_are_counted() -> None:
             {**worlds.GROUPS, "stores": stores},
         )
     )
-    assert node(picture, "stock").lines[1] == "store01, store02, store03, store04 and 16 more"
+    assert node(picture, "stock").lines[1] == "store01, store02, store03 and 17 more"
     assert arrows(picture)["front", "shop"].label == ("/0", "/1", "/2", "and 6 more")
 
 
@@ -142,8 +150,17 @@ def test_the_same_plan_gives_the_same_text_whatever_the_order_of_its_hosts() -> 
     hosts = worlds.plan(worlds.inventory()).hosts
     backwards = dict(reversed(hosts.items()))
     for language in (graph.mermaid, graph.dot):
-        one, other = (language(graph.picture(topology(plain(each)))) for each in (hosts, backwards))
+        one, other = (language(pictured(worlds.inventory(), each)) for each in (hosts, backwards))
         assert one == other
+
+
+def test_no_hidden_value_is_drawn() -> None:
+    headers = {"headers": {"x-key": "correct horse"}, "prefix": "/", "to": "shop"}
+    mesh = worlds.changed(("mesh_edges/front/routes", [headers]))
+    way = ("mesh_edges", "front", "routes", "0", "headers", "x-key")
+    picture = drawn(worlds.inventory(mesh, hidden=(way,)))
+    assert "correct horse" not in graph.mermaid(picture) + graph.dot(picture)
+    assert arrows(picture)["front", "shop"].label == ("/ [x-key: (hidden)]",)
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")

@@ -15,6 +15,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ STATIC_SUFFIX = ".static.json"
 
 # The authorities that the hosts' own system trusts (package ca-certificates).
 HOST_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+
+_PAIR_OR_BACKSLASH = re.compile(r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,19 @@ def _environment() -> Environment:
 
 
 def _tojson(value: Any) -> str:
-    """Return `value` as JSON, which is YAML without any of its implicit types."""
-    return json.dumps(value, sort_keys=True)
+    """Return `value` as JSON, which is YAML without any of its implicit types.
+
+    One thing of JSON's is none of YAML's: an emoji as a pair of surrogates.
+    """
+    return _PAIR_OR_BACKSLASH.sub(_without_pair, json.dumps(value, sort_keys=True))
+
+
+def _without_pair(found: re.Match[str]) -> str:
+    escaped = found[0]
+    if escaped == r"\\":
+        return escaped
+    character: str = json.loads(f'"{escaped}"')
+    return rf"\U{ord(character):08x}"
 
 
 def _seconds(value: float) -> str:

@@ -18,7 +18,7 @@ import yaml
 
 # Whole documents are slow to read even with the C parser; the plain one is five times slower.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_KEY = re.compile(r'("[^"]*"|[^\s"#\[{-][^"\[{]*?):(?: (.*))?$')
+_KEY = re.compile(r'("[^"\\]*"|[^\s"#\[{-][^"\[{]*?):(?: (.*))?$')
 
 BOOTSTRAP = "bootstrap.yaml"
 LISTENERS = "listeners/listeners.yaml"
@@ -35,6 +35,7 @@ class Blocks:
 
     def __init__(self) -> None:
         self._read: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
     def read(self, text: str) -> Any:
         """Return what the YAML document `text` says."""
@@ -52,9 +53,15 @@ class Blocks:
             elif lines and _KEY.match(lines[0]):
                 value = dict(self._entry(part) for part in _parts(lines, ""))
             else:
-                value = yaml.load(text, _Loader)
+                value = self._value(text)
             self._read[text] = value
         return self._read[text]
+
+    def _value(self, text: str) -> Any:
+        """Return the value or the flow in `text`."""
+        if text not in self._values:
+            self._values[text] = yaml.load(text, _Loader)
+        return self._values[text]
 
     def _item(self, lines: list[str]) -> Any:
         """Return the item of a list in `lines`, the first of which begins with a dash."""
@@ -71,7 +78,7 @@ class Blocks:
             depth = len(rest[0]) - len(rest[0].lstrip(" "))
             read = self._block([line[depth:] for line in rest])
         else:
-            read = self._block([value or "~", *lines[1:]])
+            read = self._value("\n".join([value or "~", *lines[1:]]))
         return key.strip('"'), read
 
 

@@ -95,14 +95,39 @@ def test_a_fault_in_any_kind_of_file_is_refused(
     assert validate_static_form(envoy, form) is None
 
 
-@pytest.mark.parametrize("text", ["y", "no", "on", "1e3", "~", "0x1f", "a: b", "'", '"', "{{ x }}"])
+TEXTS = ["y", "no", "on", "1e3", "~", "0x1f", "a: b", "'", '"', "{{ x }}", "# a", "- a", "\\ud83d"]
+TEXTS += [
+    '" : "',
+    '": ',
+    '{"a": [1]}',
+    "a\nb\tc\r",
+    "\u20ac \U0001f600",
+    "\x7f\x85\u2028\ufeff",
+    "%",
+    " ",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
 def test_texts_that_yaml_takes_for_something_else_arrive_as_they_are(text: str) -> None:
-    (proxy,) = plan_of("lab").hosts["edge"].proxies
-    for route in proxy.view["routes"]["public"]["virtual_hosts"][0]["routes"]:
-        route["operation"] = text
-    routes = yaml.safe_load(Renderer().files(proxy)["routes/public.yaml"])
-    first = routes["resources"][0]["virtual_hosts"][0]["routes"][0]
-    assert first["decorator"]["operation"] == text
+    routes = [
+        views.answer("/", answer={"status": 200, "body": text}, operation=text),
+        views.route("/", "shop", rewrite={"regex": text, "substitution": text}),
+    ]
+    tagged = views.tracing(tags=[views.tag("a", literal=text)])
+    plan = views.proxy(
+        [views.public(tracing=tagged)], {"public": views.table(views.host("all", routes))}, []
+    )
+    files = Renderer().files(plan)
+    for read in (Blocks().read, yaml.safe_load):
+        hosts = read(files["routes/public.yaml"])["resources"][0]["virtual_hosts"]
+        first, second = hosts[0]["routes"]
+        assert first["decorator"]["operation"] == text
+        assert first["direct_response"]["body"]["inline_string"] == text
+        assert second["route"]["regex_rewrite"]["substitution"] == text
+        (listener,) = read(files["listeners/listeners.yaml"])["resources"]
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        assert manager["tracing"]["custom_tags"][0]["literal"]["value"] == text
 
 
 def _everything() -> ProxyPlan:
@@ -133,7 +158,7 @@ def _everything() -> ProxyPlan:
     check |= {"healthy_threshold": 1, "unhealthy_threshold": 1}
     zones = [views.endpoint(1, "east"), views.endpoint(2, "west", 1), views.endpoint(3, None, 1)]
     given = {"health_check": check, "load_balancing": "ring_hash"}
-    return views.proxy(
+    plan = views.proxy(
         [views.public(trusted_networks=[views.LOOPBACK], port=1)],
         {
             "public": views.table(
@@ -147,6 +172,8 @@ def _everything() -> ProxyPlan:
             views.collector(1),
         ],
     )
+    plan.view["node"]["zone"] = "east"
+    return plan
 
 
 def test_all_that_a_view_can_hold_is_accepted(envoy: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class NativeEnvoy:
 
     def __init__(self, binary: Path, bootstrap: Path, log: Path) -> None:
         self.binary, self.bootstrap, self.log = binary, bootstrap, log
+        self.access_log = log.with_name("access.log")
         self.process: subprocess.Popen[bytes] | None = None
 
     def is_running(self) -> bool:
@@ -70,12 +71,10 @@ class NativeEnvoy:
 
     def start(self) -> None:
         self.stop()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.binary, "-c", self.bootstrap, "--use-dynamic-base-id", "-l", "warning"],
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
+        command: list[str | Path] = [self.binary, "-c", self.bootstrap, "--use-dynamic-base-id"]
+        command += ["-l", "warning", "--file-flush-interval-msec", "50"]
+        with self.log.open("ab") as log, self.access_log.open("ab") as access_log:
+            self.process = subprocess.Popen(command, stdout=access_log, stderr=log)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -101,6 +100,10 @@ class Native:
             Admin(str(root / "run" / plan.name / "admin.sock")),
             timeout=20,
         )
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """Return what the access log says so far, a mapping for each request."""
+        return [json.loads(line) for line in self.service.access_log.read_text().splitlines()]
 
     def files(self) -> Files:
         """Return the files of the plan as it is now; only spans are sent sooner than on a host."""

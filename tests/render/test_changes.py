@@ -133,3 +133,33 @@ def test_changes_reach_their_own_files_and_no_running_stream(
     stream.end.set()
     assert response.read() == b"ended"
     connection.close()
+
+
+def test_an_upstream_may_move_out_of_the_mesh_and_back(
+    edge: tuple[Native, _Stream, Upstream],
+) -> None:
+    made, _, replica = edge
+    port = port_of(made.plan, "public")
+
+    def move(kind: str, address: str, to: int) -> list[str]:
+        where = {"type": kind, "endpoints": [{**endpoint(to), "address": address}]}
+        return _change(made, lambda view: view["clusters"][0].update(where))
+
+    changed = move("dns", "localhost", replica.port)
+    assert changed == ["clusters/clusters.yaml", "endpoints/shop.yaml"]
+    assert "endpoints/shop.yaml" not in made.proxy.store.read()
+    assert ask(port, "/any").upstream == "replica"
+    move("eds", "127.0.0.1", replica.port)
+    assert ask(port, "/any").upstream == "replica"
+    assert made.proxy.accepts(made.files())
+
+
+def test_a_name_that_nobody_knows_keeps_nobody_waiting(
+    edge: tuple[Native, _Stream, Upstream],
+) -> None:
+    made, _, _ = edge
+    unknown = {**cluster("unknown"), "type": "dns"}
+    unknown["endpoints"] = [{**endpoint(80), "address": "nobody.invalid"}]
+    changed = _change(made, lambda view: view["clusters"].append(unknown))
+    assert changed == ["clusters/clusters.yaml"]
+    assert ask(port_of(made.plan, "public"), "/any").status == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.render.native import (
+    Native,
     Upstream,
     ask,
     eventually,
@@ -46,8 +47,11 @@ Span = dict[str, Any]
 class Mesh:
     """An edge, the Envoy of the service `shop` behind it, its app, and a collector of spans."""
 
-    def __init__(self, edge: int, trusting: int, shop: int, app: Upstream, sink: Upstream) -> None:
-        self.edge, self.trusting, self.shop, self.app, self.sink = edge, trusting, shop, app, sink
+    def __init__(self, proxies: Mapping[str, Native], app: Upstream, sink: Upstream) -> None:
+        self.proxies, self.app, self.sink = proxies, app, sink
+        self.edge = port_of(proxies["front"].plan, "public")
+        self.trusting = port_of(proxies["trusting"].plan, "public")
+        self.shop = port_of(proxies["shop"].plan, "ingress")
 
     def spans(self) -> list[Span]:
         """Return all spans that have arrived."""
@@ -119,12 +123,13 @@ def mesh(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh
         shop = _shop(app)
         edge = _edge("front")
         trusting = _edge("trusting", trusted_networks=[LOOPBACK], internal_networks=[LOOPBACK])
+        proxies = {}
         for plan in (shop, edge, trusting):
             send_to(plan, "tracing_collector", sink.port)
             send_to(plan, "shop", port_of(shop, "ingress"))
-            stack.enter_context(running(envoy, tmp_path_factory.mktemp(plan.name), plan))
-        ports = (port_of(edge, "public"), port_of(trusting, "public"), port_of(shop, "ingress"))
-        yield Mesh(*ports, app, sink)
+            root = tmp_path_factory.mktemp(plan.name)
+            proxies[plan.name] = stack.enter_context(running(envoy, root, plan))
+        yield Mesh(proxies, app, sink)
 
 
 def test_every_hop_has_a_span_of_its_own_below_the_one_before(mesh: Mesh) -> None:
@@ -222,6 +227,16 @@ def test_health_checks_make_no_spans_and_clients_cannot_pass_for_them(mesh: Mesh
         mesh.of(trace, 2)
     paths = [span["tags"]["http.url"] for span in mesh.spans()]
     assert sum("/healthz" in path for path in paths) == 4
+
+
+def test_requests_are_logged_and_health_checks_are_not(mesh: Mesh) -> None:
+    log = mesh.proxies["shop"].access_log
+    ask(mesh.shop, "/unlogged", headers={HEALTH_CHECK_HEADER: "1"})
+    trace = ask(mesh.edge, "/logged?secret").headers["x-trace-id"]
+    assert eventually(lambda: "/logged" in [line["path"] for line in log()])
+    (line,) = [line for line in log() if line["path"] == "/logged"]
+    assert (line["trace_id"], line["status"], line["method"]) == (trace, 200, "GET")
+    assert "/unlogged" not in [line["path"] for line in log()]
 
 
 def test_spans_go_to_the_collector_that_is_named(mesh: Mesh) -> None:

@@ -1,0 +1,168 @@
+"""What the documents show is accepted by the real Envoy, and does what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.documents import DOCS, Block, Section, commands, lab_with, sections
+from tests.render.lab import NativeLab, Place, running_lab
+from tests.render.native import Upstream, eventually
+from vmesh.compile import compile_mesh
+from vmesh.inventory import Inventory
+from vmesh.render import write_plan
+from vmesh.validate import validate_all
+
+RECIPES = [
+    (section, model)
+    for section in sections(DOCS / "recipes.md")
+    for model in section.models
+    if "!vault" not in model
+]
+# What the lab's edge sees of a client on this machine.
+LAB_CLIENT = "10.0.2.2/32"
+
+
+def test_what_is_shown_is_accepted_by_envoy(envoy: Path, tmp_path: Path) -> None:
+    """Proxies that look the same in several recipes are shown once."""
+    forms: dict[bytes, Path] = {}
+    for number, (section, model) in enumerate(RECIPES):
+        folder = tmp_path / f"{section}-{number}"
+        plan = compile_mesh(lab_with(section.hosts, model, folder / "inventory"))
+        for form in write_plan(plan, folder / "files"):
+            forms.setdefault(form.read_bytes(), form)
+    assert len(forms) > len(RECIPES)
+    assert validate_all(envoy, forms.values()) == []
+
+
+def _demonstrations() -> Iterator[object]:
+    """Yield each recipe whose commands can be run here, with the example that goes with them."""
+    for section in sections(DOCS / "recipes.md"):
+        model = ""
+        for block in section.blocks:
+            if block.text in section.models:
+                model = block.text
+            if (
+                block.language == "console"
+                and not block.needs_lab
+                and "./mesh val" not in (text := block.text)
+                and "curl" in text
+            ):
+                yield pytest.param(section, model, block, id=str(section))
+
+
+@pytest.mark.parametrize(("section", "model", "block"), _demonstrations())
+def test_the_commands_print_what_is_shown(
+    section: Section, model: str, block: Block, envoy: Path, tmp_path: Path
+) -> None:
+    model = model.replace(LAB_CLIENT, "127.0.0.1/32")
+    inventory = lab_with(section.hosts, model, tmp_path / "inventory")
+    plan = compile_mesh(inventory)
+    with (
+        Upstream("collector") as collector,
+        running_lab(envoy, plan, collector, _published(inventory)) as lab,
+    ):
+        for command in commands(block):
+            output = lab.run(command.line)
+            assert command.agrees(output), f"$ {command.line}\n{output}"
+
+
+def _published(inventory: Inventory) -> dict[int, Place]:
+    return {
+        int(here): ("0.0.0.0", int(there))
+        for variables in inventory.hosts.values()
+        for here, there in variables.get("lab_publish", {}).items()
+    }
+
+
+@contextmanager
+def _traced(title: str, envoy: Path, folder: Path) -> Iterator[tuple[NativeLab, Upstream]]:
+    """Run a recipe about traces; its Envoys send Zipkin's JSON, which can be read here."""
+    (section,) = [each for each in sections(DOCS / "recipes.md") if each.title == title]
+    (text,) = section.models
+    model = yaml.safe_load(text.replace(LAB_CLIENT, "127.0.0.1/32"))
+    model.setdefault("mesh_tracing", {"sampling": 100})["export"] = "zipkin"
+    inventory = lab_with(section.hosts, yaml.safe_dump(model), folder)
+    plan = compile_mesh(inventory)
+    with (
+        Upstream("collector") as collector,
+        running_lab(envoy, plan, collector, _published(inventory)) as lab,
+    ):
+        yield lab, collector
+
+
+def _spans(collector: Upstream) -> list[dict[str, Any]]:
+    return [span for request in collector.requests for span in json.loads(request.body)]
+
+
+def _names(spans: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(span["localEndpoint"]["serviceName"], span["name"]) for span in spans}
+
+
+def _traces(spans: list[dict[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for span in spans:
+        found[span["traceId"]] = found.get(span["traceId"], 0) + 1
+    return found
+
+
+ALL_HOPS = 4  # the edge, into service1, out of it, into service2
+
+
+def test_requests_are_traced_as_often_as_the_recipe_says(envoy: Path, tmp_path: Path) -> None:
+    with _traced("Sampling", envoy, tmp_path) as (lab, collector):
+        lab.run("curl -s 127.0.0.1:8000/service/1?[1-10]")
+        lab.run("curl -s 127.0.0.1:8000/service/2?[1-200]")
+        lab.run("curl -s 127.0.0.1:8000/trace/1?[1-10]")
+        assert eventually(lambda: list(_traces(_spans(collector)).values()).count(ALL_HOPS) == 10)
+        by_service = _names(_spans(collector))
+        assert ("front-proxy", "checkStock") in by_service
+        # The edge's and service2's spans of the one time in ten.
+        assert 5 <= list(_traces(_spans(collector)).values()).count(2) <= 45
+        assert not any("/service/1" in str(span["tags"]) for span in _spans(collector))
+
+
+def test_spans_carry_the_tags_of_the_recipe(envoy: Path, tmp_path: Path) -> None:
+    with _traced("Tags of your own", envoy, tmp_path) as (lab, collector):
+        lab.run("curl -s -H 'x-tenant: acme' 127.0.0.1:8000/trace/1")
+        assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
+        tags = {
+            (span["localEndpoint"]["serviceName"], span["kind"]): {
+                name: value
+                for name, value in span["tags"].items()
+                if name in ("tenant", "kind", "site", "path")
+            }
+            for span in _spans(collector)
+        }
+        path = os.environ["PATH"]
+        all_have = {"site": "berlin", "path": path}
+        assert tags["front-proxy", "SERVER"] == {**all_have, "tenant": "acme", "kind": "checkout"}
+        assert tags["service1", "SERVER"] == {**all_have, "tenant": "acme"}
+        assert tags["service1", "CLIENT"] == {**all_have, "tenant": "none"}
+
+
+def test_spans_have_the_names_of_the_recipe(envoy: Path, tmp_path: Path) -> None:
+    with _traced("Names of spans", envoy, tmp_path) as (lab, collector):
+        lab.run("curl -s 127.0.0.1:8000/trace/1")
+        assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
+        assert _names(_spans(collector)) == {
+            ("front-proxy", "browse"),
+            ("service1", "checkAvailability"),
+            ("service1", "checkStock"),
+            ("service2", "checkStock"),
+        }
+
+
+def test_a_trusted_peer_forces_a_trace(envoy: Path, tmp_path: Path) -> None:
+    with _traced("Force a trace", envoy, tmp_path) as (lab, collector):
+        lab.run("curl -s 127.0.0.1:8000/service/2")
+        lab.run("curl -s -H 'x-envoy-force-trace: 1' 127.0.0.1:8000/trace/1")
+        assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
+        assert len(_traces(_spans(collector))) == 1

@@ -11,6 +11,7 @@ the proxies whose views say the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import json
@@ -65,7 +66,9 @@ def _watched(folder: str, name: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _environment() -> Environment:
+    """Return the templates; a process reads and compiles them once."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,

@@ -475,13 +475,16 @@ class _Comparison:
     def _endpoints(self, part: str, upstream: str, old: View, new: View) -> None:
         before = _by_place(old["endpoints"], self.names_before)
         after = _by_place(new["endpoints"], self.names_after)
+        ports = _ports_changed(before, after)
+        if ports:
+            self.say(part, CHANGE, f"endpoints of {upstream}: port {ports[0]} -> {ports[1]}")
         for place, endpoint in after.items():
             where = _endpoint(endpoint, self.names_after)
             if place not in before:
                 self.say(part, ADD, f"new endpoint of {upstream}: {where}")
                 continue
             was = before[place]
-            if _address_of(was) != _address_of(endpoint):
+            if not ports and _address_of(was) != _address_of(endpoint):
                 moved = f"{_address_of(was)} -> {_address_of(endpoint)}"
                 self.say(part, CHANGE, f"endpoint of {upstream} on {place}: {moved}")
             for text in _zone_changes(was, endpoint):
@@ -683,6 +686,16 @@ def _by_place(endpoints: Iterable[View], names: Mapping[str, str]) -> dict[str, 
         place = names.get(each.get("address", ""), _address_of(each))
         found[_address_of(each) if place in found else place] = each
     return found
+
+
+def _ports_changed(old: Mapping[str, View], new: Mapping[str, View]) -> tuple[int, int] | None:
+    """Return the ports of before and after where all endpoints got another, and only that."""
+    pairs = [(old[place], new[place]) for place in old if place in new]
+    ports = {(was.get("port"), becomes.get("port")) for was, becomes in pairs}
+    if len(ports) != 1 or any(was.get("address") != now.get("address") for was, now in pairs):
+        return None
+    was, becomes = ports.pop()
+    return (was, becomes) if was and becomes and was != becomes else None
 
 
 def _zone_changes(old: View, new: View) -> Iterator[str]:

@@ -97,16 +97,16 @@ def _id(kind: str, name: str) -> str:
 
 def _edge_lines(edge: Edge) -> Iterator[str]:
     yield f"port {edge.listens[1]}"
-    yield from _hosts(edge.places)
+    yield from hosts_by_zone(edge.places)
 
 
 def _service_lines(service: Service) -> Iterator[str]:
     yield f"port {service.port}"
-    yield from _hosts(service.places)
+    yield from hosts_by_zone(service.places)
 
 
-def _hosts(places: Sequence[Place]) -> Iterator[str]:
-    """Yield the lines that name the hosts: one line a zone, where there are zones."""
+def hosts_by_zone(places: Sequence[Place]) -> Iterator[str]:
+    """Yield the texts that name the hosts: one for each zone, where there are zones."""
     zones: dict[str, list[str]] = {}
     for place in places:
         zones.setdefault(place.zone or "", []).append(place.host)

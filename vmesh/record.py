@@ -9,11 +9,12 @@ the inventory in plain text, and those that look like secrets, are not written: 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,12 @@ def write(place: Path, host: str, state: State) -> bool:
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
     return True
+
+
+def forget(place: Path, hosts: Iterable[str]) -> None:
+    """Remove the records of `hosts`, which are not there any more."""
+    for host in hosts:
+        _path(place, host).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -305,6 +312,7 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
     return [role for role, there in parts.items() if there]
 
 
+@functools.cache
 def role_digest(role: str) -> str:
     """Return a hash of all in `role` that ends up on a host: units, users, settings."""
     total = hashlib.sha256()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -59,8 +60,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
             state = described.state
             state["left"] = record.left_behind(record.earlier(place, str(host)), state)
-            if record.write(place, str(host), state):
-                written.append(str(host))
+            try:
+                if record.write(place, str(host), state):
+                    written.append(str(host))
+            except OSError as error:
+                raise AnsibleActionFail(
+                    f"All is applied, but {place} cannot be written ({error.strerror}), so"
+                    " `./mesh plan` will compare with what was there before. Make it writable"
+                    " and run site.yml again."
+                ) from None
         return {**result, "changed": False, "folder": str(place), "written": written}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from vmesh import record
 from vmesh.cli import OK, USAGE, CliError
 from vmesh.cli.mesh import LAB_GROUP
 from vmesh.inventory import load
@@ -25,4 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     what = "stopping the VMs and removing their disks" if arguments.purge else "stopping the VMs"
     with steps.phase("down", what):
         Lab.from_inventory(inventory).down(steps, purge=arguments.purge)
+        if arguments.purge:
+            # What was applied went with the disks.
+            record.forget(record.folder(arguments.inventory), inventory.groups[LAB_GROUP])
     return OK

@@ -23,7 +23,7 @@ from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
 from vmesh.cli.mesh import Mesh, read
 from vmesh.drift import Drift, drift, environments
-from vmesh.graph import shortened
+from vmesh.graph import hosts_by_zone, shortened
 from vmesh.problems import Problem, Problems
 from vmesh.progress import Steps, new_log
 from vmesh.record import Described, State
@@ -318,13 +318,10 @@ def tables(mesh: Topology) -> Iterator[tuple[str, tuple[str, ...], list[tuple[st
 
 
 def _service_row(service: Service) -> tuple[str, ...]:
-    places = [
-        f"{place.host} ({place.zone})" if place.zone else place.host for place in service.places
-    ]
     return (
         service.name,
         str(service.port),
-        shortened(places),
+        "; ".join(hosts_by_zone(service.places)),
         service.app,
         ", ".join(map(_called, service.calls)) or "-",
         ", ".join(service.called_by) or "-",
@@ -422,8 +419,14 @@ def _lines(lines: Iterable[str]) -> None:
 
     console = Console(highlight=False)
     for line in lines:
-        mark = line.lstrip()[:1]
-        console.print(Text(line, style=COLORS.get(mark, "")), soft_wrap=True)
+        console.print(Text(line, style=_style(line)), soft_wrap=True)
+
+
+def _style(line: str) -> str:
+    """Return the colour of a change, or of a line of a diff."""
+    if line.startswith("  ") and line[3:4] == " ":
+        return COLORS.get(line[2], "")
+    return COLORS.get(line[:1], "") if line[:1] in {"+", "-"} else ""
 
 
 def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -437,8 +440,10 @@ def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(*header, title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].min_width = max(len(row[0].partition(" ")[0]) for row in rows)
     for row in rows:
-        table.add_row(*map(Text, row))
+        # Rather more lines than a name that is cut.
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
     Console().print(table)
 
 

@@ -89,9 +89,9 @@ def test_a_recorded_proxy_is_rendered_as_it_was() -> None:
     ("name", "value", "hidden"),
     [
         ("COLOR", SECRET, True),  # from Ansible Vault
-        ("DB_PASSWORD", "short", False),
-        ("API_KEY", "abc", False),
-        ("SESSION_SECRET", "abc", False),
+        ("DB_PASSWORD", "short-one", False),
+        ("API_KEY", "k-xyz", False),
+        ("SESSION_SECRET", "s-xyz", False),
         ("DATABASE", "postgres://shop:hunter2@db/shop", False),
         ("SIGNER", "-----BEGIN PRIVATE KEY-----", False),
         ("SERVICE_ID", "ghp4f8a7d6c5b4a3928170615243f", False),
@@ -184,6 +184,14 @@ def test_a_host_may_have_any_name(tmp_path: Path) -> None:
     assert record.read(tmp_path) == {"a/b c": state}
 
 
+def test_hosts_whose_disks_are_gone_are_forgotten(tmp_path: Path) -> None:
+    state = worlds.states()["shop1"]
+    for host in ("one", "two"):
+        record.write(tmp_path, host, state)
+    record.forget(tmp_path, ["one", "never-applied"])
+    assert list(record.read(tmp_path)) == ["two"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 999}'])
 def test_a_file_that_is_no_record_is_named_with_a_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / "web1.json").write_text(text)
@@ -271,5 +279,8 @@ def test_a_run_records_the_hosts_that_got_through_and_no_others(site: Path) -> N
     assert sorted(record.read(place)) == ["shop1", "store2", "web1"], printed
     assert "changed=0" in printed
     assert "changed=1" not in printed
+    before = (place / "shop1.json").read_text()
+    assert "cannot be written" not in run(site, "--limit", "shop1")
+    assert (place / "shop1.json").read_text() == before, "the same state, the same bytes"
     found = record.read(place)["shop1"]
     assert found == worlds.states(render=Renderer().files)["shop1"]

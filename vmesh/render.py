@@ -274,7 +274,11 @@ class _Folder:
                 self.sizes[entry.path] = entry.stat(follow_symlinks=False).st_size
 
     def write(self, name: str, text: str) -> Path:
-        """Make `text` the content of the file `name`, by a rename; return its path."""
+        """Make `text` the content of the file `name`; return its path.
+
+        A file that is there already is replaced whole. One that an interrupted run left
+        incomplete has another size, and so does not stay.
+        """
         path, content = self.path / name, text.encode()
         known = str(path)
         self.written.add(known)
@@ -284,9 +288,12 @@ class _Folder:
         if str(folder) not in self.folders:
             folder.mkdir(parents=True, exist_ok=True)
             self.folders.add(str(folder))
-        temporary = Path(f"{known}.{os.getpid()}")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        if known in self.sizes:
+            temporary = Path(f"{known}.{os.getpid()}")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        else:
+            path.write_bytes(content)
         return path
 
     def sweep(self) -> None:

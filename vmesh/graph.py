@@ -208,11 +208,9 @@ def dot(drawn: Picture) -> str:
     lines += [f"  {{rank=same; {' '.join(edges)}}}"] if edges else []
     lines += [f'  {{rank=max; "{node.id}"}}' for node in drawn.nodes if node.kind == "jaeger"]
     for arrow in drawn.arrows:
-        attributes = []
+        attributes = ["style=dashed"] if arrow.dashed else []
         if arrow.label:
             attributes.append(f"label=<{'<BR/>'.join(f' {html.escape(t)} ' for t in arrow.label)}>")
-        if arrow.dashed:
-            attributes.append("style=dashed")
         lines.append(f'  "{arrow.source}" -> "{arrow.target}" [{" ".join(attributes)}]')
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -45,6 +45,25 @@ def test_the_same_inventory_gives_the_same_bytes(tmp_path: Path) -> None:
     assert one == two
 
 
+def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
+    def places() -> dict[Path, tuple[int, int]]:
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+    plan = plan_of("lab")
+    forms = write_plan(plan, tmp_path)
+    before = places()
+    edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.yaml"
+    whole = edge.read_text()
+    for damaged in (whole[:100], whole.replace("/", "_")):
+        edge.write_text(damaged)
+        assert write_plan(plan, tmp_path) == forms
+        assert edge.read_text() == whole
+    after = places()
+    assert {path for path in before if before[path] != after[path]} == {edge}
+    assert before.keys() == after.keys()
+
+
 def test_what_the_inventory_no_longer_says_is_removed(tmp_path: Path) -> None:
     stale = tmp_path / "gone" / "proxy" / "bootstrap.yaml"
     stale.parent.mkdir(parents=True)

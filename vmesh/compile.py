@@ -140,7 +140,7 @@ class _Places:
 
     def _address(self, host: str) -> str:
         name = self._address_variable(host)
-        value = self.inventory.hosts[host].get(name, host)
+        value = explain.shown(self.inventory.hosts[host].get(name, host))
         remedy = "Set mesh_address to the address at which the other VMs reach it"
         if not is_ipv4(value):
             self.problems.append(
@@ -166,7 +166,7 @@ class _Places:
         if zone is None:
             return None
         self.problems += explain.check_value("mesh_zone", f"{host}: mesh_zone", zone)
-        return str(zone)
+        return str(explain.shown(zone))
 
     def _check_addresses(self) -> None:
         owners: dict[str, str] = {}

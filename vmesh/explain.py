@@ -102,9 +102,16 @@ def _as_read(problem: Problem) -> list[tuple[int, str]]:
 
 def check_value(variable: str, place: str, value: Any) -> list[Problem]:
     """Return what is wrong with `value` of the top-level `variable`, told as of `place`."""
+    problems: list[Problem] = []
+    value = _readable(value, (variable,), problems)
     errors = validator().evolve(schema=load()["properties"][variable]).iter_errors(value)
-    found = [problem for error in errors for problem in _problems_of(error)]
-    return [dataclasses.replace(problem, variable=place) for problem in found]
+    problems += [problem for error in errors for problem in _problems_of(error)]
+    return [dataclasses.replace(problem, variable=place) for problem in problems]
+
+
+def shown(value: Any) -> Any:
+    """Return what a message may show of `value`, which no schema describes."""
+    return _shown(_readable(value, (), []), {})
 
 
 def _note(problems: dict[tuple[str, str], Problem], problem: Problem) -> None:
@@ -251,7 +258,7 @@ def _quoted(value: Any, schema: Schema) -> str | None:
 def _number_in(value: str, schema: Schema) -> str | None:
     """Return the number that the text `value` has, in the unit that the schema takes."""
     found = _QUANTITY.fullmatch(value)
-    if found is None or schema.get("type") not in {"number", "integer"}:
+    if found is None or schema.get("type") not in ("number", "integer"):
         return None
     scale = {"": 1.0}
     if "seconds" in _expected(schema):
@@ -309,10 +316,11 @@ def _shown(value: Any, schema: Any) -> Any:
         return HIDDEN
     if isinstance(value, Mapping):
         return sorted(map(str, value))
-    if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
-        return f"a list of {len(value)}"
-    if isinstance(value, list) and len(str(value)) > _MOST_SHOWN:
-        return f"a list of {len(value)}"
+    if isinstance(value, list):
+        nested = any(isinstance(item, Mapping | list) for item in value)
+        return f"a list of {len(value)}" if nested or len(str(value)) > _MOST_SHOWN else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # which JSON has no number for
     if isinstance(value, str) and len(value) > _MOST_SHOWN:
         return value[:_MOST_SHOWN] + "..."
     return value

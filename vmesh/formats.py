@@ -57,8 +57,14 @@ def _is_network(value: str) -> bool:
     return True
 
 
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc"
+
+
 def re2_fault(value: str) -> str | None:
     """Return what Envoy, which uses RE2, has against the regular expression `value`."""
+    if any(map(_is_control, value)):
+        return r"has a control character, which RE2 writes as \n or \x07"
     options = re2.Options()
     options.log_errors = False
     try:
@@ -82,7 +88,7 @@ def _is_listening(value: str) -> bool:
 
 def _is_body(value: str) -> bool:
     """Tell whether Envoy answers `value` itself: up to 4096 bytes, whatever the alphabet."""
-    if any(unicodedata.category(each) == "Cc" and each not in "\t\r\n" for each in value):
+    if any(_is_control(each) and each not in "\t\r\n" for each in value):
         return False
     try:
         return len(value.encode()) <= MAX_BODY_BYTES

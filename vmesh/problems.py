@@ -25,9 +25,15 @@ class Problem:
     remedy: str
     severity: str = ERROR
 
+    @property
+    def place(self) -> str:
+        """The variable, and its value where it has one."""
+        if self.value is None:
+            return self.variable
+        return f"{self.variable} = {json.dumps(self.value, default=str, ensure_ascii=False)}"
+
     def __str__(self) -> str:
-        value = json.dumps(self.value, default=str)
-        return f"{self.variable} = {value}: {self.message}. {self.remedy}"
+        return f"{self.place}: {self.message}. {self.remedy}"
 
 
 class Problems(Exception):  # noqa: N818 - a collection of findings, not one error

@@ -186,7 +186,9 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     edge: bool = False,
 ) -> View:
     """Return a listener; peers in `trusted` may bring their own trace context."""
-    networks = [network(cidr) for cidr in trusted]
+    # Envoy refuses a network that stands there twice.
+    distinct = ipaddress.collapse_addresses(map(ipaddress.IPv4Network, trusted))
+    networks = [network(str(each)) for each in distinct]
     return {
         "name": name,
         "direction": direction,

@@ -63,9 +63,7 @@ def assert_helpful(problems: tuple[Problem, ...]) -> None:
         assert problem.message
         assert problem.remedy
         assert problem.severity in {ERROR, WARNING}
-        told = f"{problem} {json.dumps(asdict(problem), default=str)}"
-        assert SECRET not in told
-        assert len(told) < 3000
+        assert SECRET not in f"{problem} {json.dumps(asdict(problem))}"
 
 
 @examples(100)

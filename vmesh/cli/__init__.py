@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import signal
 import sys
@@ -233,12 +232,7 @@ def problem_list(problems: Sequence[Problem]) -> str:
 
 
 def _laid_out(number: int, problem: Problem) -> str:
-    value = json.dumps(problem.value, default=str, ensure_ascii=False)
-    return (
-        f"{number:>3}. {problem.variable} = {value}\n"
-        f"     {problem.message}\n"
-        f"     -> {problem.remedy}"
-    )
+    return f"{number:>3}. {problem.place}\n     {problem.message}\n     -> {problem.remedy}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,34 +6,48 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from vmesh.cli import FAILED, OK, problem_list, supplies
 from vmesh.cli.mesh import read
-from vmesh.problems import Problem, Problems
+from vmesh.plan import Plan
+from vmesh.problems import ERROR, Problem, Problems
 from vmesh.progress import Plain
 from vmesh.render import write_plan
+from vmesh.sources import check_sources
 from vmesh.validate import validate_all
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile the inventory and show the result to the real Envoy; print all problems."""
-    problems: Sequence[Problem] = ()
+    """Look at the inventory, at what it names, and with Envoy at what is made of it.
+
+    Prints all problems and warnings; only a problem makes it fail.
+    """
     try:
-        mesh = read(arguments.inventory)
-        if not arguments.no_envoy:
-            envoy = supplies.provide_envoy(Plain())
-            with tempfile.TemporaryDirectory(prefix="vmesh-") as folder:
-                forms = write_plan(mesh.plan, Path(folder))
-                problems = validate_all(envoy, forms)
-    except Problems as found:
-        problems = found.items
+        plan = read(arguments.inventory).plan
+        found = [*plan.warnings, *_beyond(plan, ask_envoy=not arguments.no_envoy)]
+    except Problems as problems:
+        found = list(problems.items)
+    failed = any(problem.severity == ERROR for problem in found)
     if arguments.json:
-        print(json.dumps([asdict(problem) for problem in problems], indent=2, default=str))
-    elif problems:
-        print(problem_list(problems), file=sys.stderr)
-    else:
+        print(json.dumps([asdict(problem) for problem in found], indent=2, default=str))
+        return FAILED if failed else OK
+    if found:
+        print(problem_list(found), file=sys.stderr)
+    if not failed:
         print(f"{arguments.inventory}: no problem found")
-    return FAILED if problems else OK
+    return FAILED if failed else OK
+
+
+def _beyond(plan: Plan, *, ask_envoy: bool) -> Iterator[Problem]:
+    """Yield what compile cannot see: files that are not there, what Envoy refuses."""
+    sources = check_sources(plan)
+    yield from sources
+    # Certificates are part of what Envoy would be shown.
+    if not ask_envoy or any(problem.variable.endswith(".ca_file") for problem in sources):
+        return
+    envoy = supplies.provide_envoy(Plain())
+    with tempfile.TemporaryDirectory(prefix="vmesh-") as folder:
+        yield from validate_all(envoy, write_plan(plan, Path(folder)))

@@ -1,0 +1,121 @@
+"""Folders and files that the inventory names are looked at before any host is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmesh import paths
+from vmesh.compile import compile_mesh
+from vmesh.inventory import Inventory
+from vmesh.problems import Problem
+from vmesh.sources import check_sources
+
+CERTIFICATE = paths.PROJECT / "tests" / "corpus" / "ca.pem"
+
+
+def checked(app: dict[str, Any], tls: dict[str, Any] | None = None) -> list[Problem]:
+    bank = {"host": "bank.example.com", "port": 443, "tls": tls or {}}
+    mesh = {
+        "mesh_services": {"shop": {"port": 9001, "app": app, "calls": {"bank": bank}}},
+        "mesh_tracing": {"group": "shop"},
+    }
+    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
+    return check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "app.py").write_text("")
+    (folder / "requirements.txt").write_text("flask==3.1.0\ngunicorn==23.0.0 \\\n  --hash=x\n")
+    return folder
+
+
+def only(problems: list[Problem]) -> tuple[str, str]:
+    (problem,) = problems
+    assert problem.remedy
+    return problem.variable, problem.message
+
+
+def test_nothing_is_said_of_an_app_as_it_should_be(app: Path) -> None:
+    assert checked({"flask": str(app)}, {"ca_file": str(CERTIFICATE)}) == []
+
+
+def test_a_relative_path_begins_at_the_project() -> None:
+    assert checked({"flask": "services/service1"}, {"ca_file": "tests/corpus/ca.pem"}) == []
+
+
+def test_an_app_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    (problem,) = checked({"flask": "services/nothing"})
+    assert (problem.variable, problem.value) == ("mesh_services.shop.app.flask", "services/nothing")
+    assert problem.message == "is not there"
+    assert str(paths.PROJECT) in problem.remedy
+    (tmp_path / "file").touch()
+    assert only(checked({"flask": str(tmp_path / "file")}))[1] == "is not a folder"
+
+
+def test_an_app_without_its_module_is_told(app: Path) -> None:
+    (app / "app.py").unlink()
+    variable, message = only(checked({"flask": str(app)}))
+    assert variable == "mesh_services.shop.app.wsgi"
+    assert "there is no app.py" in message
+
+
+@pytest.mark.parametrize("file", ["shop/web.py", "shop/web/__init__.py"])
+def test_a_module_may_be_in_a_package(app: Path, file: str) -> None:
+    (app / file).parent.mkdir(parents=True)
+    (app / file).touch()
+    assert checked({"flask": str(app), "wsgi": "shop.web:app"}) == []
+
+
+def test_an_app_without_its_lock_or_without_gunicorn_in_it_is_told(app: Path) -> None:
+    (app / "requirements.txt").write_text("flask==3.1.0\n# gunicorn\n")
+    assert "without gunicorn" in only(checked({"flask": str(app)}))[1]
+    (app / "requirements.txt").unlink()
+    assert "has no requirements.txt" in only(checked({"flask": str(app)}))[1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nnonsense\n", None]
+)
+def test_a_file_without_certificates_is_told(
+    app: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    problems = checked({"flask": str(app)}, {"ca_file": str(file)})
+    assert only(problems)[0] == "mesh_services.shop.calls.bank.tls.ca_file"
+
+
+def test_a_key_is_no_certificate(app: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text(CERTIFICATE.read_text().replace("CERTIFICATE", "PRIVATE KEY"))
+    assert len(checked({"flask": str(app)}, {"ca_file": str(file)})) == 1
+
+
+def test_the_files_of_edges_and_of_the_collector_are_looked_at_too() -> None:
+    mesh = {
+        "mesh_services": {"shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}}},
+        "mesh_edges": {
+            "front": {
+                "group": "shop",
+                "port": 8000,
+                "routes": [{"prefix": "/", "to": "bank"}],
+                "calls": {
+                    "bank": {"host": "b.example.com", "port": 1, "tls": {"ca_file": "no.pem"}}
+                },
+            }
+        },
+        "mesh_tracing": {"collector": {"host": "o.example.com", "tls": {"ca_file": "none.pem"}}},
+    }
+    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
+    found = check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+    assert [problem.variable for problem in found] == [
+        "mesh_edges.front.calls.bank.tls.ca_file",
+        "mesh_tracing.collector.tls.ca_file",
+    ]

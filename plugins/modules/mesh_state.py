@@ -112,9 +112,12 @@ def ask(admin_socket: str, url: str) -> str:
 
 def systemctl(arguments: list[str]) -> str:
     """Return what systemctl prints; what it cannot tell, it leaves out."""
-    done = subprocess.run(
-        ["systemctl", *arguments], check=False, capture_output=True, text=True, errors="replace"
-    )
+    try:
+        done = subprocess.run(
+            ["systemctl", *arguments], check=False, capture_output=True, text=True, errors="replace"
+        )
+    except FileNotFoundError:
+        return ""
     return done.stdout
 
 

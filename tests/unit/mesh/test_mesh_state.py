@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +149,32 @@ def test_another_bootstrap_is_noticed(root: Path) -> None:
 def test_an_envoy_that_does_not_answer_is_no_error(root: Path) -> None:
     proxy = state(root)["proxies"]["shop"]
     assert (proxy["answers"], proxy["waiting"], proxy["bootstrap"]) == (False, [], None)
+
+
+class Admin(BaseHTTPRequestHandler):
+    """Answers as Envoy's admin interface does, with the path that was asked for."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"page {self.path}".encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: there is no address to log."""
+
+
+def test_the_admin_interface_is_asked_through_its_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "admin.sock")
+    with socketserver.UnixStreamServer(path, Admin) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert mesh_state.ask(path, "/stats?filter=a$") == "page /stats?filter=a$"
+    with pytest.raises(OSError, match="refused"):
+        mesh_state.ask(path, "/stats")
+
+
+def test_a_host_without_systemd_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert mesh_state.systemctl(["show"]) == ""
 
 
 def test_values_leave_the_host_as_codes_only(root: Path) -> None:

@@ -8,8 +8,11 @@ block says that it needs VMs, `<!-- file: NAME -->` before any block which file 
 from __future__ import annotations
 
 import copy
+import os
 import re
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ DOCS = paths.PROJECT / "docs"
 LAB = paths.PROJECT / "inventory" / "lab"
 
 _BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>lab|file: \S+) -->\n+)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    r"(?:<!-- (?P<mark>lab|file: \S+) -->\n+)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 # Of these the document shows all there is: they take the lab's place, key for key of the others.
@@ -86,10 +89,17 @@ def blocks(text: str) -> Iterator[Block]:
 
 def sections(file: Path) -> list[Section]:
     """Return the sections of a document that have blocks."""
-    parts = re.split(r"^#{1,4} (.*)$", file.read_text(), flags=re.MULTILINE)
+    text = file.read_text()
+    inside = [range(*found.span()) for found in _BLOCK.finditer(text)]
+    headings = [
+        found
+        for found in re.finditer(r"^#{1,4} (.*)$", text, re.MULTILINE)
+        if not any(found.start() in block for block in inside)
+    ]
+    ends = [found.start() for found in headings[1:]] + [len(text)]
     found = [
-        Section(title, tuple(blocks(text)))
-        for title, text in zip(["", *parts[1::2]], parts[::2], strict=True)
+        Section(heading[1], tuple(blocks(text[heading.end() : end])))
+        for heading, end in zip(headings, ends, strict=True)
     ]
     return [section for section in found if section.blocks]
 
@@ -163,3 +173,29 @@ def commands(block: Block) -> list[Command]:
         elif found:
             found[-1][1].append(line.rstrip())
     return [Command(line, tuple(prints)) for line, prints in found]
+
+
+def run_session(
+    shown: Sequence[Command], inventory: Path, home: Path, **environment: str
+) -> list[str]:
+    """Run commands in one shell, with `inventory` in the lab's place; return what each prints."""
+    mark = "--- the next one ---"
+    python = Path(sys.executable)
+    lines = [
+        command.line.replace(".venv/bin/", f"{python.parent}/")
+        .replace("inventory/lab", str(inventory))
+        .replace("./mesh validate", f"{python} -m vmesh validate --no-envoy -i {inventory}")
+        .replace("./mesh plan", f"{python} -m vmesh plan -i {inventory}")
+        for command in shown
+    ]
+    result = subprocess.run(
+        ["bash", "-c", f"\necho '{mark}'\n".join(lines)],
+        cwd=paths.PROJECT,
+        env={**os.environ, "HOME": str(home), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return result.stdout.replace(str(inventory), "inventory/lab").split(f"{mark}\n")

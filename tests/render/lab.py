@@ -11,9 +11,11 @@ import importlib.util
 import itertools
 import os
 import re
+import socket
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from unittest import mock
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from plugins.modules.envoy_config import Admin
-from tests.render.native import Upstream, eventually
+from tests.render.native import Upstream, eventually, free_port
 from vmesh import paths
 from vmesh.plan import FlaskPlan, Plan, ProxyPlan, app_socket
 from vmesh.render import Layout, Renderer
@@ -167,11 +169,16 @@ class NativeLab:
 
 @contextmanager
 def running_lab(
-    envoy: Path, plan: Plan, spans: Upstream, published: dict[int, Place]
+    envoy: Path,
+    plan: Plan,
+    spans: Upstream,
+    published: dict[int, Place],
+    scripts: Mapping[str, Path] | None = None,
 ) -> Iterator[NativeLab]:
     """Start all of `plan`; `published` tells what the lab's own ports lead to.
 
-    Spans go to the stand-in `spans`.
+    Spans go to the stand-in `spans`. `scripts` are the programs behind external apps, by name;
+    they listen on $PORT. Others have a stand-in.
     """
     lab = NativeLab()
     ports = itertools.count(20001)
@@ -191,10 +198,14 @@ def running_lab(
                 app = App(flask, _moved(flask.environment, lab.places))
                 lab.apps[host, flask.name] = stack.enter_context(app)
             for external in each.external_apps:
-                upstream = stack.enter_context(Upstream(external.name))
+                if script := (scripts or {}).get(external.name):
+                    environment = _moved(external.environment, lab.places)
+                    port = stack.enter_context(_program(script, environment))
+                else:
+                    port = stack.enter_context(Upstream(external.name)).port
                 if not external.listening.startswith("unix:"):
-                    address, port = external.listening.rsplit(":", 1)
-                    lab.places[address, int(port)] = ("127.0.0.1", upstream.port)
+                    address, there = external.listening.rsplit(":", 1)
+                    lab.places[address, int(there)] = ("127.0.0.1", port)
         for host, proxy in proxies:
             _lead_here(proxy, host, lab, spans.port)
             # A socket's path may have 107 characters, so the folder's name is short.
@@ -205,6 +216,28 @@ def running_lab(
         for made in lab.envoys.values():
             made.wait()
         yield lab
+
+
+@contextmanager
+def _program(script: Path, environment: dict[str, str]) -> Iterator[int]:
+    """Run a Python program that listens on $PORT; yields that port."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, script],
+        env={**os.environ, **environment, "PORT": str(port), "no_proxy": "*"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert eventually(lambda: _answers(port), 20)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _moved(environment: dict[str, str], places: dict[Place, Place]) -> dict[str, str]:

@@ -82,6 +82,38 @@ def _published(inventory: Inventory) -> dict[int, Place]:
     }
 
 
+OWN = [each for each in sections(DOCS / "your-own-service.md") if each.blocks]
+
+
+@pytest.mark.parametrize("stage", ["On the VMs", "Settings", "The same in any language"])
+def test_the_tutorials_service_answers_as_shown(stage: str, envoy: Path, tmp_path: Path) -> None:
+    (number,) = [number for number, each in enumerate(OWN) if each.title.startswith(stage)]
+    # The files and the model are those shown last.
+    seen = [block for section in OWN[: number + 1] for block in section.blocks]
+    model = [block for block in seen if block.language == "yaml"][-1].text
+    for block in seen:
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+    inventory = lab_with({}, model.replace("/home/me/greeter", str(tmp_path)), tmp_path / "i")
+    plan = compile_mesh(inventory)
+    scripts = {"greeter": tmp_path / "greeter.py"}
+    with (
+        Upstream("collector") as collector,
+        running_lab(envoy, plan, collector, _published(inventory), scripts) as lab,
+    ):
+        shown = [
+            command
+            for block in OWN[number].blocks
+            if block.language == "console" and not block.needs_lab
+            for command in commands(block)
+            if command.line.startswith("curl")
+        ]
+        assert shown
+        for command in shown:
+            output = lab.run(command.line)
+            assert command.agrees(output), f"$ {command.line}\n{output}"
+
+
 @contextmanager
 def _traced(title: str, envoy: Path, folder: Path) -> Iterator[tuple[NativeLab, Upstream]]:
     """Run a recipe about traces; its Envoys send Zipkin's JSON, which can be read here."""

@@ -1,12 +1,13 @@
 """Inventories by hypothesis: mutations of those in tests/corpus, fitting ones and wild ones.
 
-A fitting mutation puts something in place that the schema takes, which mostly compiles: that is
-what Envoy is to be asked about. A wild one puts anything anywhere.
+A fitting mutation puts something in place that the schema takes, and what compiles then is kept:
+that is what Envoy is to be asked about. A wild one puts anything anywhere.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import yaml
 from hypothesis import strategies as st
 
 from vmesh import paths, schema
+from vmesh.compile import compile_mesh
 from vmesh.inventory import Inventory
+from vmesh.problems import Problems
 from vmesh.schema import KeyPath, Schema
 
 CORPUS = paths.PROJECT / "tests" / "corpus"
@@ -177,12 +180,25 @@ def _names(rule: Schema) -> st.SearchStrategy[str]:
 
 @st.composite
 def fitting_inventories(draw: Draw) -> Inventory:
-    """Give inventories of which each value by itself is right."""
+    """Give inventories that compile: what does not fit to the rest is taken back."""
     given = beginning(draw(st.sampled_from(["rich", "rich", "rich", "base"])))
-    for _ in range(draw(st.integers(1, 4))):
-        path = draw(st.sampled_from([each for each in places(given.mesh) if len(each) > 1]))
-        _fit(draw, given.mesh, path)
+    for _ in range(draw(st.integers(1, 8))):
+        mesh = copy.deepcopy(given.mesh)
+        path = draw(st.sampled_from([each for each in places(mesh) if len(each) > 1]))
+        _fit(draw, mesh, path)
+        changed = dataclasses.replace(given, mesh=mesh)
+        if compiles(changed):
+            given = changed
     return given
+
+
+def compiles(given: Inventory) -> bool:
+    """Tell whether nothing is wrong with an inventory."""
+    try:
+        compile_mesh(given)
+    except Problems:
+        return False
+    return True
 
 
 def _fit(draw: Draw, mesh: Any, path: KeyPath) -> None:
@@ -237,7 +253,7 @@ def _mutate(draw: Draw, tree: Any, path: KeyPath, known: list[KeyPath]) -> None:
         other, name = _inner(tree, draw(st.sampled_from(known)))
         value = other[name]
         # What is copied out of the environment is no secret any more.
-        parent[key] = copy.deepcopy(value) if SECRET not in str(value) else None
+        parent[key] = None if _holds(value, SECRET) else copy.deepcopy(value)
     elif way == "wrap":
         parent[key] = draw(st.sampled_from([[parent[key]], {"a": parent[key]}]))
     elif way == "add" and isinstance(parent[key], dict):
@@ -246,6 +262,12 @@ def _mutate(draw: Draw, tree: Any, path: KeyPath, known: list[KeyPath]) -> None:
         parent[key] = fitting(draw, rule, str(key))
     else:
         parent[key] = copy.deepcopy(draw(st.sampled_from(WILD)))
+
+
+def _holds(value: Any, text: str) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds(each, text) for each in value.values())
+    return any(_holds(each, text) for each in value) if isinstance(value, list) else value == text
 
 
 def _every_key(rule: Any = None) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from vmesh.problems import HIDDEN, Problem, Problems
 
 # Host variables that vmesh reads; everything else in an inventory is the user's own.
-PREFIXES = ("mesh_", "lab_", "jaeger_", "ansible_ssh_")
+PREFIXES = ("mesh_", "lab_", "envoy_", "flask_service_", "jaeger_", "ansible_ssh_")
 CONNECTION = ("ansible_connection", "ansible_host", "ansible_port", "ansible_user")
 
 # Every mesh_* variable describes the mesh as a whole, except what a host says of itself.

@@ -50,6 +50,12 @@ _SECRET_NAME = re.compile(
 )
 
 _EDGES = "mesh_edges"
+# What no path has any more when routes are looked at.
+_UNNORMAL = {
+    "prefix": re.compile(r"//|/\.\.?/"),
+    "path": re.compile(r"//|/\.\.?(/|$)"),
+    "regex": re.compile(r"(?!)"),
+}
 _EVERY_PATH = (".*", "/.*", ".+")
 
 Hidden = frozenset[tuple[str, ...]]
@@ -314,6 +320,13 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
     yield from _either(f"{where}.redirect", route.redirect, "path", "prefix")
     yield from _substitution(f"{where}.rewrite", route.rewrite)
     yield from _tags(f"{where}.tracing", route.tracing.tags)
+    if _UNNORMAL[route.match.kind].search(route.match.value):
+        yield Problem(
+            f"{where}.{route.match.kind}",
+            route.match.value,
+            "never matches: the edge makes /b of //b, /./b and /a/../b before it looks",
+            "Write it without // and dots",
+        )
     if route.redirect is not None and set(route.redirect) == {"status"}:
         yield Problem(
             f"{where}.redirect",

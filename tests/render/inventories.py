@@ -257,7 +257,8 @@ def _mutate(draw: Draw, tree: Any, path: KeyPath, known: list[KeyPath]) -> None:
     elif way == "wrap":
         parent[key] = draw(st.sampled_from([[parent[key]], {"a": parent[key]}]))
     elif way == "add" and isinstance(parent[key], dict):
-        parent[key][draw(st.sampled_from(sorted(_every_key())))] = draw(st.sampled_from(WILD))
+        name = draw(st.sampled_from(sorted(_every_key())))
+        parent[key][name] = copy.deepcopy(draw(st.sampled_from(WILD)))
     elif way == "fit" and (rule := rule_at(path)):
         parent[key] = fitting(draw, rule, str(key))
     else:

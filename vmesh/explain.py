@@ -142,13 +142,26 @@ def _lonely(place: str, value: Any, error: ValidationError) -> Iterator[Problem]
     rules: Any = error.validator_value
     for key, others in rules.items():
         for other in others:
-            if key in value and other not in value:
-                yield Problem(
-                    _join(place, key),
-                    _shown(value[key], _property(error.schema, key)),
-                    f"means nothing without `{other}`",
-                    f"Set {_join(place, other)} too, or remove this key",
-                )
+            if key not in value or other in value:
+                continue
+            instead = _instead_of(other, value, error.schema)
+            yield Problem(
+                _join(place, key),
+                _shown(value[key], _property(error.schema, key)),
+                f"means nothing with `{instead}`"
+                if instead
+                else f"means nothing without `{other}`",
+                "Remove it" if instead else f"Set {_join(place, other)} too, or remove this key",
+            )
+
+
+def _instead_of(key: str, value: Mapping[str, Any], schema: Any) -> str | None:
+    """Return the key of `value` that excludes `key`, if there is one."""
+    for group in [schema, *schema.get("allOf", ())]:
+        names = [each["required"][0] for each in group.get("oneOf", ())]
+        if key in names:
+            return next((name for name in names if name in value), None)
+    return None
 
 
 def _chosen(place: str, value: Any, error: ValidationError) -> Iterator[Problem]:

@@ -344,7 +344,8 @@ def load(path: Path) -> Inventory:
                         "inventory",
                         str(path),
                         "has no host",
-                        "Name a folder with a hosts.yml in it",
+                        "Name a folder with a hosts.yml in it; if there is one, Ansible's warnings"
+                        " say what is wrong with it",
                     )
                 ]
             )

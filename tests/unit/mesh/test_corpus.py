@@ -1,8 +1,8 @@
 """Every mistake explained: wrong inventories, and all that is said of each, word for word.
 
 The inventories are in tests/corpus. All but those of loading.yml are changes to base.yml there:
-`set` maps places (mesh_edges.front.routes[0].to) to new values, `remove` lists places, `hosts`
-and `groups` are laid over those of base.yml. `problems` is all that must be told, in any order.
+`set` maps places (mesh_edges.front.routes[0].to) to new values, `remove` lists places, `machines`
+and `groups` are laid over the hosts and groups of base.yml. `problems` is all that must be told.
 (What the fuzz tests begin with is rich.yml; nothing is wrong with it.)
 """
 
@@ -79,7 +79,7 @@ def inventory(case: Case) -> Inventory:
             name: tuple(members)
             for name, members in {**BASE["groups"], **case.get("groups", {})}.items()
         },
-        hosts={**BASE["hosts"], **case.get("hosts", {})},
+        hosts={**BASE["hosts"], **case.get("machines", {})},
         mesh=changed(BASE["mesh"], case),
         hidden=frozenset(tuple(way) for way in case.get("hidden", ())),
     )

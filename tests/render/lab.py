@@ -29,6 +29,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from plugins.modules.envoy_config import Admin
 from tests.render.native import Upstream, eventually, free_port
 from vmesh import paths
+from vmesh.model import Edge
 from vmesh.plan import FlaskPlan, Plan, ProxyPlan, app_socket
 from vmesh.render import Layout, Renderer
 from vmesh.static_form import StaticForms
@@ -126,6 +127,7 @@ def _text(place: Place) -> str:
 class NativeLab:
     """What runs, by host and name, and where the plan's addresses are here."""
 
+    edge: Edge  # the first one
     address: str = field(default_factory=_own_address)
     places: dict[Place, Place] = field(default_factory=dict)
     envoys: dict[tuple[str, str], StaticEnvoy] = field(default_factory=dict)
@@ -180,7 +182,7 @@ def running_lab(
     Spans go to the stand-in `spans`. `scripts` are the programs behind external apps, by name;
     they listen on $PORT. Others have a stand-in.
     """
-    lab = NativeLab()
+    lab = NativeLab(next(iter(plan.mesh.edges.values())))
     ports = itertools.count(20001)
     proxies = []
     for host, host_plan in plan.hosts.items():

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.documents import DOCS, Block, Section, commands, lab_with, sections
+from tests.documents import DOCS, Block, Command, Section, commands, lab_with, sections
 from tests.render.lab import NativeLab, Place, running_lab
 from tests.render.native import Upstream, eventually
+from vmesh.cli import parser, trace
 from vmesh.compile import compile_mesh
 from vmesh.inventory import Inventory
+from vmesh.model import Edge
 from vmesh.render import write_plan
 from vmesh.validate import validate_all
 
@@ -58,7 +63,7 @@ def _demonstrations() -> Iterator[object]:
                 yield pytest.param(section, model, block, id=str(section))
 
 
-@pytest.mark.parametrize(("section", "model", "block"), _demonstrations())
+@pytest.mark.parametrize(("section", "model", "block"), list(_demonstrations()))
 def test_the_commands_print_what_is_shown(
     section: Section, model: str, block: Block, envoy: Path, tmp_path: Path
 ) -> None:
@@ -115,19 +120,27 @@ def test_the_tutorials_service_answers_as_shown(stage: str, envoy: Path, tmp_pat
 
 
 @contextmanager
-def _traced(title: str, envoy: Path, folder: Path) -> Iterator[tuple[NativeLab, Upstream]]:
-    """Run a recipe about traces; its Envoys send Zipkin's JSON, which can be read here."""
-    (section,) = [each for each in sections(DOCS / "recipes.md") if each.title == title]
-    (text,) = section.models
-    model = yaml.safe_load(text.replace(LAB_CLIENT, "127.0.0.1/32"))
-    model.setdefault("mesh_tracing", {"sampling": 100})["export"] = "zipkin"
-    inventory = lab_with(section.hosts, yaml.safe_dump(model), folder)
+def _traced(
+    section: Section, model: str, envoy: Path, folder: Path
+) -> Iterator[tuple[NativeLab, Upstream]]:
+    """Run an example whose traces matter; its Envoys send Zipkin's JSON, which can be read here."""
+    values = yaml.safe_load(model.replace(LAB_CLIENT, "127.0.0.1/32"))
+    values.setdefault("mesh_tracing", {"sampling": 100})["export"] = "zipkin"
+    inventory = lab_with(section.hosts, yaml.safe_dump(values), folder)
     plan = compile_mesh(inventory)
     with (
         Upstream("collector") as collector,
         running_lab(envoy, plan, collector, _published(inventory)) as lab,
     ):
         yield lab, collector
+
+
+@contextmanager
+def _recipe(title: str, envoy: Path, folder: Path) -> Iterator[tuple[NativeLab, Upstream]]:
+    (section,) = [each for each in sections(DOCS / "recipes.md") if each.title == title]
+    (model,) = section.models
+    with _traced(section, model, envoy, folder) as running:
+        yield running
 
 
 def _spans(collector: Upstream) -> list[dict[str, Any]]:
@@ -149,7 +162,7 @@ ALL_HOPS = 4  # the edge, into service1, out of it, into service2
 
 
 def test_requests_are_traced_as_often_as_the_recipe_says(envoy: Path, tmp_path: Path) -> None:
-    with _traced("Sampling", envoy, tmp_path) as (lab, collector):
+    with _recipe("Sampling", envoy, tmp_path) as (lab, collector):
         lab.run("curl -s 127.0.0.1:8000/service/1?[1-10]")
         lab.run("curl -s 127.0.0.1:8000/service/2?[1-200]")
         lab.run("curl -s 127.0.0.1:8000/trace/1?[1-10]")
@@ -162,7 +175,7 @@ def test_requests_are_traced_as_often_as_the_recipe_says(envoy: Path, tmp_path: 
 
 
 def test_spans_carry_the_tags_of_the_recipe(envoy: Path, tmp_path: Path) -> None:
-    with _traced("Tags of your own", envoy, tmp_path) as (lab, collector):
+    with _recipe("Tags of your own", envoy, tmp_path) as (lab, collector):
         lab.run("curl -s -H 'x-tenant: acme' 127.0.0.1:8000/trace/1")
         assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
         tags = {
@@ -181,7 +194,7 @@ def test_spans_carry_the_tags_of_the_recipe(envoy: Path, tmp_path: Path) -> None
 
 
 def test_spans_have_the_names_of_the_recipe(envoy: Path, tmp_path: Path) -> None:
-    with _traced("Names of spans", envoy, tmp_path) as (lab, collector):
+    with _recipe("Names of spans", envoy, tmp_path) as (lab, collector):
         lab.run("curl -s 127.0.0.1:8000/trace/1")
         assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
         assert _names(_spans(collector)) == {
@@ -193,8 +206,101 @@ def test_spans_have_the_names_of_the_recipe(envoy: Path, tmp_path: Path) -> None
 
 
 def test_a_trusted_peer_forces_a_trace(envoy: Path, tmp_path: Path) -> None:
-    with _traced("Force a trace", envoy, tmp_path) as (lab, collector):
+    with _recipe("Force a trace", envoy, tmp_path) as (lab, collector):
         lab.run("curl -s 127.0.0.1:8000/service/2")
         lab.run("curl -s -H 'x-envoy-force-trace: 1' 127.0.0.1:8000/trace/1")
         assert eventually(lambda: len(_spans(collector)) == ALL_HOPS)
         assert len(_traces(_spans(collector))) == 1
+
+
+def _as_jaeger_tells(spans: list[dict[str, Any]]) -> bytes:
+    """Return Jaeger's answer to the question for a trace, made from Zipkin's spans."""
+    told = [
+        {
+            "traceID": span["traceId"],
+            "spanID": span["id"],
+            "references": [
+                {"refType": "CHILD_OF", "traceID": span["traceId"], "spanID": span["parentId"]}
+            ]
+            if "parentId" in span
+            else [],
+            "operationName": span["name"],
+            "startTime": span["timestamp"],
+            "duration": span["duration"],
+            "tags": [{"key": "span.kind", "value": span["kind"].lower()}],
+            "process": {"serviceName": span["localEndpoint"]["serviceName"]},
+        }
+        for span in spans
+    ]
+    return json.dumps({"data": [{"spans": told}]}).encode()
+
+
+@dataclass(frozen=True)
+class Here:
+    """What `./mesh trace` asks of the mesh."""
+
+    first_edge: Edge
+    address: str
+    jaeger: str
+
+    def edge(self, _: str | None) -> Edge:
+        return self.first_edge
+
+    def edge_url(self, path: str, _: str | None) -> str:
+        return f"http://{self.address}{path}"
+
+    def jaeger_url(self) -> str:
+        return self.jaeger
+
+
+def _shown_traces() -> Iterator[object]:
+    for name in ("recipes", "your-own-service"):
+        files: dict[str, str] = {}
+        for section in sections(DOCS / f"{name}.md"):
+            for block in section.blocks:
+                if block.file:
+                    files = {**files, block.file: block.text}
+                if block.language == "yaml" and "mesh_edges:" in block.text:
+                    model = block.text
+                for command in commands(block) if block.language == "console" else ():
+                    if command.line.startswith("./mesh trace "):
+                        yield pytest.param(section, model, files, command, id=f"{name}-{section}")
+
+
+def _timeless(lines: Iterable[str]) -> list[str]:
+    """Return a trace as `./mesh trace` prints it without what differs from time to time."""
+    times = r"\d[\d.]* (ms|\u00b5s|s)\b|\b[0-9a-f]{32}\b|[ \u2588]{2,}"
+    return [re.sub(times, " ", line).strip() for line in lines]
+
+
+@pytest.mark.parametrize(("section", "model", "files", "command"), list(_shown_traces()))
+def test_a_trace_looks_as_shown(  # noqa: PLR0913, PLR0917 - what is shown, and what is needed
+    section: Section,
+    model: str,
+    files: dict[str, str],
+    command: Command,
+    envoy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    model = model.replace("/home/me/greeter", str(tmp_path))
+    monkeypatch.setattr(trace, "QUIET_SECONDS", 1.2)
+    with (
+        _traced(section, model, envoy, tmp_path / "i") as (lab, collector),
+        Upstream("jaeger") as jaeger,
+    ):
+        jaeger.reply = lambda _: (200, _as_jaeger_tells(_spans(collector)))
+        address = ":".join(map(str, lab.ports[8000]))
+        mesh: Any = Here(lab.edge, address, f"http://127.0.0.1:{jaeger.port}/")
+        arguments = parser().parse_args(shlex.split(command.line)[1:])
+        headers = dict(text.split(": ", 1) for text in arguments.header)
+        answer = trace.request(mesh, trace.Asked(arguments.path, None, headers))
+        trace.show_answer(answer)
+        assert trace.show_trace(mesh, answer, 15)
+    output = capsys.readouterr().out
+    output = output.replace(address, "127.0.0.1:8000").replace(f":{jaeger.port}/", ":16686/")
+    shown = replace(command, prints=tuple(_timeless(command.prints)))
+    assert shown.agrees("\n".join(_timeless(output.splitlines()))), output

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Environment, StrictUndefined
 
-from tests.documents import DOCS, LAB, lab_with, sections
+from tests.documents import DOCS, LAB, commands, lab_with, sections
+from vmesh import paths
 from vmesh.compile import compile_mesh
 from vmesh.inventory import load
 from vmesh.model import policies
@@ -77,6 +80,18 @@ def test_an_app_that_runs_already_is_told_where_its_upstream_is(tmp_path: Path) 
     (app,) = plan.hosts["service2"].external_apps
     assert app.environment["SERVICE2_URL"].startswith("http://127.")
     assert proxy(plan, "legacy").user == "envoy-legacy"
+    template = paths.PROJECT / "roles" / "external_app" / "templates" / "env.j2"
+    environment = Environment(trim_blocks=True, undefined=StrictUndefined)
+    environment.filters["dictsort"] = lambda value: sorted(value.items())
+    written = environment.from_string(template.read_text()).render(item=asdict(app))
+    (command,) = [
+        command
+        for block in SECTIONS[title].blocks
+        if block.language == "console"
+        for command in commands(block)
+        if command.line.endswith("cat /etc/vmesh/legacy.env")
+    ]
+    assert command.agrees(written), written
 
 
 def test_a_secret_in_plain_text_gets_a_warning(tmp_path: Path) -> None:

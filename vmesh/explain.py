@@ -142,9 +142,10 @@ def _lonely(place: str, value: Any, error: ValidationError) -> Iterator[Problem]
     rules: Any = error.validator_value
     for key, others in rules.items():
         for other in others:
-            if key not in value or other in value:
-                continue
-            instead = _instead_of(other, value, error.schema)
+            alternatives = _alternatives_to(other, error.schema)
+            instead = next((name for name in alternatives if name in value), None)
+            if key not in value or other in value or (alternatives and instead is None):
+                continue  # that none of the alternatives is there is told by `oneOf`
             yield Problem(
                 _join(place, key),
                 _shown(value[key], _property(error.schema, key)),
@@ -155,13 +156,13 @@ def _lonely(place: str, value: Any, error: ValidationError) -> Iterator[Problem]
             )
 
 
-def _instead_of(key: str, value: Mapping[str, Any], schema: Any) -> str | None:
-    """Return the key of `value` that excludes `key`, if there is one."""
+def _alternatives_to(key: str, schema: Any) -> list[str]:
+    """Return the keys of which only one may stand beside one another, `key` among them."""
     for group in [schema, *schema.get("allOf", ())]:
         names = [each["required"][0] for each in group.get("oneOf", ())]
         if key in names:
-            return next((name for name in names if name in value), None)
-    return None
+            return names
+    return []
 
 
 def _chosen(place: str, value: Any, error: ValidationError) -> Iterator[Problem]:

@@ -70,7 +70,7 @@ def expected(  # noqa: PLR0913 - a request has that many sides
 def route_of(
     edge: Edge, path: str, headers: Mapping[str, str] = NO_HEADERS, site: str = MAIN
 ) -> Route:
-    """Return the route that answers a GET: as docs/inventory.md says, the most specific one."""
+    """Return the route that answers a GET: as docs/reference.md says, the most specific one."""
     routes = next(host.routes for host in edge.virtual_hosts if host.name == site)
     fitting = [
         (KINDS.index(route.match.kind), _looseness(route.match), index, route)

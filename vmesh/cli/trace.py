@@ -17,6 +17,7 @@ from typing import Any
 from vmesh import traces
 from vmesh.cli import FAILED, OK, USAGE, CliError, connect
 from vmesh.cli.mesh import Mesh, read
+from vmesh.model import Mesh as Model
 
 # Proxies send their spans every second or so: a trace is complete once it hangs together
 # and nothing came for this long.
@@ -102,19 +103,20 @@ def show_answer(answer: Answer) -> None:
 
 
 def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
-    """Print the waterfall and the link to Jaeger; tell whether there was one to print."""
+    """Print the waterfall and the link to Jaeger; tell whether all is as it should be."""
     jaeger = mesh.jaeger_url()
     if answer.trace_id is None:
-        print("No trace: the edge's answer has no x-trace-id, so this request was not sampled.",
-              file=sys.stderr)  # fmt: skip
+        print("No trace: the edge's answer has no x-trace-id.", file=sys.stderr)
         return False
     if jaeger is None:
         print(f"trace {answer.trace_id}: this mesh keeps its traces elsewhere", file=sys.stderr)
-        return False
+        return True
     spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
     if not spans:
         print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
               file=sys.stderr)  # fmt: skip
+        if not traces_everything(mesh.plan.mesh):
+            print("This mesh does not trace every request (sampling); try again.", file=sys.stderr)
         return False
     print(f"trace {answer.trace_id}, {len(spans)} spans:")
     print()
@@ -126,6 +128,17 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     print()
     print(f"{jaeger}trace/{answer.trace_id}")
     return True
+
+
+def traces_everything(mesh: Model) -> bool:
+    """Tell whether every request leaves a trace in a Jaeger of this mesh."""
+    sampled = [mesh.tracing.sampling] + [
+        tracing.sampling
+        for edge in mesh.edges.values()
+        for tracing in (edge.tracing, *(route.tracing for route in edge.routes))
+        if tracing.sampling is not None
+    ]
+    return mesh.tracing.group is not None and min(sampled) == 100
 
 
 def stored_spans(

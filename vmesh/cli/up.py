@@ -22,7 +22,6 @@ from vmesh.cli import (
 from vmesh.cli import ps as ps_command
 from vmesh.cli import trace as trace_command
 from vmesh.cli.mesh import Mesh, read
-from vmesh.model import Mesh as Model
 from vmesh.progress import Steps, duration, new_log
 
 if TYPE_CHECKING:
@@ -139,18 +138,11 @@ def _show(mesh: Mesh, result: Result) -> bool:
     traced = trace_command.show_trace(mesh, answer, wait=15.0)
     # What the request was chosen for is the way through the mesh; what an app thinks of its
     # path is the app's affair, and not every mesh keeps every trace.
-    return answer.status < 500 and runs and (traced or not traces_everything(mesh.plan.mesh))
-
-
-def traces_everything(mesh: Model) -> bool:
-    """Tell whether every request leaves a trace in a Jaeger of this mesh."""
-    sampled = [mesh.tracing.sampling] + [
-        tracing.sampling
-        for edge in mesh.edges.values()
-        for tracing in (edge.tracing, *(route.tracing for route in edge.routes))
-        if tracing.sampling is not None
-    ]
-    return mesh.tracing.group is not None and min(sampled) == 100
+    return (
+        answer.status < 500
+        and runs
+        and (traced or not trace_command.traces_everything(mesh.plan.mesh))
+    )
 
 
 def links(edge: str, jaeger: str | None, admin: str | None) -> list[str]:

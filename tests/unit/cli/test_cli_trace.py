@@ -21,6 +21,7 @@ class Standin:
 
     def __init__(self) -> None:
         self.sampled = True
+        self.sampling: float = 100
         self.status = 200
         self.asked: list[str] = []
         standin = self
@@ -78,7 +79,7 @@ class Standin:
                     ],
                 }
             },
-            "mesh_tracing": {"group": "vm3"},
+            "mesh_tracing": {"group": "vm3", "sampling": self.sampling},
         }
         path = folder / "hosts.yml"
         path.write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
@@ -120,12 +121,28 @@ def test_a_failing_service_is_shown_with_its_trace_and_ends_with_1(
     assert "2 spans" in told
 
 
-def test_a_request_that_was_not_sampled_is_told(
+def test_an_answer_without_a_trace_id_is_told(
     standin: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     standin.sampled = False
     assert cli.main(["trace", "-i", str(standin.inventory(tmp_path))]) == 1
-    assert "not sampled" in capsys.readouterr().err
+    assert "no x-trace-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("sampling", "hint"), [(100, False), (50, True)])
+def test_a_trace_that_was_not_kept_is_told_with_the_likely_reason(
+    sampling: float,
+    hint: bool,
+    standin: Standin,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    standin.sampling = sampling
+    inventory = str(standin.inventory(tmp_path))
+    assert cli.main(["trace", "-i", inventory, "--wait", "0.1"]) == 1
+    told = capsys.readouterr().err
+    assert "has no span of trace" in told
+    assert ("sampling" in told) == hint
 
 
 def test_an_edge_that_is_down_is_one_sentence_and_what_to_do(

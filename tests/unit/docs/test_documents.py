@@ -98,3 +98,22 @@ def _anchors(text: str) -> set[str]:
     titles = re.findall(r"^#+ (?:<a id=\S+></a>)?(.*)$", text, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
     return made | set(re.findall(r'<a id="([^"]+)"', text))
+
+
+def test_the_readmes_mistakes_are_told_as_shown(tmp_path: Path) -> None:
+    (shown,) = [
+        command
+        for block in blocks(README.read_text())
+        if block.language == "console" and "problems:" in block.text
+        for command in commands(block)
+    ]
+    inventory = write_lab_with({}, {}, tmp_path / "lab")
+    mesh = inventory / "group_vars" / "all" / "mesh.yml"
+    text = mesh.read_text()
+    mesh.write_text(
+        text.replace("service2: {}", "servise2: {}").replace(
+            "operation: checkS", "opration: checkS"
+        )
+    )
+    (output,) = run_session([shown], inventory, tmp_path)
+    assert shown.agrees(output), output

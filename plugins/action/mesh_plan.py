@@ -21,6 +21,7 @@ from vmesh.inventory import from_hostvars
 from vmesh.plan import HostPlan
 from vmesh.problems import ERROR, WARNING, Problem, Problems
 from vmesh.render import write_plan
+from vmesh.sources import check_sources
 from vmesh.validate import validate_all
 
 
@@ -72,6 +73,11 @@ class Stopwatch:
         return ", ".join(f"{step} {seconds:.2f} s" for step, seconds in self.seconds.items())
 
 
+def _stop_at(problems: list[Problem]) -> None:
+    if problems:
+        raise Problems(problems)
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns `hosts`: host name -> what runs there. That is a HostPlan as a mapping, with
     `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files.
@@ -97,12 +103,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             watch.took("inventory")
             plan = compile_mesh(inventory)
             watch.took("compile")
+            _stop_at(check_sources(plan))
             forms = write_plan(plan, folder)
             watch.took("render")
-            problems = validate_all(envoy_binary(), forms)
+            _stop_at(validate_all(envoy_binary(), forms))
             watch.took("validate")
-            if problems:
-                raise Problems(problems)
         except Problems as found:
             self._warn(found.items)
             errors = [item for item in found.items if item.severity == ERROR]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
@@ -42,7 +42,7 @@ from vmesh.plan import (
     url_variable,
     user,
 )
-from vmesh.problems import ERROR, WARNING, Problem, Problems
+from vmesh.problems import ERROR, WARNING, Problem, Problems, without
 
 OTLP_HTTP_PORT = 4318
 JAEGER_UI_PORT = 16686
@@ -52,7 +52,18 @@ JAEGER_GRPC_QUERY_PORT = 16685
 
 
 def compile_mesh(inventory: Inventory) -> Plan:
-    """Return the plan of `inventory`; raises Problems with every mistake in it."""
+    """Return the plan of `inventory`; raises Problems with every mistake in it.
+
+    No problem and no warning shows a text that the inventory keeps in Ansible Vault.
+    """
+    try:
+        plan = _compile(inventory)
+    except Problems as found:
+        raise Problems(without(item, inventory.secrets) for item in found.items) from None
+    return replace(plan, warnings=tuple(without(item, inventory.secrets) for item in plan.warnings))
+
+
+def _compile(inventory: Inventory) -> Plan:
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
     problems += checks.check(mesh, inventory.hidden)

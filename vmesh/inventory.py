@@ -32,6 +32,9 @@ class Inventory:
     `hidden` tells which texts of `mesh` do not stand in the inventory in plain text, as they
     come from Ansible Vault or from a template. Each is the way to it, as in ("mesh_services",
     "shop", "app", "environment", "PASSWORD"); a place in a list is its number, as a text.
+
+    `secrets` are the texts of `mesh` that are known to come from Ansible Vault, inline or in an
+    encrypted file, also by way of a template that is nothing but the variable's name.
     """
 
     source: Path
@@ -39,6 +42,7 @@ class Inventory:
     hosts: dict[str, dict[str, Any]]
     mesh: dict[str, Any]
     hidden: frozenset[tuple[str, ...]] = frozenset()
+    secrets: frozenset[str] = frozenset()
 
 
 def plain(value: Any) -> Any:
@@ -96,6 +100,9 @@ class _Reader:
         self.hostvars = hostvars
         self.problems: list[Problem] = []
         self.shared: dict[str, list[_Variant]] = {}
+        self.secrets: set[str] = set()
+        self.is_encrypted = _encryption()
+        self.is_vaulted = _vaulting()
 
     def host(self, host: str) -> dict[str, Any]:
         """Return the host's own variables, resolved; take note of those it shares."""
@@ -109,10 +116,11 @@ class _Reader:
         return own
 
     def _resolved(self, host: str, name: str, raw: Any) -> Any:
-        if _is_settled(raw):
-            return plain(raw)
         try:
-            return plain(self.hostvars[host][name])
+            value = raw if _is_settled(raw) else self.hostvars[host][name]
+            if _is_shared(name):
+                self.secrets.update(self._secrets(value))
+            return plain(value)
         except self.error as error:
             place = _place(raw, getattr(error, "obj", raw), name)
             where, value = place if place else (name, raw)
@@ -120,6 +128,17 @@ class _Reader:
                 Problem(f"{host}: {where}", _shown(value), _why(error), _remedy(error))
             )
             return None
+
+    def _secrets(self, value: Any) -> Iterator[str]:
+        """Yield the texts in `value`, as Ansible resolved it, that the vault keeps."""
+        if isinstance(value, Mapping):
+            for item in value.values():
+                yield from self._secrets(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                yield from self._secrets(item)
+        elif isinstance(value, str) and (self.is_vaulted(value) or self.is_encrypted(value)):
+            yield plain(value)
 
     def _note(self, host: str, name: str, value: Any) -> None:
         variants = self.shared.setdefault(name, [])
@@ -143,7 +162,7 @@ class _Reader:
         """
         mesh: dict[str, Any] = {}
         hidden: set[tuple[str, ...]] = set()
-        is_encrypted = _encryption()
+        is_encrypted = self.is_encrypted
         for name, variants in self.shared.items():
             usual = max(variants, key=lambda variant: len(variant.hosts))
             self.problems += [
@@ -186,7 +205,7 @@ def _why(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str:
-    if "no vault secrets" in str(error):
+    if "no vault secrets" in str(error) or "vault password file" in str(error):
         return "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE"
     if "is undefined" in str(error):
         return "Define that variable, or mend its name"
@@ -277,6 +296,16 @@ def _encryption() -> Callable[[Any], bool]:
     return is_encrypted
 
 
+def _vaulting() -> Callable[[Any], bool]:
+    """Return what tells whether a value was decrypted from an encrypted one in the inventory."""
+    try:
+        from ansible.parsing.vault import VaultedValue  # noqa: PLC0415
+    except ImportError:
+        return lambda _: False
+    is_vaulted: Callable[[Any], bool] = VaultedValue.is_tagged_on
+    return is_vaulted
+
+
 def from_hostvars(
     source: Path, groups: Mapping[str, Any], hostvars: Mapping[str, Mapping[str, Any]]
 ) -> Inventory:
@@ -298,6 +327,7 @@ def from_hostvars(
         hosts=hosts,
         mesh=mesh,
         hidden=hidden,
+        secrets=frozenset(reader.secrets - {""}),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 ERROR, WARNING = "error", "warning"
 # Stands for a value that no message may show.
 HIDDEN = "(hidden)"
+LONG = 8  # a secret of so many characters is also looked for inside of texts
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,34 @@ class Problems(Exception):  # noqa: N818 - a collection of findings, not one err
     def __init__(self, items: Iterable[Problem]) -> None:
         self.items = tuple(items)
         super().__init__("\n".join(f"- {item}" for item in self.items))
+
+
+def hide(text: str, secrets: Collection[str]) -> str:
+    """Return `text` with HIDDEN in place of what of `secrets` is in it."""
+    if text in secrets:
+        return HIDDEN
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= LONG:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def without(problem: Problem, secrets: Collection[str]) -> Problem:
+    """Return `problem` as it may be shown: with none of `secrets` in it.
+
+    A long value is shown by its beginning, so that of a secret counts too.
+    """
+    value = problem.value
+    if isinstance(value, str):
+        begins = value.removesuffix("...")
+        cut = value != begins and len(begins) >= LONG
+        value = HIDDEN if cut and any(s.startswith(begins) for s in secrets) else value
+        value = hide(value, secrets)
+    elif isinstance(value, list):
+        value = [hide(item, secrets) if isinstance(item, str) else item for item in value]
+    return replace(
+        problem,
+        value=value,
+        message=hide(problem.message, secrets),
+        remedy=hide(problem.remedy, secrets),
+    )

@@ -23,9 +23,9 @@ from urllib.parse import quote, unquote
 from vmesh import paths
 from vmesh.inventory import Inventory
 from vmesh.plan import HostPlan, ProxyPlan
+from vmesh.problems import LONG, hide
 
 FORMAT = 1
-HIDDEN = "(hidden)"
 # Before the hash of a text that was made with HIDDEN in place of a value.
 MASKED = "masked:"
 
@@ -55,7 +55,6 @@ _STRUCTURE = frozenset(
         "load_balancing", "websocket", "export", "on",
     }
 )  # fmt: skip
-_LONG = 8  # a secret of so many characters is also looked for inside of texts
 
 
 class RecordError(Exception):
@@ -174,7 +173,7 @@ class Secrets:
             for name, value in (given if isinstance(given, Mapping) else {}).items():
                 if (*way, name) in inventory.hidden or looks_secret(name, value):
                     names.add(name)
-                    if len(str(value)) >= _LONG:
+                    if len(str(value)) >= LONG:
                         values.add(str(value))
             environment[str(service)] = frozenset(names)
         return cls(frozenset(values), environment)
@@ -187,12 +186,7 @@ class Secrets:
             return [self.masked(item, key) for item in value]
         if not isinstance(value, str) or key in _STRUCTURE:
             return value
-        if value in self.values:
-            return HIDDEN
-        for text in sorted(self.values, key=len, reverse=True):
-            if len(text) >= _LONG:
-                value = value.replace(text, HIDDEN)
-        return value
+        return hide(value, self.values)
 
     def settings(self, service: str, environment: Mapping[str, str]) -> dict[str, str | None]:
         """Return the environment of a service's app, with None for what is hidden."""

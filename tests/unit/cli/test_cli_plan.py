@@ -11,6 +11,7 @@ from tests.unit.mesh import worlds
 from vmesh import cli, record
 from vmesh.cli import plan, playbook
 from vmesh.cli.mesh import read
+from vmesh.problems import HIDDEN
 from vmesh.render import Renderer
 
 
@@ -165,7 +166,7 @@ def test_no_secret_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -
         captured = capsys.readouterr()
         assert SECRET not in captured.out + captured.err
         assert "DB_PASSWORD" in captured.out
-        assert record.HIDDEN in captured.out
+        assert HIDDEN in captured.out
     applied(place)
     written = "".join(path.read_text() for path in record.folder(place).iterdir())
     assert SECRET not in written

@@ -13,6 +13,7 @@ from tests.unit.mesh import worlds
 from vmesh import changes, record
 from vmesh.changes import Change
 from vmesh.plan import egress_address
+from vmesh.problems import HIDDEN
 
 
 def rerender(proxy: Any) -> dict[str, str]:
@@ -380,7 +381,7 @@ def test_an_order_alone_is_told() -> None:
 
 
 def test_values_that_are_hidden_on_both_sides_change_without_being_shown() -> None:
-    assert changes._arrow("tag", record.HIDDEN, record.HIDDEN) == "tag changes"
+    assert changes._arrow("tag", HIDDEN, HIDDEN) == "tag changes"
 
 
 def leaves(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,27 @@ def test_a_body_is_counted_in_bytes() -> None:
     assert problem.variable == "mesh_edges.front.routes[0].answer.body"
     assert "4096 bytes" in problem.remedy
     assert len(problem.value) < 100
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("mesh_services.shop.app.API_KEY", "s3cr3t-word"),
+        ("mesh_services.shop.app.API_KEY", "0123456789" * 20),
+        ("mesh_password", "s3cr3t-word"),
+        ("mesh_edges.front.routes.0.prefix", "s3cr3t-word"),
+        ("mesh_edges.front.routes.0.headers", {"x-key": {"regex": "(s3cr3t-word"}}),
+        ("mesh_edges.front.routes.0.methods", ["s3cr3t-word"]),
+    ],
+)
+def test_no_message_shows_what_the_vault_keeps(path: str, value: Any) -> None:
+    kept = frozenset({"s3cr3t-word", "0123456789" * 20})
+    with pytest.raises(Problems) as found:
+        compile_mesh(dataclasses.replace(inventory(changed(path, value)), secrets=kept))
+    said = str(found.value)
+    assert "(hidden)" in said
+    assert "s3cr3t" not in said
+    assert "0123456789" not in said
+    with pytest.raises(Problems) as shown:
+        compile_mesh(inventory(changed(path, value)))
+    assert "s3cr3t-word" in str(shown.value) or "0123456789" in str(shown.value)

@@ -186,7 +186,8 @@ from vmesh.inventory import load
 from vmesh.problems import Problems
 try:
     found = load(Path(sys.argv[1]))
-    print(json.dumps({"mesh": found.mesh, "hidden": sorted(found.hidden)}))
+    print(json.dumps({"mesh": found.mesh, "hidden": sorted(found.hidden),
+                      "secrets": sorted(found.secrets)}))
 except Problems as problems:
     print(json.dumps({"problems": str(problems)}))
 """
@@ -267,6 +268,15 @@ def test_texts_from_the_vault_or_a_template_are_known_to_be_hidden(
         (*ENVIRONMENT, "INLINE"),
         ("mesh_edges", "front", "group"),
     }
+    assert found["secrets"] == ["hunter2", "s3cret", "web1"]
+
+
+def test_a_vault_whose_password_file_is_not_there_is_told(
+    with_secrets: tuple[Path, Path],
+) -> None:
+    inventory, password = with_secrets
+    found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=f"{password}.gone")["problems"]
+    assert found.count("ANSIBLE_VAULT_PASSWORD_FILE") == 1
 
 
 def test_a_vault_without_its_password_is_told(with_secrets: tuple[Path, Path]) -> None:

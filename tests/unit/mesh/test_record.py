@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.mesh import worlds
 from vmesh import paths, record
+from vmesh.problems import HIDDEN
 from vmesh.render import Renderer
 
 SECRET = "correct horse"
@@ -139,7 +140,7 @@ def test_no_hidden_value_of_the_mesh_is_recorded(
     of = worlds.inventory(worlds.changed(edit), hidden=(tuple(way.split("/")),))
     text = recorded(tmp_path, of)
     assert SECRET not in text
-    assert record.HIDDEN in text
+    assert HIDDEN in text
     assert record.MASKED in text, "the hash of its file tells nothing of the value"
     for described in worlds.described(of, render=Renderer().files).values():
         for name, files in described.state["files"].items():

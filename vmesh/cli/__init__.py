@@ -31,7 +31,7 @@ exit codes:
   130  interrupted; the same command again carries on
 """
 
-# name, help, module; in the order of a first day with vmesh.
+# name, help; in the order of a first day with vmesh.
 COMMANDS = (
     ("up", "start the lab's VMs, apply the inventory, send one traced request"),
     ("ps", "show what runs: every Envoy, gunicorn and Jaeger on every VM"),
@@ -158,7 +158,7 @@ def _plan(command: argparse.ArgumentParser) -> None:
 def _graph(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help="write to this file; its ending tells the format: .svg, .md, .mmd or .dot",
+        help="write to this file; its ending tells the format: .svg, .md, .mmd (or .mermaid), .dot",
     )  # fmt: skip
     command.add_argument(
         "--format", choices=("svg", "mermaid", "markdown", "dot"),
@@ -280,7 +280,12 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
 
 
 def _environment() -> None:
-    """Let everything started from here find the virtual environment's programs."""
+    """Let all that starts from here find the virtual environment's programs and our settings.
+
+    Ansible's library looks for its settings when it is imported; without a word of ours it would
+    take those of the working folder. What the user exported themselves wins.
+    """
+    os.environ.setdefault("ANSIBLE_CONFIG", str(paths.PROJECT / "ansible.cfg"))
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", os.defpath)

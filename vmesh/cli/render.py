@@ -14,7 +14,11 @@ from vmesh.render import STATIC_SUFFIX, write_plan
 def run(arguments: argparse.Namespace) -> int:
     """Write <host>/<proxy>/ folders and, beside each, its static form."""
     check_target(arguments.dir)
-    forms = write_plan(read(arguments.inventory).plan, arguments.dir)
+    plan = read(arguments.inventory).plan
+    try:
+        forms = write_plan(plan, arguments.dir)
+    except OSError as error:
+        raise CliError(f"{arguments.dir} cannot be written: {error.strerror}", USAGE) from error
     print(f"{len(forms)} proxies written to {arguments.dir}")
     return OK
 

@@ -195,6 +195,34 @@ def test_render_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None
     render.check_target(tmp_path / "new")
 
 
+def test_render_tells_in_a_line_where_it_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["render", str(tmp_path / "file" / "new")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path / 'file' / 'new'} cannot be written" in told
+
+
+def test_a_service_that_stands_there_twice_is_a_mistake_from_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "inventory" / "group_vars" / "all"
+    folder.mkdir(parents=True)
+    (tmp_path / "inventory" / "hosts.yml").write_text("all: {hosts: {web: {}}}\n")
+    (folder / "mesh.yml").write_text("mesh_services:\n  shop: {}\n  shop: {}\n")
+    done = subprocess.run(  # Ansible reads its settings once in a process
+        [sys.executable, "-m", "vmesh", "validate", "-i", tmp_path / "inventory"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "duplicate mapping key 'shop'" in done.stderr
+    assert f"{folder / 'mesh.yml'}:3:3" in done.stderr
+
+
 def test_a_check_that_cannot_be_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "tools", lambda *_: (check.Tool("none", (("no-such-tool",),)),))
     (verdict,) = check.check(tmp_path / "log")

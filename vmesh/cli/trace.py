@@ -71,7 +71,10 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def request(mesh: Mesh, asked: Asked = Asked(), timeout: float = 60.0) -> Answer:
-    """Send one GET to an edge. Raises CliError when nobody answers there."""
+    """Send one GET to an edge.
+
+    Raises CliError when nobody answers there, or when there can be no such request.
+    """
     host, path = connect.usual_request(mesh.edge(asked.edge))
     headers = dict(asked.headers)
     if asked.path is None and host is not None:
@@ -87,6 +90,12 @@ def request(mesh: Mesh, asked: Asked = Asked(), timeout: float = 60.0) -> Answer
             body = response.read().decode(errors="replace")
             trace_id = response.headers.get("x-trace-id")
             code = response.status
+    except (ValueError, http.client.InvalidURL) as error:
+        raise CliError(
+            f"{url} cannot be requested: {error}\n"
+            "  -> write blanks and letters beyond ASCII as %20, %C3%A9 and so on",
+            USAGE,
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise CliError(

@@ -145,6 +145,14 @@ def test_a_trace_that_was_not_kept_is_told_with_the_likely_reason(
     assert ("sampling" in told) == hint
 
 
+@pytest.mark.parametrize("asked", [["/é"], ["/a b"], ["/", "-H", "x: €"]])
+def test_what_cannot_be_requested_is_told_and_ends_with_2(
+    asked: list[str], standin: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["trace", "-i", str(standin.inventory(tmp_path)), *asked]) == 2
+    assert "cannot be requested" in capsys.readouterr().err
+
+
 def test_an_edge_that_is_down_is_one_sentence_and_what_to_do(
     standin: Standin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

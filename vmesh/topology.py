@@ -225,6 +225,8 @@ def _more(route: Mapping[str, Any]) -> Iterable[str]:
         yield "no timeout"
     if route.get("websocket"):
         yield "WebSocket"
+    if route.get("tracing"):
+        yield f"{route['tracing']['sampling']:g} % traced"
     filters = route.get("filters") or {}
     names = {
         "rate_limit": "rate limit", "max_request_bytes": "size limit", "cors": "CORS",

@@ -22,7 +22,9 @@ from vmesh.cli import (
 from vmesh.cli import ps as ps_command
 from vmesh.cli import trace as trace_command
 from vmesh.cli.mesh import Mesh, read
+from vmesh.problems import Problems
 from vmesh.progress import Steps, duration, new_log
+from vmesh.sources import check_sources
 
 if TYPE_CHECKING:
     from vmesh.lab import Lab
@@ -73,6 +75,8 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     with steps.phase("preflight", "checking the inventory and this machine"):
         steps.status(f"reading {arguments.inventory}")
         mesh = read(arguments.inventory)
+        if missing := check_sources(mesh.plan):
+            raise Problems(missing)
         lab = _lab(mesh)
         release = supplies.jaeger_release(mesh)
         # What no installation can mend comes first, all of it, before anything is touched.

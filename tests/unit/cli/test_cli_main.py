@@ -103,6 +103,21 @@ def test_every_mistake_of_an_inventory_is_told_at_once(
     assert "Traceback" not in told
 
 
+def test_up_looks_for_what_the_inventory_names_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    mesh = json.loads(json.dumps(OWN_VMS).replace("shpo", "shop").replace("stokc", "stock"))
+    services = mesh["all"]["vars"]["mesh_services"]
+    services["stock"] = {"port": 9002, "group": "shop", "app": {"flask": "/no/such/app"}}
+    services["shop"]["app"]["flask"] = "services/service1"
+    (tmp_path / "hosts.yml").write_text(json.dumps(mesh))
+    assert cli.main(["up", "--no-install", "--offline", "-i", str(tmp_path / "hosts.yml")]) == 1
+    told = capsys.readouterr().err
+    assert 'mesh_services.stock.app.flask = "/no/such/app"' in told
+    assert "1 problem:" in told
+
+
 def test_problems_are_listed_with_variable_value_message_and_remedy() -> None:
     text = cli.problem_list([Problem("lab_x", {"a": 1}, "is odd: very", "Make it even.")])
     assert text == '1 problem:\n  1. lab_x = {"a": 1}\n     is odd: very\n     -> Make it even.'

@@ -79,6 +79,14 @@ def test_it_tells_what_the_inventory_means(place: Path, capsys: pytest.CaptureFi
     assert "Traced: 100 % of the requests; spans go to 10.0.0.6:4317." in lines
 
 
+def test_a_route_that_is_traced_otherwise_says_so(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory(place, worlds.changed(("mesh_edges/front/routes/0/tracing", {"sampling": 2.5})))
+    lines = [" ".join(line.split()) for line in told(capsys, place).splitlines()]
+    assert "/ shop 15 s, 2.5 % traced" in lines
+
+
 def test_without_a_record_all_is_new(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = told(capsys, place).splitlines()
     assert "Never applied from this controller: everything is new." in lines

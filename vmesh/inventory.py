@@ -33,8 +33,9 @@ class Inventory:
     come from Ansible Vault or from a template. Each is the way to it, as in ("mesh_services",
     "shop", "app", "environment", "PASSWORD"); a place in a list is its number, as a text.
 
-    `secrets` are the texts of `mesh` that are known to come from Ansible Vault, inline or in an
-    encrypted file, also by way of a template that is nothing but the variable's name.
+    `secrets` are the texts, of `mesh` and of the hosts' variables, that are known to come from
+    Ansible Vault, inline or in an encrypted file, also by way of a template that is nothing but
+    the variable's name.
     """
 
     source: Path
@@ -118,8 +119,7 @@ class _Reader:
     def _resolved(self, host: str, name: str, raw: Any) -> Any:
         try:
             value = raw if _is_settled(raw) else self.hostvars[host][name]
-            if _is_shared(name):
-                self.secrets.update(self._secrets(value))
+            self.secrets.update(self._secrets(value))
             return plain(value)
         except self.error as error:
             place = _place(raw, getattr(error, "obj", raw), name)

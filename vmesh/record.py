@@ -151,10 +151,12 @@ class Secrets:
 
     values: texts that are hidden wherever they turn up
     environment: service -> names of the user's variables whose values are hidden
+    kept: texts that the inventory keeps in Ansible Vault; no role's setting with one is shown
     """
 
     values: frozenset[str]
     environment: Mapping[str, frozenset[str]]
+    kept: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, inventory: Inventory) -> Secrets:
@@ -176,7 +178,7 @@ class Secrets:
                     if len(str(value)) >= LONG:
                         values.add(str(value))
             environment[str(service)] = frozenset(names)
-        return cls(frozenset(values), environment)
+        return cls(frozenset(values), environment, inventory.secrets)
 
     def masked(self, value: Any, key: str = "") -> Any:
         """Return `value` (of a view) with HIDDEN in place of what is hidden."""
@@ -282,7 +284,7 @@ def describe(  # noqa: PLR0913 - what a state consists of
         "versions": {name: versions[name] for name in ("envoy", "jaeger") if name in roles},
         "bundles": dict(bundles),
         "roles": {role: role_digest(role) for role in roles},
-        "settings": _settings(roles, variables),
+        "settings": _settings(roles, variables, secrets.kept),
         "host": host,
         "files": files,
         "left": [],
@@ -319,13 +321,23 @@ def role_digest(role: str) -> str:
     return total.hexdigest()[:12]
 
 
-def _settings(roles: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(
+    roles: Sequence[str], variables: Mapping[str, Any], kept: frozenset[str]
+) -> dict[str, Any]:
     prefixes = tuple(SETTINGS[role] for role in roles if role in SETTINGS)
     return {
-        name: None if looks_secret(name, value) else value
+        name: None if looks_secret(name, value) or _holds(value, kept) else value
         for name, value in sorted(variables.items())
         if prefixes and name.startswith(prefixes) and name not in NO_SETTINGS
     }
+
+
+def _holds(value: Any, texts: frozenset[str]) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds(item, texts) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds(item, texts) for item in value)
+    return isinstance(value, str) and value in texts
 
 
 def parts_of(state: State) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -154,6 +155,15 @@ def test_names_and_addresses_are_recorded_even_from_a_template(tmp_path: Path) -
     way = ("mesh_services", "shop", "calls", "bank", "host")
     text = recorded(tmp_path, worlds.inventory(hidden=(way, ("mesh_tracing", "group"))))
     assert '"address": "api.bank.example"' in text
+
+
+@pytest.mark.parametrize("value", [SECRET, {"in": [SECRET]}])
+def test_a_setting_that_the_vault_keeps_is_not_recorded(tmp_path: Path, value: Any) -> None:
+    hosts = {**worlds.HOSTS, "jaeger1": {"ansible_host": "10.0.0.6", "jaeger_place": value}}
+    of = dataclasses.replace(worlds.inventory(hosts=hosts), secrets=frozenset({SECRET}))
+    text = recorded(tmp_path, of)
+    assert SECRET not in text
+    assert '"jaeger_place": null' in text, "its name is recorded"
 
 
 def test_a_secret_setting_of_a_role_is_not_recorded(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.render import views
-from vmesh import paths
+from vmesh import paths, validate
 from vmesh.compile import compile_mesh
 from vmesh.inventory import load
 from vmesh.plan import Plan, ProxyPlan, View
@@ -280,3 +280,13 @@ def test_every_proxy_with_a_refused_form_is_named(forms: list[Path], tmp_path: P
     forms[0].write_text("bad")
     problems = validate_all(envoy, forms)
     assert [problem.variable for problem in problems] == ["host/one", "host/three"]
+
+
+def test_an_envoy_that_comes_to_no_end_is_a_problem_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "envoy"
+    slow.write_text("#!/bin/sh\nexec sleep 30\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(validate, "SECONDS", 0.2)
+    assert "0.2 s" in str(validate_static_form(slow, tmp_path / "form.json"))

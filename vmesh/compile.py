@@ -130,7 +130,11 @@ class _Places:
         if not hosts:
             empty = group in self.inventory.groups
             known = ", ".join(
-                sorted(g for g, members in self.inventory.groups.items() if members)
+                sorted(
+                    name
+                    for name, members in self.inventory.groups.items()
+                    if members and name not in ("all", "ungrouped")
+                )
                 + sorted(self.inventory.hosts)[:20]
             )
             self.problems.append(

@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vmesh.model import Edge, VirtualHost
+import re2
+
+from vmesh.model import Edge, Match, VirtualHost
 
 HostVars = Mapping[str, Any]
 
@@ -60,6 +62,26 @@ def url(host: HostVars, port: int, path: str = "/", address: str | None = None) 
     """Return the http URL of `path` at `port` of a VM as the controller reaches it."""
     name, outside = reach(host, port, address)
     return f"http://{name}:{outside}{path if path.startswith('/') else '/' + path}"
+
+
+def host_for(edge: Edge, path: str) -> str | None:
+    """Return the Host header under which `edge` has a route for `path`; None: any will do."""
+    fitting = [
+        site
+        for site in edge.virtual_hosts
+        if any(_fits(route.match, path) for route in site.routes)
+    ]
+    hosts = [_host_of(site) for site in fitting or edge.virtual_hosts]
+    return None if None in hosts or not hosts else hosts[0]
+
+
+def _fits(match: Match, path: str) -> bool:
+    bare = path.partition("?")[0]
+    if match.kind == "prefix":
+        return bare.startswith(match.value)
+    if match.kind == "path":
+        return bare == match.value
+    return re2.fullmatch(match.value, bare) is not None
 
 
 def usual_request(edge: Edge) -> tuple[str | None, str]:

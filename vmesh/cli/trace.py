@@ -75,11 +75,14 @@ def request(mesh: Mesh, asked: Asked = Asked(), timeout: float = 60.0) -> Answer
 
     Raises CliError when nobody answers there, or when there can be no such request.
     """
-    host, path = connect.usual_request(mesh.edge(asked.edge))
+    edge = mesh.edge(asked.edge)
+    host, path = connect.usual_request(edge)
+    if asked.path is not None:
+        host, path = connect.host_for(edge, asked.path), asked.path
     headers = dict(asked.headers)
-    if asked.path is None and host is not None:
-        headers.setdefault("Host", host)
-    url = mesh.edge_url(asked.path or path, asked.edge)
+    if host is not None and not any(name.lower() == "host" for name in headers):
+        headers["Host"] = host
+    url = mesh.edge_url(path, asked.edge)
     began = time.monotonic()
     try:
         try:

@@ -91,3 +91,15 @@ def test_the_usual_request_needs_no_luck() -> None:
 def test_the_usual_request_names_a_host_where_that_matters() -> None:
     site = {"domains": ["*.example.com"], "routes": [{"prefix": "/", "to": "shop"}]}
     assert connect.usual_request(edge(virtual_hosts={"site": site})) == ("www.example.com", "/")
+
+
+def test_a_path_is_asked_of_the_site_that_has_it() -> None:
+    sites = {
+        "shop": {"domains": ["shop.example.com"], "routes": [{"prefix": "/buy", "to": "shop"}]},
+        "desk": {"domains": ["desk.example.com"], "routes": [{"regex": "/c/[0-9]+", "to": "shop"}]},
+    }
+    given = edge(virtual_hosts=sites)
+    assert connect.host_for(given, "/buy/now?x=1") == "shop.example.com"
+    assert connect.host_for(given, "/c/17") == "desk.example.com"
+    open_to_all = edge(virtual_hosts=sites, routes=[{"prefix": "/", "to": "shop"}])
+    assert connect.host_for(open_to_all, "/else") is None

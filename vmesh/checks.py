@@ -136,9 +136,14 @@ def _known(mesh: Mesh) -> str:
 
 
 def _is_service(mesh: Mesh, name: str) -> bool:
-    """Tell whether `name` is described as a service, even if wrongly."""
+    """Tell whether `name` is described as a service, even if wrongly.
+
+    Where there is no service at all, that is the one mistake, and not each name of one.
+    """
     given = mesh.given.get("mesh_services")
-    return name in mesh.services or (isinstance(given, Mapping) and name in given)
+    return (
+        not mesh.services or name in mesh.services or (isinstance(given, Mapping) and name in given)
+    )
 
 
 def _service_calls(mesh: Mesh) -> Iterator[Problem]:

@@ -25,6 +25,8 @@ DISTURBED = (
     "|total_(listeners|filter_chains)_draining)"
     "|^cluster_manager[.]cluster_(added|modified|removed)"
 )
+# The one task that an existing instance's or caller's host has anything to do for.
+CONFIGURE = "envoy : Bring each proxy its configuration and see it accepted"
 LINES = 1500
 PAUSE = 0.5
 
@@ -75,6 +77,21 @@ def disturbed(shop: Shop) -> dict[tuple[str, str], dict[str, int]]:
     }
 
 
+def callers_of(shop: Shop, service: str, but: str) -> Iterator[tuple[str, int]]:
+    """Yield the hosts but one whose proxies call `service`, and in how many steps they change.
+
+    The Envoys of services and those of edges are brought their configuration in two steps.
+    """
+    for host, plan in shop.plans():
+        kinds = {
+            proxy.kind
+            for proxy in plan.proxies
+            if any(cluster["name"] == service for cluster in proxy.view["clusters"])
+        }
+        if kinds and host != but:
+            yield host, len(kinds)
+
+
 def test_one_more_instance_disturbs_nobody(shop: Shop, tmp_path: Path) -> None:
     """It stays when the test is over; applying the inventory itself takes it out again."""
     [there] = shop.hosts_of("catalog")
@@ -91,6 +108,10 @@ def test_one_more_instance_disturbs_nobody(shop: Shop, tmp_path: Path) -> None:
         result = run_site([shop.target.inventory, more])
         assert result.outcome.code == 0, result.summary
         print(result.summary)
+        # Of the other hosts, only those that call it are changed, and only in that.
+        assert {host: tasks for host, tasks in result.changed.items() if host != new} == {
+            host: (CONFIGURE,) * callers for host, callers in callers_of(shop, "catalog", new)
+        }
         # The edge is in the new instance's zone, so all of its requests go there from now on.
         seen = instances(shop.many(8, "/catalog"), "catalog")
         assert set(seen) == {new}

@@ -17,7 +17,7 @@ from vmesh.topology import topology
 
 RENDERER = Renderer()
 EXAMPLES = settings(
-    max_examples=20,
+    max_examples=10,
     derandomize=True,
     database=None,
     deadline=None,

@@ -355,5 +355,5 @@ def test_a_certificate_for_another_name_or_of_a_stranger_is_refused(
 def test_the_name_is_asked_for_unless_it_is_an_address(group: Group) -> None:
     assert json.loads(group.ask("/tls-good").body)["host"].startswith("127.0.0.1")
     group.ask("/tls-address")
-    assert group.upstreams["tls"].server_names[0] == TLS_NAME
-    assert group.upstreams["address"].server_names[0] is None
+    assert TLS_NAME in group.upstreams["tls"].server_names
+    assert set(group.upstreams["address"].server_names) == {None}

@@ -81,7 +81,8 @@ def check(log: Path) -> list[Verdict]:
     began = time.monotonic()
     # As many at once as there are cores: the tools are busy, not waiting.
     with ThreadPoolExecutor(max_workers=cores) as pool:
-        futures = [pool.submit(_run, tool, env) for tool in tools(python, cores)]
+        # Half of what tests do is waiting for servers, so there are two at work for each core.
+        futures = [pool.submit(_run, tool, env) for tool in tools(python, 2 * cores)]
         for future in futures:
             future.add_done_callback(_say)
         verdicts = [future.result() for future in futures]

@@ -476,35 +476,37 @@ def _domains(mesh: Mesh) -> Iterator[Problem]:
                 owners.setdefault(domain, host.where)
 
 
-def _environments(mesh: Mesh) -> Iterator[Problem]:
+def _app_variables(mesh: Mesh) -> Iterator[tuple[Service, str]]:
+    """Yield every environment variable that the user sets, with the service it is for."""
     for service in mesh.services.values():
-        if not isinstance(service.app, FlaskApp):
-            continue
+        if isinstance(service.app, FlaskApp):
+            for name in service.app.environment:
+                yield service, name
+
+
+def _environments(mesh: Mesh) -> Iterator[Problem]:
+    for service, name in _app_variables(mesh):
         urls = {url_variable(call.upstream) for call in service.calls}
-        for name in service.app.environment:
-            if name in urls or name in OWN_ENVIRONMENT or name in GUNICORN_ENVIRONMENT:
-                yield Problem(
-                    f"mesh_services.{service.name}.app.environment",
-                    name,
-                    "is a variable that vmesh sets itself",
-                    "Use another name",
-                )
+        if name in urls or name in OWN_ENVIRONMENT or name in GUNICORN_ENVIRONMENT:
+            yield Problem(
+                f"mesh_services.{service.name}.app.environment",
+                name,
+                "is a variable that vmesh sets itself",
+                "Use another name",
+            )
 
 
 def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
-    for service in mesh.services.values():
-        if not isinstance(service.app, FlaskApp):
-            continue
-        place = ("mesh_services", service.name, "app", "environment")
-        for name in service.app.environment:
-            if looks_secret(name) and (*place, name) not in hidden:
-                yield Problem(
-                    f"mesh_services.{service.name}.app.environment",
-                    name,
-                    "looks like a secret and stands in the inventory in plain text",
-                    "Encrypt it: `ansible-vault encrypt_string`, and put its output here",
-                    WARNING,
-                )
+    for service, name in _app_variables(mesh):
+        place = ("mesh_services", service.name, "app", "environment", name)
+        if looks_secret(name) and place not in hidden:
+            yield Problem(
+                f"mesh_services.{service.name}.app.environment",
+                name,
+                "looks like a secret and stands in the inventory in plain text",
+                "Encrypt it: `ansible-vault encrypt_string`, and put its output here",
+                WARNING,
+            )
 
 
 def _tracing(mesh: Mesh) -> Iterator[Problem]:

@@ -7,9 +7,14 @@ this one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shlex
+import signal
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from gunicorn import systemd
@@ -83,7 +88,59 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     logs.serving(())
 
 
+# Taking over from a running gunicorn (SIGUSR2), so that no request waits for a new release. The
+# role's flask-control begins it and watches: it is told in RUNTIME_DIRECTORY which process is to
+# follow and which one serves.
+_predecessor = os.environ.get("GUNICORN_PID")
+_runtime = os.environ.get("RUNTIME_DIRECTORY")
+_FIRST_DESCRIPTOR = 3  # of the sockets that systemd hands over: sd_listen_fds(3)
+
+
+def _tell(file: str, process: int) -> None:
+    assert _runtime is not None
+    path = Path(_runtime, file)
+    path.with_name(f".{file}").write_text(str(process))
+    path.with_name(f".{file}").replace(path)
+
+
+def pre_exec(server: Any) -> None:
+    """Let the process that takes over be the release and settings of today, not those of old.
+
+    gunicorn has forked this process and executes what START_CTX says next.
+    """
+    if os.fork():
+        os._exit(0)  # so that systemd's first process becomes its parent, and supervises it
+    command = [sys.executable, *shlex.split(os.environ["FLASK_CONTROL"])]
+    server.START_CTX.update({0: command[0], "args": command, "cwd": "/"})
+    for number, listener in enumerate(server.LISTENERS):
+        os.dup2(listener.sock.fileno(), _FIRST_DESCRIPTOR + number)
+    _tell("next", os.getpid())
+
+
+def _status() -> str:
+    """Say in `systemctl status` which configuration this process was started with."""
+    return f"STATUS=Serving {wsgi_app}, configuration {os.environ.get('CONFIG_ID') or 'unnamed'}"
+
+
 def when_ready(server: Any) -> None:
-    """Show in `systemctl status` which configuration this process was started with."""
-    status = f"STATUS=Serving {wsgi_app}, configuration {os.environ.get('CONFIG_ID') or 'unnamed'}"
-    systemd.sd_notify(status, logging.getLogger("gunicorn.error"))
+    """Tell systemd what this process serves, unless another one still does."""
+    if _predecessor is None:
+        systemd.sd_notify(_status(), logging.getLogger("gunicorn.error"))
+
+
+def post_worker_init(worker: Any) -> None:
+    """Take over: a first worker of the new process can serve, so the old one may go."""
+    master = os.getppid()
+    if _predecessor is None or _runtime is None or _serving() == str(master):
+        return
+    systemd.sd_notify(f"MAINPID={master}\n{_status()}", logging.getLogger("gunicorn.error"))
+    _tell("serving", master)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(_predecessor), signal.SIGTERM)
+
+
+def _serving() -> str:
+    try:
+        return Path(str(_runtime), "serving").read_text()
+    except OSError:
+        return ""

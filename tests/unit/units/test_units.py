@@ -24,6 +24,8 @@ WORKED_OUT = {
     "__jaeger_go_mib": 320,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",
+    "__flask_service_control": "/usr/local/bin/flask-control",
+    "__flask_service_longest_grace": 30,
 }
 
 

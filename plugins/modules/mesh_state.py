@@ -45,6 +45,17 @@ state:
     platform:
       description: The architecture (C(arch)) and the minor version of Python (C(python)).
       type: dict
+    system:
+      description: >-
+        The distribution (C(os), C(os_version)), and whether the package ca-certificates is there
+        (C(authorities)).
+      type: dict
+    newest:
+      description: Number of the newest state that is kept on the host, 0 without one.
+      type: int
+    pending:
+      description: Number of the run that began on the host and did not end, if there is one.
+      type: int
     releases:
       description: The version to which C(/opt/<name>/current) leads, by name.
       type: dict
@@ -67,20 +78,29 @@ state:
       type: dict
 """
 
-import contextlib  # noqa: E402
 import hashlib  # noqa: E402
 import hmac  # noqa: E402
 import http.client  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import re  # noqa: E402
-import socket  # noqa: E402
-import subprocess  # noqa: E402
 from collections.abc import Callable, Iterable, Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.mesh_envoy import (  # noqa: E402
+    WATCHED,
+    Admin,
+    stat_prefix,
+    version_of,
+)
+from ansible.module_utils.mesh_host import (  # noqa: E402
+    Books,
+    Unreadable,
+    read_environment,
+    run,
+)
 
 State = dict[str, Any]
 # An admin socket and a URL in, the body of the answer out; raises OSError or HTTPException.
@@ -89,36 +109,16 @@ Ask = Callable[[str, str], str]
 Systemctl = Callable[[list[str]], str]
 
 PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "MainPID", "StatusText")
-WATCHED = ("endpoints", "clusters", "routes", "listeners")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=10)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 def ask(admin_socket: str, url: str) -> str:
     """Return the body of a page of Envoy's admin interface."""
-    with contextlib.closing(_UnixConnection(admin_socket)) as connection:
-        connection.request("GET", url)
-        return connection.getresponse().read().decode(errors="replace")
+    return Admin(admin_socket).get(url)[1]
 
 
 def systemctl(arguments: list[str]) -> str:
     """Return what systemctl prints; what it cannot tell, it leaves out."""
-    try:
-        done = subprocess.run(
-            ["systemctl", *arguments], check=False, capture_output=True, text=True, errors="replace"
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout
+    return run(["systemctl", *arguments]).out
 
 
 class Host:
@@ -139,12 +139,31 @@ class Host:
                 "arch": platform.machine(),
                 "python": ".".join(platform.python_version_tuple()[:2]),
             },
+            "system": self._system(),
+            **self._kept(),
             "releases": self._releases(),
             "proxies": {name: self._proxy(name, shown) for name in proxies},
             "apps": {name: self._app(name, shown) for name in apps},
             "offered": self._offered(),
             "jaeger": self._jaeger(shown.get("jaeger.service", {})),
         }
+
+    def _system(self) -> State:
+        release = read_environment(self._text(self.root / "etc/os-release"))
+        return {
+            "os": release.get("ID", ""),
+            "os_version": release.get("VERSION_ID", ""),
+            "authorities": (self.root / "etc/ssl/certs/ca-certificates.crt").is_file(),
+        }
+
+    def _kept(self) -> State:
+        """Return the numbers of the newest kept state and of a run that was interrupted."""
+        books = Books(self.root)
+        try:
+            pending = books.interrupted()
+        except Unreadable:
+            pending = None
+        return {"newest": books.newest(), "pending": pending}
 
     def _named(self, folder: str, file: str) -> list[str]:
         """Return the names of the folders in `folder` that hold `file`."""
@@ -261,33 +280,6 @@ def unit_state(shown: Mapping[str, str]) -> dict[str, str]:
     if shown.get("LoadState", "not-found") == "not-found":
         return {"active": "not installed", "enabled": ""}
     return {"active": shown.get("ActiveState", ""), "enabled": shown.get("UnitFileState", "")}
-
-
-def stat_prefix(path: str) -> str | None:
-    """Return the stats prefix under which Envoy reports a watched file, None for the bootstrap."""
-    folder, _, file = path.partition("/")
-    name = file.removesuffix(".yaml")
-    return {
-        "clusters": "cluster_manager.cds",
-        "listeners": "listener_manager.lds",
-        "routes": f"http.{name}.rds.{name}",
-        "endpoints": f"cluster.{name}",
-    }.get(folder)
-
-
-def version_of(text: str) -> str:
-    """Return the version that the renderer wrote into a file."""
-    match = re.search(r'(?:^version_info|\bbootstrap_version): "([^"]*)"', text)
-    return match.group(1) if match else ""
-
-
-def read_environment(text: str) -> dict[str, str]:
-    """Return the variables of a file of NAME="value" lines, as systemd reads it, or NAME=value."""
-    found = {}
-    lines = r'^(\w+)=(?:"((?:[^"\\]|\\.)*)"|(.*))$'
-    for name, quoted, bare in re.findall(lines, text, re.MULTILINE):
-        found[name] = bare or re.sub(r'\\(["\\$`])', r"\1", quoted)
-    return found
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from unittest import mock
 
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from plugins.modules.envoy_config import Admin
+from plugins.module_utils.mesh_envoy import Admin
 from tests.render.native import Upstream, eventually, free_port
 from vmesh import paths
 from vmesh.model import Edge

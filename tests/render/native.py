@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plugins.modules.envoy_config import BOOTSTRAP, Admin, Files, Proxy, Store, bring
+from plugins.module_utils.mesh_envoy import BOOTSTRAP, Admin, Files, Proxy, Store, bring
 from vmesh.plan import ProxyPlan
 from vmesh.render import Layout, Renderer
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from plugins.modules.envoy_config import LISTENERS, Refused, bring
+from plugins.module_utils.mesh_envoy import LISTENERS, Refused, bring
 from tests.render.native import Native, echo, free_port, get, native, on_loopback, port_of, send_to
 from vmesh import paths
 from vmesh.compile import compile_mesh
@@ -155,16 +153,3 @@ def test_admin_pages_can_be_read_and_nothing_else(edge: Native) -> None:
         assert get(port, path)[0] == 200, path
     for path in ("/config_dump", "/quitquitquit", "/ready/../config_dump", "/logging", "/certs"):
         assert get(port, path)[0] == 403, path
-
-
-def test_the_unit_waits_until_envoy_is_ready(envoy: Path, tmp_path: Path) -> None:
-    template = paths.PROJECT / "roles" / "envoy" / "templates" / "envoy-wait-ready.py.j2"
-    with native(envoy, tmp_path, edge_plan()) as made:
-        waiting = subprocess.Popen([sys.executable, template, made.proxy.admin.path])
-        try:
-            with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(0.5)
-            bring(made.proxy, made.files())
-            assert waiting.wait(10) == 0
-        finally:
-            waiting.kill()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.modules.envoy_config import Files, bring, differences
+from plugins.module_utils.mesh_envoy import Files, bring, differences
 from tests.render.native import (
     Native,
     Upstream,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from plugins.modules.envoy_config import bring
+from plugins.module_utils.mesh_envoy import bring
 from tests.render.inventories import (
     BEGINNINGS,
     SECRET,

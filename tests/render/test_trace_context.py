@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.modules.envoy_config import bring
+from plugins.module_utils.mesh_envoy import bring
 from tests.render.native import echo, get, native, on_loopback, port_of, send_to
 from vmesh import paths
 from vmesh.compile import compile_mesh

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.mesh_envoy import stat_prefix, version_of
+from plugins.module_utils.mesh_host import Books, empty
 from plugins.modules import mesh_state
 from tests.unit.mesh import worlds
 from vmesh import drift
@@ -83,10 +85,10 @@ def envoy(files: dict[str, str], bootstrap: str | None = None) -> mesh_state.Ask
     def ask(admin_socket: str, url: str) -> str:
         assert admin_socket.endswith("/run/envoy/shop/admin.sock")
         if url == "/server_info":
-            version = bootstrap or mesh_state.version_of(files["bootstrap.yaml"])
+            version = bootstrap or version_of(files["bootstrap.yaml"])
             return f'{{"node": {{"metadata": {{"bootstrap_version": "{version}"}}}}}}'
         return "".join(
-            f'{mesh_state.stat_prefix(name)}.version_text: "{mesh_state.version_of(text)}"\n'
+            f'{stat_prefix(name)}.version_text: "{version_of(text)}"\n'
             for name, text in files.items()
         )
 
@@ -128,6 +130,26 @@ def test_it_tells_releases_units_and_the_running_binary(root: Path) -> None:
     assert found["apps"]["shop"]["current"]
     assert found["jaeger"] is None
     assert set(found["platform"]) == {"arch", "python"}
+    assert (found["newest"], found["pending"]) == (0, None)
+
+
+def test_it_tells_what_the_host_is(root: Path) -> None:
+    (root / "etc/os-release").write_text('ID=debian\nVERSION_ID="12"\nNAME="Debian"\n')
+    found = state(root)["system"]
+    assert found == {"os": "debian", "os_version": "12", "authorities": False}
+    (root / "etc/ssl/certs").mkdir(parents=True)
+    (root / "etc/ssl/certs/ca-certificates.crt").touch()
+    assert state(root)["system"]["authorities"]
+
+
+def test_it_tells_of_kept_states_and_of_an_interrupted_run(root: Path) -> None:
+    books = Books(root)
+    books.keep(4, empty(), {})
+    books.keep_pending(empty(), 5)
+    found = state(root)
+    assert (found["newest"], found["pending"]) == (4, 5)
+    books.pending_path.write_text("{")
+    assert state(root)["pending"] is None
 
 
 def test_an_envoy_that_accepted_all_files_waits_for_none(root: Path) -> None:
@@ -139,7 +161,7 @@ def test_an_envoy_that_accepted_all_files_waits_for_none(root: Path) -> None:
 def test_a_file_that_envoy_has_not_accepted_is_named(root: Path, name: str) -> None:
     older = {**rendered(), name: 'version_info: "older"\n'}
     assert state(root, envoy(older))["proxies"]["shop"]["waiting"] == [name]
-    assert mesh_state.stat_prefix(name) == STAT_NAMES[name]
+    assert stat_prefix(name) == STAT_NAMES[name]
 
 
 def test_another_bootstrap_is_noticed(root: Path) -> None:
@@ -196,8 +218,11 @@ def test_a_process_with_other_settings_is_noticed(root: Path) -> None:
 
 def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
     found = mesh_state.Host(tmp_path, "key", nobody, lambda _: "").state()
-    found.pop("platform")
-    assert found == {"releases": {}, "proxies": {}, "apps": {}, "offered": {}, "jaeger": None}
+    assert found.pop("platform") and found.pop("system")
+    assert found == {
+        "newest": 0, "pending": None, "releases": {}, "proxies": {}, "apps": {}, "offered": {},
+        "jaeger": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("status", "current"), [("Configuration abc1", True), ("Other", False)])

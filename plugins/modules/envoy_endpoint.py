@@ -1,0 +1,211 @@
+#!/usr/bin/python
+# Copyright the vmesh maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Have the Envoys of a host send no new requests to an endpoint, or send them again."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: envoy_endpoint
+short_description: Mark an endpoint as draining or serving in the Envoys of a calling host
+description:
+  - Marks one endpoint of one upstream cluster in the watched files of all given proxies of a host,
+    moves the files into place, and confirms by their versions that each running Envoy took them.
+    An Envoy sends no new request to a draining endpoint while it has others; requests under way
+    end as they would.
+  - Either all of the proxies take it, or those that did get back what they had.
+  - A proxy that has no such endpoint is left alone. So is one that does not run, except that
+    its file is put right when the endpoint is to serve.
+  - The marks are no part of a configuration. M(envoy_config) removes what an interrupted run left.
+options:
+  proxies:
+    description: Names of the proxies of this host that may call the endpoint.
+    type: list
+    elements: str
+    required: true
+  cluster:
+    description: Name of the upstream cluster.
+    type: str
+    required: true
+  address:
+    description: Address of the endpoint, as it stands in the cluster's file.
+    type: str
+    required: true
+  port:
+    description: Port of the endpoint.
+    type: int
+    required: true
+  state:
+    description: What it is to be.
+    type: str
+    choices: [draining, serving]
+    required: true
+  timeout:
+    description: Seconds to wait for each Envoy to accept its file.
+    type: float
+    default: 60
+author:
+  - vmesh maintainers
+"""
+
+EXAMPLES = r"""
+- name: Send service2 on web2 no more requests
+  envoy_endpoint:
+    proxies: [front-proxy, service1]
+    cluster: service2
+    address: 10.0.0.13
+    port: 9002
+    state: draining
+"""
+
+RETURN = r"""
+proxies:
+  description: Names of the proxies whose file was changed.
+  returned: always
+  type: list
+  elements: str
+left_alone:
+  description: Why a proxy was left alone, by its name; without those that had the mark already.
+  returned: always
+  type: dict
+"""
+
+import contextlib  # noqa: E402
+import http.client  # noqa: E402
+from collections.abc import Mapping  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.mesh_envoy import (  # noqa: E402
+    Admin,
+    Proxy,
+    Refused,
+    Store,
+    Systemd,
+    draining,
+    has_endpoint,
+    reason,
+    serving,
+    version_of,
+)
+
+FAULTS = (Refused, OSError, http.client.HTTPException)
+
+
+@dataclass
+class Marked:
+    """What became of the proxies: those that were changed, and why others were left alone."""
+
+    changed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of an upstream cluster."""
+
+    cluster: str
+    address: str
+    port: int
+
+    @property
+    def file(self) -> str:
+        return f"endpoints/{self.cluster}.yaml"
+
+    def marked(self, text: str, state: str) -> str:
+        """Return the text of the cluster's file with the endpoint in `state`."""
+        return {"draining": draining, "serving": serving}[state](text, self.address, self.port)
+
+
+def mark(
+    proxies: Mapping[str, Proxy], endpoint: Endpoint, state: str, *, dry: bool = False
+) -> Marked:
+    """Bring the endpoint to `state` in all `proxies`, by name; with `dry`, only tell.
+
+    Raises Refused when one does not take it, after the others got back what they had.
+    """
+    marked, before = Marked(), dict[str, str]()
+    for name, proxy in proxies.items():
+        try:
+            old = proxy.store.read().get(endpoint.file, "")
+            if not has_endpoint(old, endpoint.address, endpoint.port):
+                marked.skipped[name] = "it has no such endpoint"
+                continue
+            new, runs = endpoint.marked(old, state), proxy.service.is_running()
+            if not runs and (state == "draining" or new == old):
+                marked.skipped[name] = "it does not run"
+                continue
+            if new == old and _has_taken(proxy, endpoint, old):
+                continue
+            marked.changed.append(name)
+            if dry:
+                continue
+            before[name] = old
+            if runs:
+                proxy.swap({endpoint.file: new})
+            else:
+                proxy.store.place(endpoint.file, new)
+        except FAULTS as fault:
+            _take_back(proxies, endpoint, before)
+            raise Refused(
+                f"{name} did not take {endpoint.address}:{endpoint.port} of {endpoint.cluster} as"
+                f" {state}, so all is as before: {reason(fault)}"
+            ) from fault
+    return marked
+
+
+def _has_taken(proxy: Proxy, endpoint: Endpoint, text: str) -> bool:
+    """Tell whether a running Envoy has accepted the file that is there."""
+    versions = proxy.admin.versions()
+    return versions.get(f"cluster.{endpoint.cluster}") == version_of(text)
+
+
+def _take_back(proxies: Mapping[str, Proxy], endpoint: Endpoint, before: Mapping[str, str]) -> None:
+    for name, text in before.items():
+        with contextlib.suppress(*FAULTS):
+            proxies[name].store.place(endpoint.file, text)
+    for name in before:
+        with contextlib.suppress(OSError):
+            proxies[name].store.sweep()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "proxies": {"type": "list", "elements": "str", "required": True},
+            "cluster": {"type": "str", "required": True},
+            "address": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
+            "state": {"type": "str", "choices": ["draining", "serving"], "required": True},
+            "timeout": {"type": "float", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    proxies = {}
+    for name in options["proxies"]:
+        folder = Path("/etc/envoy") / name
+        if folder.is_dir():
+            proxies[name] = Proxy(
+                Store(folder, folder.stat().st_gid),
+                Systemd(f"envoy@{name}.service"),
+                Admin(f"/run/envoy/{name}/admin.sock"),
+                options["timeout"],
+            )
+    endpoint = Endpoint(options["cluster"], options["address"], options["port"])
+    try:
+        marked = mark(proxies, endpoint, options["state"], dry=module.check_mode)
+    except Refused as refusal:
+        module.fail_json(msg=str(refusal))
+    missing = {name: "it is not here" for name in options["proxies"] if name not in proxies}
+    module.exit_json(
+        changed=bool(marked.changed),
+        proxies=marked.changed,
+        left_alone={**missing, **marked.skipped},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+from plugins.module_utils.mesh_envoy import *  # noqa: F403

@@ -259,12 +259,18 @@ class _Comparison:
     # A host as a whole
 
     def gone(self, old: State, *, there: bool) -> None:
-        what = "has no part in the mesh any more" if there else "is no longer in the inventory"
-        units = sorted({*parts_of(old), *old["left"]})
+        units = ", ".join(sorted({*parts_of(old), *old["left"]}))
+        if there:
+            text = (
+                f"has no part in the mesh any more; these are drained, stopped and removed: {units}"
+            )
+            self.say("host", REMOVE, text)
+            return
         self.say(
             "host",
             NOTE,
-            f"{what}; vmesh's parts still run there, nothing removes them: {', '.join(units)}",
+            "is no longer in the inventory; vmesh's parts still run there, nothing removes them:"
+            f" {units}",
         )
 
     def first(self, new: State) -> None:
@@ -291,7 +297,8 @@ class _Comparison:
         self._apps(old, new)
         self._jaeger(old, new)
         for unit in left_behind(old, new):
-            self.say("host", NOTE, f"{unit} is no longer planned here, and nothing removes it")
+            text = f"{unit} is no longer planned here: it is drained, stopped and removed"
+            self.say("host", REMOVE, text)
 
     # Envoys
 

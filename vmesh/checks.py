@@ -6,6 +6,7 @@ Pure, and tolerant: a value that the schema refused is None here and was told al
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -76,6 +77,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
         _environments,
         _tracing,
         _cycles,
+        _grace,
     )
     return [
         *(problem for each in checks for problem in each(mesh)),
@@ -507,6 +509,38 @@ def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
                 "Encrypt it: `ansible-vault encrypt_string`, and put its output here",
                 WARNING,
             )
+
+
+def _grace(mesh: Mesh) -> Iterator[Problem]:
+    """Find the services whose releases cut off requests that their callers would wait for."""
+    for service in mesh.services.values():
+        if not isinstance(service.app, FlaskApp):
+            continue
+        seconds, where = max(_waits(mesh, service), default=(0.0, ""))
+        if seconds > service.app.grace:
+            yield Problem(
+                f"mesh_services.{service.name}.app.grace",
+                service.app.grace,
+                f"is less than the {seconds:g} seconds that {where} gives a request: a new release"
+                " cuts off those that run longer",
+                f"Set it to {math.ceil(seconds)}, or lower that timeout",
+                WARNING,
+            )
+
+
+def _waits(mesh: Mesh, service: Service) -> Iterator[tuple[float, str]]:
+    """Yield the seconds that each caller waits for `service`, and what says so."""
+    for caller in mesh.services.values():
+        for call in caller.calls:
+            if call.upstream == service.name and call.address is None:
+                timeout = policies(service.given, call.given).timeout
+                yield timeout, f"mesh_services.{caller.name}.calls.{service.name}"
+    for edge in mesh.edges.values():
+        for route in edge.routes:
+            if service.name in route.to:
+                given = route_timeout(mesh, edge, route)
+                if given is not None:
+                    yield given, f"a route of {edge.name}, {route.match.kind} {route.match.value},"
 
 
 def _tracing(mesh: Mesh) -> Iterator[Problem]:

@@ -326,6 +326,8 @@ def _flask(mesh: Mesh, places: _Places, host: str, service: Service, app: FlaskA
         wsgi=app.wsgi,
         workers=app.workers,
         threads=app.threads,
+        grace=app.grace,
+        health=app.health,
         environment={**app.environment, **_environment(mesh, places, host, service)},
         socket=app_socket(service.name),
         socket_group=user(service.name),

@@ -223,4 +223,4 @@ def _left(answer: Answer, host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if answer["jaeger"] is not None and not host.get("jaeger"):
         left.append("jaeger")
     for unit in left:
-        yield "host", f"{unit} is left over from an earlier inventory; nothing removes it"
+        yield "host", f"{unit} was not put there by this inventory; nothing removes it"

@@ -27,12 +27,18 @@ _NOT_MERGED = ("hash_on",)
 
 @dataclass(frozen=True)
 class FlaskApp:
-    """A Flask application that gunicorn serves. `source` is a folder, relative to the project."""
+    """A Flask application that gunicorn serves.
+
+    `source` is a folder, relative to the project. `grace` are the seconds that running requests
+    get when a new process takes over, `health` the path that it must answer first.
+    """
 
     source: str
     wsgi: str
     workers: int
     threads: int
+    grace: int
+    health: str
     environment: dict[str, str]
 
 
@@ -206,13 +212,31 @@ class MeshTracing:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """How a change goes from host to host.
+
+    `batch` is a number of hosts or a share as in "25%". `observe` is in seconds,
+    `max_error_increase` in percentage points.
+    """
+
+    canary: int
+    batch: int | str
+    max_fail: int
+    observe: int
+    max_error_increase: float
+    max_slowdown: float
+
+
+@dataclass(frozen=True)
 class Mesh:
     """All that the mesh_* variables say."""
 
     services: dict[str, Service]
     edges: dict[str, Edge]
     tracing: MeshTracing
+    rollout: Rollout
     operator_bind: str | None = None
+    envoy_version: str | None = None
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
@@ -244,7 +268,9 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
             for name, edge in edges.items()
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
+        rollout=Rollout(**mesh["mesh_rollout"]),
         operator_bind=mesh["mesh_operator_bind"],
+        envoy_version=mesh["mesh_envoy_version"],
         given=variables,
     )
 
@@ -322,6 +348,8 @@ def _app(value: Given | None) -> FlaskApp | ExternalApp | None:
         wsgi=value["wsgi"],
         workers=value["workers"],
         threads=value["threads"],
+        grace=value["grace"],
+        health=value["health"],
         environment={key: str(text) for key, text in value["environment"].items()},
     )
 

@@ -45,6 +45,8 @@ class FlaskPlan:
     wsgi: str
     workers: int
     threads: int
+    grace: int
+    health: str
     environment: dict[str, str]
     socket: str
     socket_group: str

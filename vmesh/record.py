@@ -312,7 +312,8 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
 def role_digest(role: str) -> str:
     """Return a hash of all in `role` that ends up on a host: units, users, settings."""
     total = hashlib.sha256()
-    folders = [paths.PROJECT / "roles" / role / name for name in ("defaults", "templates", "vars")]
+    places = ("defaults", "files", "templates", "vars")
+    folders = [paths.PROJECT / "roles" / role / name for name in places]
     folders.append(paths.PROJECT / "files" / "systemd")
     for each in folders:
         for path in sorted(each.rglob("*")):

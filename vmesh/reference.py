@@ -152,16 +152,22 @@ SECTIONS = (
         "tag",
     ),
     Section(
+        "mesh_rollout",
+        "mesh_rollout: how a change goes from host to host",
+        "[Operating vmesh](operating.md) shows it at work.",
+        "mesh_rollout",
+    ),
+    Section(
         "variables",
-        "Addresses and zones",
-        "`mesh_operator_bind` is shared as those above are; the other two are variables of a host,"
-        " in `hosts.yml` or `host_vars`.",
+        "Versions, addresses and zones",
+        "`mesh_envoy_version` and `mesh_operator_bind` are shared as those above are; the other two"
+        " are variables of a host, in `hosts.yml` or `host_vars`.",
     ),
 )
 
 # What the sections without a definition of their own list.
 FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression")
-VARIABLES = ("mesh_operator_bind", "mesh_address", "mesh_zone")
+VARIABLES = ("mesh_envoy_version", "mesh_operator_bind", "mesh_address", "mesh_zone")
 # References to these are links to their section.
 LINKS = {
     "#/$defs/app": "app",

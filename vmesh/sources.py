@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vmesh import paths
+from vmesh.artifacts import pins
 from vmesh.model import Address, FlaskApp, Mesh
 from vmesh.plan import Plan
 from vmesh.problems import Problem
@@ -21,11 +22,22 @@ _GUNICORN = re.compile(r"^gunicorn\b", re.MULTILINE | re.IGNORECASE)
 
 def check_sources(plan: Plan) -> list[Problem]:
     """Return what is wrong with the folders and files that the mesh of `plan` names."""
-    found = list(_apps(plan.mesh))
+    found = [*_apps(plan.mesh), *_envoy(plan.mesh)]
     for where, address in _addresses(plan.mesh):
         if address.tls is not None and address.tls.ca_file is not None:
             found += _authorities(f"{where}.tls.ca_file", address.tls.ca_file)
     return found
+
+
+def _envoy(mesh: Mesh) -> Iterator[Problem]:
+    known = pins.load().envoy.versions
+    if mesh.envoy_version is not None and mesh.envoy_version not in known:
+        yield Problem(
+            "mesh_envoy_version",
+            mesh.envoy_version,
+            "is not a version whose hashes are known",
+            f"Use one of {', '.join(sorted(known))}, or pin it in artifacts/pins.yml",
+        )
 
 
 def _apps(mesh: Mesh) -> Iterator[Problem]:

@@ -62,6 +62,8 @@ FLASK_IDLE = 50.0
 # on the same host costs next to nothing.
 EXTERNAL_IDLE = 1.0
 
+# In these cases an upstream has not begun to process a request.
+_NOTHING_BEGUN = ("connect-failure", "refused-stream", "reset-before-request")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 # Envoy refuses to fill a bucket more often than this:
 # https://www.envoyproxy.io/docs/envoy/latest/api-v3/type/v3/token_bucket.proto
@@ -286,8 +288,10 @@ def hash_on(calls: Iterable[Policies]) -> list[View]:
 
 def ingress_routes(service: Service) -> list[View]:
     """Return what a service's own Envoy does with requests: all of them are the app's."""
-    # No end of its own to a silent stream: the caller's Envoy has one.
-    own = forward(LOCAL_APP, service.operation, idle_timeout=0.0)
+    # No end of its own to a silent stream: the caller's Envoy has one. What an app that is just
+    # being renewed cannot have begun to process is sent to it again.
+    retry = {"on": ",".join(_NOTHING_BEGUN), "attempts": 2, "per_try_timeout": None}
+    own = {**forward(LOCAL_APP, service.operation, idle_timeout=0.0), "retry": retry}
     check = {
         **own,
         "match": {"prefix": "/", "headers": [{"name": HEALTH_CHECK_HEADER, "present": True}]},

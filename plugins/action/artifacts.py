@@ -5,6 +5,7 @@ It runs on the controller alone and never counts as a change. Arguments:
   wanted: {envoy: [architectures], jaeger: [architectures]}
   bundles: [{name, source, python, arch}]
   jaeger_release: {path or url, sha256}, by default the variable of that name
+  envoy_version: one of the pinned versions; none or empty for the default
 
 Result: `artifacts`, by name and architecture, each with version, archive, sha256,
 contents and compiled; bundles as `artifacts.bundles[name]["<python>/<arch>"]`.
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh import artifacts, paths
 
-_ARGUMENTS = ("wanted", "bundles", "jaeger_release")
+_ARGUMENTS = ("wanted", "bundles", "jaeger_release", "envoy_version")
 
 
 class _Shown:
@@ -57,7 +58,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         progress = _Shown()
         try:
             release = artifacts.JaegerRelease.from_variable(named)
-            releases = artifacts.require(arguments.get("wanted") or {}, release)
+            releases = artifacts.require(
+                arguments.get("wanted") or {}, release, arguments.get("envoy_version") or None
+            )
             found: dict[str, Any] = {
                 name: {arch: _described(artifact) for arch, artifact in by_arch.items()}
                 for name, by_arch in releases.items()

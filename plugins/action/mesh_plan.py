@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,16 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import paths
+from vmesh import record
+from vmesh.applied import build_folder
 from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.compile import compile_mesh
 from vmesh.inventory import from_hostvars
-from vmesh.plan import HostPlan
+from vmesh.plan import HostPlan, Plan
 from vmesh.problems import ERROR, WARNING, Problem, Problems
 from vmesh.render import write_plan
 from vmesh.sources import check_sources
 from vmesh.validate import validate_all
-
-
-def build_folder(sources: Sequence[str]) -> Path:
-    """Return where the configuration made from these inventory sources goes.
-
-    One source has the folder that `./mesh render` gives it; several together make another
-    inventory than any of them, and have a folder of their own.
-    """
-    folders = [
-        paths.build_dir(Path("hosts" if "," in source and not Path(source).exists() else source))
-        for source in sources
-    ]
-    return folders[0].with_name("+".join(folder.name for folder in folders))
 
 
 def what_runs_on(host: HostPlan, folder: Path) -> dict[str, Any]:
@@ -48,7 +36,16 @@ def what_runs_on(host: HostPlan, folder: Path) -> dict[str, Any]:
         **dataclasses.asdict(dataclasses.replace(host, proxies=())),
         "proxies": {
             kind: [
-                {"name": proxy.name, "config_dir": str(folder / proxy.name)}
+                {
+                    "name": proxy.name,
+                    "config_dir": str(folder / proxy.name),
+                    # The upstreams of which one instance can be left out.
+                    "balanced": [
+                        cluster["name"]
+                        for cluster in proxy.view["clusters"]
+                        if cluster["type"] == "eds" and len(cluster["endpoints"]) > 1
+                    ],
+                }
                 for proxy in host.proxies
                 if proxy.kind == kind
             ]
@@ -80,7 +77,9 @@ def _stop_at(problems: list[Problem]) -> None:
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns `hosts`: host name -> what runs there. That is a HostPlan as a mapping, with
-    `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files.
+    `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files; and
+    `envoy_version`, empty for the default; and `leaving`: host -> the parts it was recorded with,
+    of hosts that have none any more.
 
     Never "changed": it writes to the controller's build folder only. Fails with all
     problems of the inventory at once, before any host is touched. With -v it tells how long
@@ -106,7 +105,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             _stop_at(check_sources(plan))
             forms = write_plan(plan, folder)
             watch.took("render")
-            _stop_at(validate_all(envoy_binary(), forms))
+            _stop_at(validate_all(envoy_binary(version=plan.mesh.envoy_version), forms))
             watch.took("validate")
         except Problems as found:
             self._warn(found.items)
@@ -121,7 +120,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._display.v(f"mesh_plan: {len(plan.hosts)} hosts: {watch}")
         hosts = {name: what_runs_on(host, folder / name) for name, host in plan.hosts.items()}
         # Not shown with -v: it is long, and what a service is given may be a secret.
-        return {**result, "_ansible_verbose_override": True, "changed": False, "hosts": hosts}
+        return {
+            **result,
+            "_ansible_verbose_override": True,
+            "changed": False,
+            "hosts": hosts,
+            "leaving": self._leaving(plan, variables),
+            "envoy_version": plan.mesh.envoy_version or "",
+        }
+
+    @staticmethod
+    def _leaving(plan: Plan, variables: dict[str, Any]) -> dict[str, list[str]]:
+        place = record.folder(*map(Path, variables["ansible_inventory_sources"]))
+        found = {}
+        for host in variables["groups"]["all"]:
+            if host not in plan.hosts and (state := record.earlier(place, str(host))):
+                found[str(host)] = sorted({*record.parts_of(state), *state["left"]})
+        return found
 
     def _warn(self, problems: Iterable[Problem]) -> None:
         for problem in problems:

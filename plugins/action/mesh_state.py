@@ -1,4 +1,4 @@
-"""Keeps what the module mesh_state tells of a host in a file, for who asked."""
+"""Keeps what the module mesh_state tells of a host in a file, for who asked for that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Writes the answer to <answers>/<host>.json; returns nothing of it, as it is long."""
+    """Writes the answer to <answers>/<host>.json and returns nothing of it, as it is long.
+
+    Without `answers` it is returned.
+    """
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -23,14 +26,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> dict[str, Any]:
         super().run(tmp, task_vars)
         options = dict(self._task.args)
-        folder = Path(options.pop("answers"))
+        folder = options.pop("answers", None)
         result: dict[str, Any] = self._execute_module(
             module_name="mesh_state", module_args=options, task_vars=task_vars
         )
-        state = result.pop("state", None)
+        state = result.pop("state", None) if folder else None
         if state is not None:
             name = quote((task_vars or {})["inventory_hostname"], safe="")
-            path = folder / f"{name}.json"
+            path = Path(folder) / f"{name}.json"
             # Nobody else on the controller needs to see what is configured.
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
                 json.dump(state, file)

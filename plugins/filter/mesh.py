@@ -9,22 +9,71 @@ from typing import Any
 Plan = Mapping[str, Any]
 
 
-def mesh_groups(host: Plan) -> list[str]:
-    """Return the groups of a host of the plan: mesh_hosts, and one for each kind of part."""
-    groups = {
-        "mesh_hosts": True,
-        "mesh_jaeger": host["jaeger"] is not None,
-        "mesh_services": bool(host["proxies"]["service"]),
-        "mesh_edges": bool(host["proxies"]["edge"]),
-    }
-    return [name for name, member in groups.items() if member]
+def parts_of(host: Plan) -> list[str]:
+    """Return the parts of a host of the plan, by the names of vmesh.record.parts_of."""
+    every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
+    parts = [f"envoy@{proxy['name']}" for proxy in every]
+    parts += [f"flask@{service['name']}" for service in host["flask_services"]]
+    return [*parts, *(["jaeger"] if host["jaeger"] else [])]
 
 
-def with_groups(hosts: Mapping[str, Plan], play_hosts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return each host of the play that the plan knows, with its groups."""
+def with_turns(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each host with the groups of the plays it is in, in the order of their batches."""
+    turns: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
+    for group, hosts in (("mesh_add", rollout["new"]), ("mesh_remove", rollout["removed"])):
+        for host in hosts:
+            turns.setdefault(host, []).append(group)
+    return [{"name": host, "groups": groups} for host, groups in turns.items()]
+
+
+def cause(result: Mapping[str, Any]) -> str:
+    """Return why a task failed, from its result: the messages of all that failed in it."""
+    failed = [each for each in result.get("results", [result]) if each.get("failed")] or [result]
+    told = []
+    for each in failed:
+        text = str(each.get("msg") or "").strip()
+        for stream in ("stderr", "module_stderr"):
+            said = str(each.get(stream) or "").strip()
+            if said and said not in text:
+                text = f"{text}\n{said}".strip()
+        told.append(text)
+    return "\n".join(dict.fromkeys(told)) or "no reason was given"
+
+
+def was_restored(result: Mapping[str, Any] | None) -> str:
+    """Return in a sentence whether the state of before is back, from what host_state returned."""
+    if not result or result.get("skipped"):
+        return "Nothing of it was put back: this host was to stay as it is."
+    if result.get("begun") is False:
+        return "Nothing had been changed yet."
+    if result.get("failed") and result.get("back") != {}:
+        return f"The state of before could not be put back: {cause(result)}"
+    return "The state of before is back, and serves."
+
+
+def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """Return those of `hosts` of which playbooks/tasks/transaction.yml noted that they failed."""
     return [
-        {"name": name, "groups": mesh_groups(hosts[name])} for name in play_hosts if name in hosts
+        host
+        for host in hosts
+        if (hostvars[host].get("vmesh_result") or {}).get("result") == "failed"
     ]
+
+
+def as_told(result: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    """Return what to say at the end of a host that failed, and of the others.
+
+    result: what playbooks/tasks/transaction.yml noted; recorded: what mesh_record returned
+    """
+    lines = [f"{result['task']}: {result['cause']}", result.get("restored", "")]
+    for key, text in (
+        ("applied", "With the new state"),
+        ("not_begun", "Not begun, with the old state"),
+    ):
+        if hosts := recorded.get(key):
+            lines.append(f"{text}: {', '.join(hosts)}.")
+    lines.append("Mend the cause and run site.yml again: it goes on from here.")
+    return "\n".join(line for line in lines if line)
 
 
 def wanted_artifacts(
@@ -64,7 +113,9 @@ def with_bundles(
 ) -> list[dict[str, Any]]:
     """Return what the role flask_service takes of the host's services, with their bundles."""
     key = f"{host['python']}/{host['arch']}"
-    keys = ("name", "wsgi", "workers", "threads", "environment")
+    keys = (
+        "name", "wsgi", "workers", "threads", "grace", "health", "address", "port", "environment",
+    )  # fmt: skip
     return [
         {
             **{each: service[each] for each in keys},
@@ -75,12 +126,71 @@ def with_bundles(
     ]
 
 
+def with_keys(items: Sequence[Plan], *keys: str) -> list[dict[str, Any]]:
+    """Return each mapping with only these of its keys."""
+    return [{key: item[key] for key in keys if key in item} for item in items]
+
+
+def callers_of(hosts: Mapping[str, Plan], host: str) -> list[dict[str, Any]]:
+    """Return who calls the Flask services of `host`, of those that other hosts have too.
+
+    As the role flask_service takes it (flask_service_callers).
+    """
+    found = []
+    for service in hosts[host]["flask_services"]:
+        name = service["name"]
+        for other, plan in hosts.items():
+            proxies = [
+                proxy["name"]
+                for kind in ("service", "edge")
+                for proxy in plan["proxies"][kind]
+                if name in proxy["balanced"]
+            ]
+            if proxies:
+                found.append(
+                    {
+                        "cluster": name,
+                        "address": service["address"],
+                        "port": service["port"],
+                        "host": other,
+                        "proxies": proxies,
+                    }
+                )
+    return found
+
+
+def proxies_of(host: Plan, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the proxies of a host of the plan that are among `parts` (envoy@<name>, ...)."""
+    every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
+    return [proxy for proxy in every if f"envoy@{proxy['name']}" in parts]
+
+
+def proxies_among(parts: Sequence[str]) -> list[str]:
+    """Return the names of the proxies among `parts` (envoy@<name>, ...)."""
+    return [part.removeprefix("envoy@") for part in parts if part.startswith("envoy@")]
+
+
+def flask_names(parts: Sequence[str]) -> list[str]:
+    """Return the names of the Flask services among `parts` (flask@<name>, ...)."""
+    return [part.removeprefix("flask@") for part in parts if part.startswith("flask@")]
+
+
 class FilterModule:
     """Offers the filters to Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "as_told": as_told,
+            "callers_of": callers_of,
+            "cause": cause,
+            "failed_hosts": failed_hosts,
+            "flask_names": flask_names,
+            "parts_of": parts_of,
+            "proxies_among": proxies_among,
+            "proxies_of": proxies_of,
             "wanted_artifacts": wanted_artifacts,
+            "was_restored": was_restored,
             "with_bundles": with_bundles,
-            "with_groups": with_groups,
+            "with_keys": with_keys,
+            "with_turns": with_turns,
         }

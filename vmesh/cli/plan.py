@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from vmesh import artifacts, changes, paths, record
+from vmesh import artifacts, changes, history, paths, record
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
 from vmesh.cli.mesh import Mesh, read
@@ -123,7 +123,8 @@ def describe(mesh: Mesh, recorded: Mapping[str, State], renderer: Renderer) -> d
 def _versions(mesh: Mesh, arch: str) -> dict[str, str]:
     """Return the versions of the binaries that site.yml would install."""
     committed = pins.load()
-    versions = {"envoy": envoy.slot(committed, arch).version}
+    named = mesh.plan.mesh.envoy_version
+    versions = {"envoy": envoy.slot(committed, arch, named).version}
     if any(plan.jaeger for plan in mesh.plan.hosts.values()):
         release = supplies.jaeger_release(mesh)
         try:
@@ -294,7 +295,7 @@ def as_data(result: Result) -> dict[str, Any]:
 def show(result: Result, arguments: argparse.Namespace) -> None:
     """Print the result for people."""
     for title, header, rows in tables(result.mesh):
-        _table(title, header, rows)
+        table(title, header, rows)
     if result.warnings:
         print(problem_list(result.warnings), file=sys.stderr)
     _lines(told(result))
@@ -374,9 +375,21 @@ def told(result: Result) -> list[str]:
         lines.append("  (its record stays until you delete it from applied/)") if any(
             note.host not in result.wanted for note in notes
         ) else None
+    lines += unrecorded(result.recorded)
     if result.drifts is not None:
         lines += ["", *drifted(result)]
     return lines
+
+
+def unrecorded(recorded: Mapping[str, State]) -> list[str]:
+    """Return the lines that tell what was rolled back to a state that is not recorded here."""
+    marked = {host: state[history.UNRECORDED] for host, state in recorded.items()
+              if state.get(history.UNRECORDED)}  # fmt: skip
+    if not marked:
+        return []
+    lines = ["", "Rolled back, not recorded: what differs from what is there now is not known."]
+    lines += [f"  i {host}: {', '.join(parts)}" for host, parts in marked.items()]
+    return [*lines, "  (the next site.yml brings what the inventory says, and records it)"]
 
 
 def grouped(found: Iterable[changes.Change]) -> list[str]:
@@ -429,7 +442,7 @@ def _style(line: str) -> str:
     return COLORS.get(line[:1], "") if line[:1] in {"+", "-"} else ""
 
 
-def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table: fitted to a terminal, of full width into a pipe."""
     if not sys.stdout.isatty():
         print("\n".join([*plain_table(header, rows), ""]))
@@ -439,12 +452,12 @@ def _table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(*header, title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].min_width = max(len(row[0].partition(" ")[0]) for row in rows)
+    drawn = Table(*header, title=title or None, box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn.columns[0].min_width = max(len(row[0].partition(" ")[0]) for row in rows)
     for row in rows:
         # Rather more lines than a name that is cut.
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    Console().print(table)
+        drawn.add_row(*(Text(cell, overflow="fold") for cell in row))
+    Console().print(drawn)
 
 
 def plain_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

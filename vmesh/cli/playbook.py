@@ -194,9 +194,14 @@ def apply(
 
 
 def summary(outcome: Outcome) -> list[str]:
-    """Return the lines that tell how a run ended: what changed, or what failed and where."""
+    """Return the lines that tell how a run ended: what changed, or what failed and where.
+
+    Which hosts have what is told by the failures themselves.
+    """
     lines = []
-    for failure in outcome.failures:
+    # A host that is put back to what it had fails in the end, and tells then what became of it.
+    last = {failure.host: failure for failure in outcome.failures}
+    for failure in last.values():
         lines.append(f"{failure.host}: failed: {failure.task}")
         lines += [f"    {line}" for line in failure.message.splitlines()[:30]]
     for host, message in outcome.unreachable.items():
@@ -213,5 +218,5 @@ def summary(outcome: Outcome) -> list[str]:
         else:
             lines.append(f"changed {outcome.changed} on {hosts}")
     elif lines and fine:
-        lines.append(f"finished: {', '.join(fine)}")
+        lines.append(f"without a failure: {', '.join(fine)}")
     return lines

@@ -19,20 +19,37 @@ def jaeger_release(mesh: Mesh) -> JaegerRelease | None:
     return None
 
 
-def packages_for_making(release: JaegerRelease | None = None) -> list[str]:
+def packages_for_making(
+    release: JaegerRelease | None = None, envoy_version: str | None = None
+) -> list[str]:
     """Return the missing packages without which nothing can be fetched; [] if nothing must be."""
-    if all(artifacts.cached(name, jaeger_release=release) for name in artifacts.NAMES):
+    if all(
+        artifacts.cached(name, jaeger_release=release, envoy_version=envoy_version)
+        for name in artifacts.NAMES
+    ):
         return []
     return packages.not_installed(artifacts.SYSTEM_PACKAGES)
 
 
 def provide(
-    progress: Progress, *, release: JaegerRelease | None = None, offline: bool = False
+    progress: Progress,
+    *,
+    release: JaegerRelease | None = None,
+    envoy_version: str | None = None,
+    offline: bool = False,
 ) -> None:
     """Make or fetch what the VMs get, and the Envoy that this machine validates with."""
     own = artifacts.controller_arch()
-    artifacts.ensure(None, offline=offline, progress=progress, jaeger_release=release)
-    artifacts.ensure(["envoy"], arch=own, offline=offline, progress=progress)
+    artifacts.ensure(
+        None,
+        offline=offline,
+        progress=progress,
+        jaeger_release=release,
+        envoy_version=envoy_version,
+    )
+    artifacts.ensure(
+        ["envoy"], arch=own, offline=offline, progress=progress, envoy_version=envoy_version
+    )
 
 
 def named_archive(source: str, sha256: str) -> JaegerRelease:
@@ -40,11 +57,11 @@ def named_archive(source: str, sha256: str) -> JaegerRelease:
     return JaegerRelease.named(source, sha256, Path.cwd())
 
 
-def provide_envoy(progress: Progress) -> Path:
+def provide_envoy(progress: Progress, version: str | None = None) -> Path:
     """Return this machine's Envoy, fetched first when the cache lacks it."""
     own = artifacts.controller_arch()
-    artifacts.ensure(["envoy"], arch=own, progress=progress)
-    return artifacts.envoy_binary()
+    artifacts.ensure(["envoy"], arch=own, progress=progress, envoy_version=version)
+    return artifacts.envoy_binary(version=version)
 
 
 def has_envoy() -> bool:

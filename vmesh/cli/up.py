@@ -79,14 +79,18 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
             raise Problems(missing)
         lab = _lab(mesh)
         release = supplies.jaeger_release(mesh)
+        envoy_version = mesh.plan.mesh.envoy_version
         # What no installation can mend comes first, all of it, before anything is touched.
         problems = [p for p in (lab.preflight() if lab else []) if p.variable != LAB_PACKAGES]
         if problems:
             raise CliError(f"this machine is not ready: {problem_list(problems)}", USAGE)
-        wanted = [*_missing_packages(mesh), *supplies.packages_for_making(release)]
+        making = supplies.packages_for_making(release, envoy_version)
+        wanted = [*_missing_packages(mesh), *making]
         packages.install(wanted, steps, no_install=arguments.no_install)
     with steps.phase("artifacts", "seeing to Envoy, Jaeger"):
-        supplies.provide(steps, release=release, offline=arguments.offline)
+        supplies.provide(
+            steps, release=release, envoy_version=envoy_version, offline=arguments.offline
+        )
     if lab is None:
         steps.skip("lab", "this inventory has no group `lab`: its VMs are yours to start")
     else:

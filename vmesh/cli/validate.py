@@ -45,9 +45,10 @@ def _beyond(plan: Plan, *, ask_envoy: bool) -> Iterator[Problem]:
     """Yield what compile cannot see: files that are not there, what Envoy refuses."""
     sources = check_sources(plan)
     yield from sources
-    # Certificates are part of what Envoy would be shown.
-    if not ask_envoy or any(problem.variable.endswith(".ca_file") for problem in sources):
+    # Certificates are part of what Envoy would be shown, and one must know which Envoy.
+    unknown = {"ca_file", "mesh_envoy_version"}
+    if not ask_envoy or any(each.variable.rpartition(".")[2] in unknown for each in sources):
         return
-    envoy = supplies.provide_envoy(Plain())
+    envoy = supplies.provide_envoy(Plain(), plan.mesh.envoy_version)
     with tempfile.TemporaryDirectory(prefix="vmesh-") as folder:
         yield from validate_all(envoy, write_plan(plan, Path(folder)))

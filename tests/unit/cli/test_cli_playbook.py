@@ -45,7 +45,7 @@ def test_failures_and_unreachable_hosts_are_named_and_so_are_the_others() -> Non
         "a: failed: flask_service : Start",
         "    no module",
         "b: unreachable: timed out",
-        "finished: c",
+        "without a failure: c",
     ]
 
 
@@ -128,7 +128,7 @@ def test_the_callback_tells_what_a_real_run_does(tmp_path: Path) -> None:
     (failure,) = ended.failures
     assert (failure.host, failure.task) == ("b", "Broken")
     assert failure.message.splitlines() == ["not this", "not that"]
-    assert "finished: a" in playbook.summary(ended)
+    assert "without a failure: a" in playbook.summary(ended)
 
 
 def test_the_projects_settings_file_is_the_one_used() -> None:

@@ -48,7 +48,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     envoy.chmod(0o755)
     seen.touch()
-    monkeypatch.setattr(supplies, "provide_envoy", lambda _: envoy)
+    monkeypatch.setattr(supplies, "provide_envoy", lambda _, __: envoy)
     return seen
 
 

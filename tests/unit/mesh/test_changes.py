@@ -257,16 +257,18 @@ def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
     groups = {**worlds.GROUPS, "shop": ("web2",)}
     new = worlds.states(worlds.inventory(None, None, groups))
     found = changes.compare(worlds.states(), new, rerender, worlds.HOSTS)
-    assert [each.text for each in found if each.kind == changes.NOTE] == [
-        "has no part in the mesh any more; vmesh's parts still run there, nothing removes them:"
+    gone = [each.text for each in found if each.kind == changes.REMOVE and each.part == "host"]
+    assert gone == [
+        "has no part in the mesh any more; these are drained, stopped and removed:"
         " envoy@shop, flask@shop"
     ]
     applied = copy.deepcopy(new)
     applied["web1"]["left"] = ["envoy@old"]
     (later,) = compared(applied, new)
     assert later == Change(
-        "web1", "host", changes.NOTE, "envoy@old is no longer planned here, and nothing removes it"
-    )
+        "web1", "host", changes.REMOVE,
+        "envoy@old is no longer planned here: it is drained, stopped and removed",
+    )  # fmt: skip
 
 
 def test_a_new_release_of_an_app_restarts_it() -> None:

@@ -165,11 +165,11 @@ CASES: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, str]]] = [
     ("jaeger1", put("jaeger", "current", False),
      ("Jaeger", "runs with older settings than are there")),
     ("store1", put("proxies", "old", {"files": {}}),
-     ("host", "envoy@old is left over from an earlier inventory; nothing removes it")),
+     ("host", "envoy@old was not put there by this inventory; nothing removes it")),
     ("store1", put("apps", "old", {}),
-     ("host", "flask@old is left over from an earlier inventory; nothing removes it")),
+     ("host", "flask@old was not put there by this inventory; nothing removes it")),
     ("store1", put("jaeger", {}),
-     ("host", "jaeger is left over from an earlier inventory; nothing removes it")),
+     ("host", "jaeger was not put there by this inventory; nothing removes it")),
 ]  # fmt: skip
 
 
@@ -218,6 +218,6 @@ def test_of_files_with_hidden_values_only_the_inventory_can_tell() -> None:
 
 def test_a_host_that_has_left_the_mesh_tells_what_is_still_there() -> None:
     assert told("shop1", lambda _: None, recorded=None, wanted=None) == [
-        ("host", "envoy@shop is left over from an earlier inventory; nothing removes it"),
-        ("host", "flask@shop is left over from an earlier inventory; nothing removes it"),
+        ("host", "envoy@shop was not put there by this inventory; nothing removes it"),
+        ("host", "flask@shop was not put there by this inventory; nothing removes it"),
     ]

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from plugins.filter.mesh import wanted_artifacts, with_bundles, with_groups
+from plugins.filter.mesh import (
+    as_told,
+    callers_of,
+    cause,
+    flask_names,
+    parts_of,
+    proxies_of,
+    wanted_artifacts,
+    with_bundles,
+    with_turns,
+)
 
 
 def host(**parts: Any) -> dict[str, Any]:
@@ -31,19 +41,6 @@ ANSWERS = {
 }
 
 
-def test_hosts_are_sorted_by_what_runs_on_them() -> None:
-    assert with_groups(HOSTS, list(HOSTS)) == [
-        {"name": "web1", "groups": ["mesh_hosts", "mesh_edges"]},
-        {"name": "shop1", "groups": ["mesh_hosts", "mesh_services"]},
-        {"name": "shop2", "groups": ["mesh_hosts", "mesh_services"]},
-        {"name": "jaeger1", "groups": ["mesh_hosts", "mesh_jaeger"]},
-    ]
-
-
-def test_only_hosts_of_the_play_and_of_the_plan_are_sorted() -> None:
-    assert [each["name"] for each in with_groups(HOSTS, ["other", "shop1"])] == ["shop1"]
-
-
 def test_each_platform_gets_its_bundle_and_binaries() -> None:
     wanted = wanted_artifacts(HOSTS, ANSWERS, list(HOSTS))
     assert wanted["binaries"] == {"envoy": ["aarch64", "x86_64"], "jaeger": ["x86_64"]}
@@ -60,7 +57,73 @@ def test_a_host_that_did_not_answer_needs_nothing() -> None:
 
 def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
     bundles = {"shop": {"3.13/aarch64": {"version": "0a1b", "archive": "/cache/shop.tar.gz"}}}
-    settings = {"name": "shop", "wsgi": "app:app", "workers": 1, "threads": 8, "environment": {}}
+    settings = {
+        "name": "shop", "wsgi": "app:app", "workers": 1, "threads": 8, "environment": {},
+        "grace": 30, "health": "/healthz", "address": "10.0.0.7", "port": 9001,
+    }  # fmt: skip
     host = {"python": "3.13", "arch": "aarch64"}
     (service,) = with_bundles([{**SHOP, **settings}], bundles, host)
     assert service == {**settings, "version": "0a1b", "archive": "/cache/shop.tar.gz"}
+
+
+def test_parts_have_the_names_that_ps_shows() -> None:
+    plan = host(
+        proxies={"service": [{"name": "shop"}], "edge": [{"name": "front"}]},
+        flask_services=[{"name": "shop"}],
+        jaeger={"unit": "jaeger.service"},
+    )
+    assert parts_of(plan) == ["envoy@shop", "envoy@front", "flask@shop", "jaeger"]
+    assert proxies_of(plan, ["envoy@front", "flask@shop"]) == [{"name": "front"}]
+    assert flask_names(["envoy@front", "flask@shop"]) == ["shop"]
+
+
+def test_hosts_come_in_the_order_of_their_batches() -> None:
+    rollout = {"order": ["b", "a"], "new": {"c": [], "a": []}, "removed": {"b": []}}
+    assert with_turns(rollout) == [
+        {"name": "b", "groups": ["mesh_rollout", "mesh_remove"]},
+        {"name": "a", "groups": ["mesh_rollout", "mesh_add"]},
+        {"name": "c", "groups": ["mesh_add"]},
+    ]
+
+
+def test_callers_of_an_instance_are_told_where_others_can_answer() -> None:
+    shop = {"name": "shop", "address": "10.0.0.7", "port": 9001}
+    front = {"name": "front", "balanced": ["shop"]}
+    lonely = {"name": "lonely", "balanced": []}
+    hosts = {
+        "web1": host(proxies={"service": [], "edge": [front]}),
+        "shop1": host(flask_services=[shop]),
+        "other": host(proxies={"service": [lonely], "edge": []}),
+    }
+    assert callers_of(hosts, "shop1") == [
+        {
+            "cluster": "shop", "address": "10.0.0.7", "port": 9001,
+            "host": "web1", "proxies": ["front"],
+        }
+    ]  # fmt: skip
+    assert callers_of(hosts, "web1") == []
+
+
+def test_the_cause_of_a_failed_loop_is_that_of_the_items_that_failed() -> None:
+    result = {
+        "results": [
+            {"failed": False, "msg": "fine"},
+            {"failed": True, "msg": "non-zero return code", "stderr": "no space left"},
+        ]
+    }
+    assert cause(result) == "non-zero return code\nno space left"
+    assert cause({"failed": True}) == "no reason was given"
+
+
+def test_a_failed_host_tells_who_has_what_and_what_to_do() -> None:
+    told = as_told(
+        {"task": "envoy : Bring it", "cause": "refused", "restored": "It is back."},
+        {"applied": ["web1"], "not_begun": ["web3", "web4"]},
+    )
+    assert told.splitlines() == [
+        "envoy : Bring it: refused",
+        "It is back.",
+        "With the new state: web1.",
+        "Not begun, with the old state: web3, web4.",
+        "Mend the cause and run site.yml again: it goes on from here.",
+    ]

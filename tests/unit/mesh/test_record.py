@@ -6,14 +6,14 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import paths, record
+from vmesh import applied, history, paths, record
 from vmesh.problems import HIDDEN
 from vmesh.render import Renderer
 
@@ -223,57 +223,91 @@ def test_what_no_longer_belongs_to_a_host_is_remembered() -> None:
 
 # The action at the end of site.yml, run by Ansible itself
 
-INVENTORY: Mapping[str, Any] = {
-    "all": {
-        "vars": {**worlds.MESH, "ansible_connection": "local"},
-        "children": {
-            group: {"hosts": {host: worlds.HOSTS[host] for host in hosts}}
-            for group, hosts in worlds.GROUPS.items()
-        },
-    }
+ANSWER = {"os": "debian", "arch": "x86_64", "python": "3.11", "newest": 5}
+UNCHANGED = {"number": 5, "from": 5, "parts": []}
+# What the plays of a run have left in the hosts' variables.
+FATES: Mapping[str, Mapping[str, Any]] = {
+    "web1": {
+        "vmesh_result": {"result": "applied"},
+        "vmesh_committed": {"number": 7, "from": 0, "parts": ["envoy@front"]},
+        "vmesh_removed": {"number": 7, "from": 0, "removed": ["envoy@old"], "leaving": []},
+    },
+    "web2": {},
+    "shop1": {
+        "vmesh_result": {"result": "failed", "task": "Try it", "cause": "it answered 500"},
+        "vmesh_restored": {"restored": ["flask@shop"], "errors": {}},
+    },
+    "store1": {
+        "vmesh_result": {"result": "failed", "task": "Try it", "cause": "no room"},
+        "vmesh_restored": {"failed": True, "msg": "Not restored: ..."},
+    },
+    "store2": {},
+    "jaeger1": {"vmesh_result": {"result": "applied"}, "vmesh_committed": UNCHANGED},
 }
 PLAYBOOK = """
 - hosts: all
   gather_facts: false
   tasks:
-    - name: As if the run had come so far
-      ansible.builtin.set_fact:
-        vmesh_answer: {{stdout: '{{"os": "debian", "arch": "x86_64", "python": "3.11"}}'}}
-        vmesh_artifacts:
-          artifacts:
-            envoy: {{x86_64: {{version: 1.40.0}}}}
-            jaeger: {{x86_64: {{version: 2.13.0}}}}
-            bundles:
-              shop: {{3.11/x86_64: {{version: aaaa}}}}
-              stock-next: {{3.11/x86_64: {{version: bbbb}}}}
-    - name: One host fails
-      ansible.builtin.fail:
-      when: inventory_hostname == 'store1'
+    - name: The hosts are the mesh's
+      ansible.builtin.group_by:
+        key: mesh_hosts
+      changed_when: false
     - name: And one cannot be reached
       ansible.builtin.ping:
       vars: {{ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 9}}
       when: inventory_hostname == 'web2'
-    - name: The others are the mesh's
-      ansible.builtin.group_by:
-        key: mesh_hosts
-      changed_when: false
 - import_playbook: {project}/playbooks/record.yml
+- hosts: mesh_hosts
+  gather_facts: false
+  tasks:
+    - name: Record a rollback
+      mesh_record:
+        run: 8
+        who: ada@laptop
+        asked: rollback
+        hosts: "{{{{ ansible_play_hosts }}}}"
+        rollback: {{parts: []}}
+      run_once: true
+      when: rolls_back | default(false)
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Any:
+    hosts = {
+        host: {
+            **each, **FATES[host], "vmesh_answer": {"stdout": json.dumps(ANSWER)}, **(more or {})
+        }
+        for host, each in worlds.HOSTS.items()
+    }  # fmt: skip
+    return {
+        "all": {
+            "vars": {
+                **mesh, "ansible_connection": "local",
+                "vmesh_rollout": {"run": 7, "who": "ada@laptop"},
+            },
+            "children": {
+                group: {"hosts": {host: hosts[host] for host in names}}
+                for group, names in worlds.GROUPS.items()
+            },
+        }
+    }  # fmt: skip
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
     """Return a folder with an inventory and a playbook that ends as site.yml does."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "records.json").write_text(json.dumps(INVENTORY))
-    (folder / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
-    return folder
+    source = tmp_path / f"{tmp_path.name}.json"
+    source.write_text(json.dumps(inventory_of(worlds.MESH)))
+    (tmp_path / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
+    applied.keep([source], worlds.states(render=Renderer().files))
+    yield tmp_path
+    applied._file([source]).unlink()
 
 
 def run(site: Path, *options: str) -> str:
     """Run the playbook with records below the folder; return what Ansible printed."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", site / "records.json",
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", site / f"{site.name}.json",
          site / "site.yml", *options],
         cwd=paths.PROJECT, capture_output=True, text=True, check=False, timeout=180,
         env={"PATH": "/usr/bin:/bin", "HOME": str(site), "VMESH_APPLIED": str(site / "applied"),
@@ -282,16 +316,57 @@ def run(site: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_run_records_the_hosts_that_got_through_and_no_others(site: Path) -> None:
-    place = site / "applied" / "records"
-    assert "PLAY [Record]" in run(site, "--check")
+def test_a_run_records_what_became_of_each_host(site: Path) -> None:
+    place = site / "applied" / site.name
+    assert "PLAY [Record]" in run(site, "--check", "--limit", "web1")
     assert not place.exists()
-    printed = run(site, "--limit", "!jaeger1")
-    assert sorted(record.read(place)) == ["shop1", "store2", "web1"], printed
-    assert "changed=0" in printed
+    before = worlds.states(worlds.inventory(worlds.changed(("mesh_edges/front/port", 8080))))
+    record.write(place, "web1", {**before["web1"], "left": ["envoy@old"]})
+    record.write(place, "store2", before["store2"])
+    printed = run(site)
     assert "changed=1" not in printed
-    before = (place / "shop1.json").read_text()
-    assert "cannot be written" not in run(site, "--limit", "shop1")
-    assert (place / "shop1.json").read_text() == before, "the same state, the same bytes"
-    found = record.read(place)["shop1"]
-    assert found == worlds.states(render=Renderer().files)["shop1"]
+    found = record.read(place)
+    assert sorted(found) == ["jaeger1", "store2", "web1"], printed
+    after = worlds.states(render=Renderer().files)
+    assert found["web1"] == after["web1"], "what left has been removed"
+    assert found["store2"] == before["store2"], "not begun"
+    (line,) = history.read(place)
+    assert (line["run"], line["who"], line["asked"]) == (7, "ada@laptop", "apply")
+    told = {
+        host: (each["from"], each["to"], each["result"]) for host, each in line["hosts"].items()
+    }
+    assert told == {
+        "web1": (0, 7, "applied"), "web2": (5, 5, "unreachable"), "shop1": (5, 5, "restored"),
+        "store1": (5, 5, "failed"), "store2": (5, 5, "not begun"),
+    }  # fmt: skip
+    assert line["hosts"]["shop1"]["cause"] == "it answered 500"
+    assert line["hosts"]["web1"]["versions"] == {"envoy": "1.40.0"}
+    assert any("8080" in text for text in line["hosts"]["web1"]["what"])
+    assert history.numbers(place, "web1") == [0, 7], "it can go back to what was there before"
+    assert history.numbers(place, "jaeger1") == [5], "as the host counts its states"
+
+
+def test_a_run_without_any_change_leaves_the_records_as_they_are(site: Path) -> None:
+    place = site / "applied" / site.name
+    record.write(place, "jaeger1", worlds.states(render=Renderer().files)["jaeger1"])
+    before = (place / "jaeger1.json").read_bytes()
+    run(site, "--limit", "jaeger1")
+    assert (place / "jaeger1.json").read_bytes() == before
+    assert history.read(place) == []
+
+
+def test_after_a_rollback_the_record_is_the_one_of_then(site: Path) -> None:
+    place = site / "applied" / site.name
+    then = worlds.states(worlds.inventory(worlds.changed(("mesh_edges/front/port", 8080))))
+    history.keep(place, "web1", 6, then["web1"])
+    restored = {"restored": ["envoy@front"], "from": 7, "number": 8, "state": 6}
+    more = {"rolls_back": True, "vmesh_restored": restored}
+    run(site, "--limit", "web1,jaeger1", "--extra-vars", json.dumps(more))
+    found = record.read(place)
+    assert found["web1"] == then["web1"]
+    assert found["jaeger1"]["rolled_back"] == ["everything"], "nobody knows how that was"
+    assert history.numbers(place, "web1") == [6, 7, 8]
+    last = history.read(place)[-1]
+    assert (last["run"], last["asked"]) == (8, "rollback")
+    assert last["hosts"]["web1"]["result"] == "rolled back"
+    assert (last["hosts"]["web1"]["from"], last["hosts"]["web1"]["to"]) == (7, 8)

@@ -1,0 +1,23 @@
+"""Runs on a host: tells what it is, and which parts of vmesh are there. Standard library only."""
+
+import json
+import platform
+from pathlib import Path
+
+release = platform.freedesktop_os_release()
+numbers = [int(path.stem) for path in Path("/var/lib/vmesh/states").glob("[0-9]*.json")]
+parts = [f"envoy@{path.parent.name}" for path in Path("/etc/envoy").glob("*/bootstrap.yaml")]
+parts += [f"flask@{path.parent.name}" for path in Path("/etc/flask").glob("*/env")]
+if Path("/etc/systemd/system/jaeger.service").exists():
+    parts.append("jaeger")
+answer = {
+    "os": release["ID"],
+    "os_version": release.get("VERSION_ID", ""),
+    "arch": platform.machine(),
+    "python": ".".join(platform.python_version_tuple()[:2]),
+    "authorities": Path("/etc/ssl/certs/ca-certificates.crt").exists(),
+    "parts": sorted(parts),
+    "newest": max(numbers, default=0),
+    "interrupted": Path("/var/lib/vmesh/pending.json").exists(),
+}
+print(json.dumps(answer))

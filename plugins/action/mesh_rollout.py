@@ -1,0 +1,96 @@
+"""Decides, on the controller, which hosts take part in a run, in which order and batches."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vmesh import applied, history, record
+from vmesh.model import Rollout as Settings
+from vmesh.rollout import Rollout, rollback, rollout
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Returns the rollout (vmesh.rollout) of a run, for the playbooks:
+
+    run: its number; who: runs it; observe, max_fail, ...: as in mesh_rollout
+    order: the hosts of all batches, one after the other, those on which nothing should change last
+    batches: how many hosts each batch has
+    new, removed: host -> parts; changing: hosts whose state of before is kept
+
+    `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
+    will have then is written to the build folder, where mesh_record finds it. With `rollback` (any
+    mapping) they go back to what they had, which they know themselves. Never "changed".
+    """
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("hosts", "artifacts", "rollback"))
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        sources = [Path(source) for source in variables["ansible_inventory_sources"]]
+        hostvars = variables["hostvars"]
+        answers = {
+            str(host): json.loads(hostvars[host]["vmesh_answer"]["stdout"])
+            for host in self._task.args["hosts"]
+        }
+        place = record.folder(*sources)
+        rolls_back = self._task.args.get("rollback") is not None
+        try:
+            if rolls_back:
+                settings = applied.rollout_settings(sources, variables["groups"], hostvars)
+                recorded = {
+                    host: state for host in answers if (state := record.earlier(place, host))
+                }
+                found = rollback(recorded, settings)
+                return {**result, **self._told(found, settings, answers, place)}
+            wanted, settings = applied.describe(
+                sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
+            )
+            applied.keep(sources, wanted)
+            found = rollout(
+                wanted,
+                {host: state for host in wanted if (state := record.earlier(place, host))},
+                {host: answer["parts"] for host, answer in answers.items()},
+                settings,
+                {host for host, answer in answers.items() if answer["interrupted"]},
+            )
+        except OSError as error:
+            raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
+        return {**result, **self._told(found, settings, answers, place)}
+
+    @staticmethod
+    def _told(
+        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path
+    ) -> dict[str, Any]:
+        order = [host for batch in found.batches for host in batch]
+        sizes = [len(batch) for batch in found.batches]
+        newest = max((answer["newest"] for answer in answers.values()), default=0)
+        return {
+            "changed": False,
+            "run": 1 + max(newest, history.newest(place)),
+            "who": f"{getpass.getuser()}@{socket.gethostname()}",
+            "observe": settings.observe,
+            "max_fail": settings.max_fail,
+            "max_error_increase": settings.max_error_increase,
+            "max_slowdown": settings.max_slowdown,
+            "order": [*order, *found.steady],
+            "batches": [*sizes, *([len(found.steady)] if found.steady else [])],
+            "new": {host: list(parts) for host, parts in found.new.items()},
+            "changing": order,
+            "removed": {host: list(parts) for host, parts in found.removed.items()},
+        }

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import change
+from vmesh import cli
+
+
+def test_rows_can_be_chosen_and_keep_their_order() -> None:
+    assert change.chosen(None) == list(change.NAMES)
+    assert change.chosen(["killed", "routes"]) == ["routes", "killed"]
+
+
+def test_an_unknown_row_is_told_with_those_that_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["bench", "change", "--only", "rutes"]) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "rutes" in told
+    assert "envoy-upgrade" in told
+
+
+def test_all_rows_take_turns_and_killed_runs_come_last_and_once() -> None:
+    assert list(change.turns(["routes", "killed", "release"], 2)) == [
+        ("routes", 1), ("release", 1), ("routes", 2), ("release", 2), ("killed", 1),
+    ]  # fmt: skip
+
+
+def test_a_record_keeps_what_else_is_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "change.json"
+    change.write(path, "scale", [1])
+    change.write(path, "changes", {"rows": []})
+    assert json.loads(path.read_text()) == {"scale": [1], "changes": {"rows": []}}
+
+
+def test_the_example_is_what_is_changed_unless_another_is_named() -> None:
+    parsed = cli.parser().parse_args(["bench", "change"])
+    assert parsed.inventory == Path("inventory/example-change")
+    assert cli.parser().parse_args(["bench", "change", "-i", "x"]).inventory == Path("x")
+    assert cli.parser().parse_args(["ps"]).inventory == Path("inventory/lab")

@@ -1,0 +1,109 @@
+"""What a run of `site.yml` gives its hosts, described once and kept until it is recorded.
+
+The description (vmesh.record) is made before any host changes, to see which ones do; when a host
+has it, the same description becomes its record. No secret, nor a hash of one, is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vmesh import paths, record
+from vmesh.compile import compile_mesh
+from vmesh.inventory import from_hostvars
+from vmesh.model import Rollout, parse
+from vmesh.problems import Problems
+from vmesh.record import State
+from vmesh.render import Renderer
+
+STATES = "states.json"
+
+
+def build_folder(sources: Sequence[str | Path]) -> Path:
+    """Return where the configuration made from these inventory sources goes.
+
+    One source has the folder that `./mesh render` gives it; several together make another
+    inventory than any of them, and have a folder of their own.
+    """
+    folders = [
+        paths.build_dir(
+            Path("hosts" if "," in str(source) and not Path(source).exists() else source)
+        )
+        for source in sources
+    ]
+    return folders[0].with_name("+".join(folder.name for folder in folders))
+
+
+def describe(
+    sources: Sequence[Path],
+    groups: Mapping[str, Any],
+    hostvars: Mapping[str, Any],
+    answers: Mapping[str, Mapping[str, Any]],
+    artifacts: Mapping[str, Any],
+) -> tuple[dict[str, State], Rollout]:
+    """Return host -> the state it will have, for the hosts of `answers`, and how to get there.
+
+    groups, hostvars: Ansible's own
+    answers: host -> what it said of itself: arch, python
+    artifacts: what the action `artifacts` found
+    """
+    inventory = from_hostvars(sources[-1], groups, hostvars)
+    plan = compile_mesh(inventory)
+    secrets, render = record.Secrets.of(inventory), Renderer().files
+    found = {}
+    for host, answer in answers.items():
+        platform = {key: str(answer[key]) for key in ("arch", "python")}
+        key = f"{platform['python']}/{platform['arch']}"
+        found[host] = record.describe(
+            plan.hosts[host],
+            secrets,
+            render,
+            versions={
+                name: str(artifacts[name][platform["arch"]]["version"])
+                for name in ("envoy", "jaeger")
+                if platform["arch"] in artifacts.get(name, {})
+            },
+            bundles={
+                service.name: artifacts["bundles"][service.name][key]["version"]
+                for service in plan.hosts[host].flask_services
+            },
+            platform=platform,
+            variables=inventory.hosts[host],
+        ).state
+    return found, plan.mesh.rollout
+
+
+def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> Rollout:
+    """Return how a change goes from host to host, also where other things in the mesh are wrong."""
+    try:
+        given = from_hostvars(sources[-1], groups, hostvars).mesh.get("mesh_rollout")
+    except Problems:
+        given = None
+    try:
+        return parse({"mesh_rollout": given or {}}, []).rollout
+    except TypeError:
+        return parse({}, []).rollout
+
+
+def keep(sources: Sequence[Path], states: Mapping[str, State]) -> None:
+    """Write the states of a run where `kept` finds them; raises OSError."""
+    path = _file(sources)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(states), encoding="utf-8")
+    temporary.replace(path)
+
+
+def kept(sources: Sequence[Path]) -> dict[str, State]:
+    """Return host -> the state that the present run gives it; raises OSError without one."""
+    states: dict[str, State] = json.loads(_file(sources).read_text(encoding="utf-8"))
+    return states
+
+
+def _file(sources: Sequence[Path]) -> Path:
+    # Beside the folder: what rendering did not write there, it removes.
+    folder = build_folder(sources)
+    return folder.with_name(f"{folder.name}.{STATES}")

@@ -44,12 +44,16 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of one artifact in the cache, whether it is there or not."""
+    """The place of one artifact in the cache, whether it is there or not.
+
+    option: what `./mesh fetch` must be told to get this one, with a blank before it
+    """
 
     kind: str
     name: str
     version: str
     arch: str
+    option: str = ""
 
     @property
     def folder(self) -> Path:
@@ -60,7 +64,8 @@ class Slot:
         """What a user does when it is missing."""
         if self.kind == "bundles":
             return "Run the command again: the bundle is built anew"
-        return f"Run `./mesh fetch{'' if self.arch == 'x86_64' else f' --arch {self.arch}'}`"
+        arch = "" if self.arch == "x86_64" else f" --arch {self.arch}"
+        return f"Run `./mesh fetch{arch}{self.option}`"
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.arch})"

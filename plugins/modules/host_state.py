@@ -83,7 +83,7 @@ EXAMPLES = r"""
   host_state:
     do: begin
     run: 7
-    who: ada@laptop
+    who: root@controller
     note: apply
 
 - name: Bring it back

@@ -42,7 +42,7 @@ class Supervisor:
             "ENVOY_CONFIG_ROOT": str(root / "etc"),
             "ENVOY_RUNTIME_ROOT": str(root / "run"),
             "ENVOY_CONCURRENCY": "1",
-            "ENVOY_TIMEOUT": "10",
+            "ENVOY_TIMEOUT": "60",
             "ENVOY_HEALTH_CHECK_WAIT_SECONDS": "0.1",
             "NOTIFY_SOCKET": f"@{root}",
         }
@@ -319,7 +319,7 @@ def test_a_binary_that_fails_leaves_the_old_one_at_work(
     front: Running, envoy: Path, case: str, reason: str
 ) -> None:
     bad = front.supervisor.script(case.format(envoy=envoy))
-    front.supervisor.environment["ENVOY_TIMEOUT"] = "1" if "sleep" in case else "10"
+    front.supervisor.environment["ENVOY_TIMEOUT"] = "1" if "sleep" in case else "60"
     with front.no_request_fails():
         front.supervisor.run_binary(bad)
         with pytest.raises(Failure, match=reason):

@@ -296,6 +296,8 @@ def show(result: Result, arguments: argparse.Namespace) -> None:
     """Print the result for people."""
     for title, header, rows in tables(result.mesh):
         table(title, header, rows)
+        if not sys.stdout.isatty():
+            print()
     if result.warnings:
         print(problem_list(result.warnings), file=sys.stderr)
     _lines(told(result))
@@ -445,7 +447,7 @@ def _style(line: str) -> str:
 def table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table: fitted to a terminal, of full width into a pipe."""
     if not sys.stdout.isatty():
-        print("\n".join([*plain_table(header, rows), ""]))
+        print("\n".join(plain_table(header, rows)))
         return
     from rich import box  # noqa: PLC0415 - only for a terminal
     from rich.console import Console  # noqa: PLC0415

@@ -19,7 +19,7 @@ from vmesh.cli import plan as plan_command
 from vmesh.cli import rollback as rollback_command
 from vmesh.render import Renderer
 
-WHO = "ada@laptop"
+WHO = "root@controller"
 
 
 @pytest.fixture

@@ -152,4 +152,4 @@ def _no_envoy(name: str, group: str) -> Proxy:
 
 
 def asked(run: int, note: str = "apply") -> Asked:
-    return Asked(run, "ada@laptop", note)
+    return Asked(run, "root@controller", note)

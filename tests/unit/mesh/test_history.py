@@ -14,7 +14,7 @@ from vmesh import history
 def line(run: int, **results: str) -> history.Line:
     hosts = {host: {"result": result, "from": run - 1, "to": run} for host, result in
              results.items()}  # fmt: skip
-    return {"run": run, "when": "2026-11-25T22:27:37+00:00", "who": "ada@laptop",
+    return {"run": run, "when": "2026-11-25T22:27:37+00:00", "who": "root@controller",
             "asked": "apply", "hosts": hosts}  # fmt: skip
 
 

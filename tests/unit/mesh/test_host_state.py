@@ -62,7 +62,7 @@ def test_a_run_that_changes_something_has_a_number_and_a_line_of_history(host: H
     assert (done["number"], done["from"], done["parts"]) == (4, 1, ["flask@shop"])
     assert begin(host.machine, asked(5)) == {"newest": 4}
     last = books(host).history()[-1]
-    assert (last["run"], last["who"], last["note"]) == (4, "ada@laptop", "apply")
+    assert (last["run"], last["who"], last["note"]) == (4, "root@controller", "apply")
     assert (last["from"], last["to"], last["result"]) == (1, 4, "applied")
     assert last["what"] == {"apps": {"shop": ["aaaa", "bbbb"]}, "settings": ["shop"]}
     assert last["when"].endswith("+00:00")

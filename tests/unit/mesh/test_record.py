@@ -263,7 +263,7 @@ PLAYBOOK = """
     - name: Record a rollback
       mesh_record:
         run: 8
-        who: ada@laptop
+        who: root@controller
         asked: rollback
         hosts: "{{{{ ansible_play_hosts }}}}"
         rollback: {{parts: []}}
@@ -283,7 +283,7 @@ def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None)
         "all": {
             "vars": {
                 **mesh, "ansible_connection": "local",
-                "vmesh_rollout": {"run": 7, "who": "ada@laptop"},
+                "vmesh_rollout": {"run": 7, "who": "root@controller"},
             },
             "children": {
                 group: {"hosts": {host: hosts[host] for host in names}}
@@ -331,7 +331,7 @@ def test_a_run_records_what_became_of_each_host(site: Path) -> None:
     assert found["web1"] == after["web1"], "what left has been removed"
     assert found["store2"] == before["store2"], "not begun"
     (line,) = history.read(place)
-    assert (line["run"], line["who"], line["asked"]) == (7, "ada@laptop", "apply")
+    assert (line["run"], line["who"], line["asked"]) == (7, "root@controller", "apply")
     told = {
         host: (each["from"], each["to"], each["result"]) for host, each in line["hosts"].items()
     }

@@ -33,7 +33,7 @@ class Rollout:
 
     new: host -> its parts that are not there yet; they come first and disturb nobody
     batches: hosts whose parts change, in the order in which they do
-    steady: hosts on which nothing should change; they come last, all at once
+    steady: hosts on which nothing should change; they come last, with the last batch
     removed: host -> parts that left the inventory; they go when all else is done
     """
 

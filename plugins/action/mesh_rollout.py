@@ -25,7 +25,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     run: its number; who: runs it; observe, max_fail, ...: as in mesh_rollout
     order: the hosts of all batches, one after the other, those on which nothing should change last
-    batches: how many hosts each batch has
+    batches: how many hosts each batch has; the last one has those too on which nothing changes
     new, removed: host -> parts; changing: hosts whose state of before is kept
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
@@ -78,7 +78,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path
     ) -> dict[str, Any]:
         order = [host for batch in found.batches for host in batch]
-        sizes = [len(batch) for batch in found.batches]
+        sizes = [len(batch) for batch in found.batches] or [0]
+        # They add to what the last batch takes less than a batch of their own would.
+        sizes[-1] += len(found.steady)
         newest = max((answer["newest"] for answer in answers.values()), default=0)
         return {
             "changed": False,
@@ -89,7 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "max_error_increase": settings.max_error_increase,
             "max_slowdown": settings.max_slowdown,
             "order": [*order, *found.steady],
-            "batches": [*sizes, *([len(found.steady)] if found.steady else [])],
+            "batches": [size for size in sizes if size],
             "new": {host: list(parts) for host, parts in found.new.items()},
             "changing": order,
             "removed": {host: list(parts) for host, parts in found.removed.items()},

@@ -73,6 +73,7 @@ import http.client  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 from urllib.parse import quote  # noqa: E402
 
@@ -205,8 +206,10 @@ def main() -> None:
             except Silent:
                 continue  # one that does not run yet has counted nothing
         module.exit_json(changed=False, counted=counted)
+    # What a rollback has removed has nobody to watch it.
+    there = [name for name in options["proxies"] if Path("/etc/envoy", name).is_dir()]
     try:
-        told, failed = watch(options["proxies"], options["before"], options)
+        told, failed = watch(there, options["before"], options)
     except Silent as silent:
         module.fail_json(msg=str(silent))
     if failed:

@@ -244,7 +244,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
         "--scale", action="store_true",
         help="seconds and task executions with 1, 4 and 12 instances instead",
     )  # fmt: skip
-    for name, rate, to in (("kept", 2.0, "kept"), ("new", 1.0, "new"), ("back", 1.0, "both")):
+    for name, rate, to in (("kept", 1.0, "kept"), ("new", 0.5, "new"), ("back", 0.5, "both")):
         command.add_argument(
             f"--{name}", type=float, default=rate, metavar="RATE",
             help=f"requests a second to {'streams-back' if name == 'back' else 'streams'}"

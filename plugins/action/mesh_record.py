@@ -103,9 +103,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     hosts: those still in the play
     rollback: {parts: [...]}, of a rollback; without it, what site.yml was to apply is recorded
 
-    Returns the hosts by what became of them: applied, restored, failed, not_begun, unreachable,
-    unchanged, rolled_back. Never "changed": a record says what a run has done and does nothing
-    itself. Does nothing in check mode.
+    Returns `hosts`, the hosts by what became of them: applied, restored, failed, not_begun,
+    unreachable, unchanged, rolled_back. (Ansible itself makes something of some of these words.)
+    Never "changed": a record says what a run has done and does nothing itself. Does nothing in
+    check mode.
     """
 
     _requires_connection = False
@@ -148,7 +149,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ) from None
         return {
             **result, "changed": False, "folder": str(place), "run": run.number,
-            "written": run.written, **_by_result(fates),
+            "written": run.written, "hosts": _by_result(fates),
         }  # fmt: skip
 
 

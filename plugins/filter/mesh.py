@@ -63,7 +63,8 @@ def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]
 def as_told(result: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
     """Return what to say at the end of a host that failed, and of the others.
 
-    result: what playbooks/tasks/transaction.yml noted; recorded: what mesh_record returned
+    result: what playbooks/tasks/transaction.yml noted
+    recorded: the hosts by what became of them, as mesh_record returns them
     """
     lines = [f"{result['task']}: {result['cause']}", result.get("restored", "")]
     for key, text in (

@@ -335,6 +335,15 @@ def _status(connection: http.client.HTTPConnection, url: str) -> int:
     return connection.getresponse().status
 
 
+def told(disabled: Iterable[str], stopped: Iterable[App], outdated: Iterable[App]) -> list[str]:
+    """Return what is to be done, a line for each unit, for `--diff`."""
+    return [
+        *(f"{unit} is not enabled and will be\n" for unit in disabled),
+        *(f"{_service(app)} is not running and will be started\n" for app in stopped),
+        *(f"{_service(app)} runs with something older and is renewed\n" for app in outdated),
+    ]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -363,6 +372,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "outdated": [app["name"] for app in outdated],
         "started": [app["name"] for app in stopped],
+        "diff": [{"prepared": line} for line in told(disabled, stopped, outdated)],
     }
     if not module.check_mode:
         try:

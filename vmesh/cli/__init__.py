@@ -227,7 +227,10 @@ def _test(command: argparse.ArgumentParser) -> None:
 
 def _bench(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inventory=Path("inventory/example-change"))
-    command.add_argument("what", choices=("change",), help="what to measure")
+    command.add_argument(
+        "what", choices=("change",),
+        help="what to measure; on inventory/example-change unless -i names another",
+    )  # fmt: skip
     command.add_argument(
         "-n", "--times", type=int, metavar="N",
         help="how often each row (default: 5; with --scale 1)",

@@ -1,0 +1,134 @@
+"""What does each change cost the users, on the VMs of inventory/example-change?
+
+    ./mesh bench change [--times 5] [--only ROW ...] [--kills 30] [-o bench/change.json]
+    ./mesh bench change --scale
+
+Makes every change of the table in bench/README.md, and every change that must not get through, so
+many times each, with load on the mesh, and writes what came of each as JSON. Exit code 1 when a
+request failed that should not have, or anything else was not as it must be. The tests in
+tests/live_change make the same changes once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench import change_layers as layers
+from bench import change_scale
+from bench.change_faults import FAULTS
+from bench.change_report import Row, summaries, table
+from bench.change_rows import CHANGES, OLD_ENVOY, interrupted, still_different
+from bench.change_world import Rates, World
+from vmesh.cli import USAGE, CliError
+
+KILLED = "killed"
+TIMES = 5
+NAMES = (*CHANGES, *FAULTS, KILLED)
+
+
+def chosen(only: Sequence[str] | None) -> list[str]:
+    """Return the rows to make, in their order. Raises CliError for an unknown name."""
+    unknown = [name for name in only or () if name not in NAMES]
+    if unknown:
+        raise CliError(f"There is no row {', '.join(unknown)}. Known: {', '.join(NAMES)}", USAGE)
+    return [name for name in NAMES if not only or name in only]
+
+
+def turns(names: Sequence[str], times: int) -> Iterator[tuple[str, int]]:
+    """Yield each row with the number of its turn: all of them in their order, again and again.
+
+    So all meet the same machine. Killed runs come last, and once: they are many in one row.
+    """
+    repeated = [name for name in names if name != KILLED]
+    for turn in range(1, times + 1):
+        yield from ((name, turn) for name in repeated)
+    if KILLED in names:
+        yield KILLED, 1
+
+
+def made(world: World, name: str, kills: int, seed: int | None) -> Row:
+    """Make one row; one that cannot be made is a row with a problem, told with its traceback."""
+    rows: Mapping[str, Callable[[World], Row]] = {
+        **CHANGES, **FAULTS, KILLED: partial(interrupted, kills=kills, seed=seed),
+    }  # fmt: skip
+    try:
+        row = rows[name](world)
+    except Exception as error:  # the other rows are worth having
+        told = traceback.format_exc()
+        world.say(told)
+        return Row(name, 0, 0, 0, 0.0, problems=(f"{type(error).__name__}: {error}",))
+    if name in FAULTS or name == KILLED:
+        row = replace(row, problems=(*row.problems, *still_different(world)))
+    return row
+
+
+def bring_up(world: World) -> None:
+    """Start the VMs and apply the inventory. Raises CliError when that fails."""
+    change = world.mesh("up", timeout=3600.0)
+    if change.code != 0:
+        raise CliError(f"The mesh that is to be changed is not there: ./mesh up {change.reason}")
+
+
+def measure(arguments: argparse.Namespace) -> list[Row]:
+    """Make all the rows; after each, write what there is so far."""
+    names = chosen(arguments.only)
+    rates = Rates(arguments.kept, arguments.new, arguments.back)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="vmesh-change-") as folder:
+        world = World(
+            arguments.inventory, Path(folder), rates=rates, streams=arguments.streams,
+            start=layers.envoy(OLD_ENVOY), say=partial(print, flush=True),
+        )  # fmt: skip
+        bring_up(world)
+        times = arguments.times or TIMES
+        for name, turn in turns(names, times):
+            print(f"\n[{turn} of {1 if name == KILLED else times}] ", end="")
+            rows.append(made(world, name, arguments.kills, arguments.seed))
+            if arguments.output:
+                write(arguments.output, "changes", record(rows, rates))
+    return rows
+
+
+def record(rows: Sequence[Row], rates: Rates) -> dict[str, Any]:
+    """Return what is written down of a measurement."""
+    return {
+        "when": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "requests_a_second": {"kept": rates.kept, "new": rates.new, "back": rates.back},
+        "summary": summaries(rows),
+        "rows": [row.as_dict() for row in rows],
+    }
+
+
+def write(path: Path, key: str, value: Any) -> None:
+    """Put `value` under `key` of a JSON file, and leave its other keys as they are."""
+    there = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**there, key: value}, indent=1, ensure_ascii=False) + "\n")
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Measure, print the table, and tell whether all went as it must."""
+    if arguments.scale:
+        found = change_scale.measure(arguments.inventory, arguments.times or 1)
+        print(change_scale.table(found))
+        if arguments.output:
+            write(arguments.output, "scale", found)
+        return all(each["code"] == 0 for each in found)
+    rows = measure(arguments)
+    print(f"\n{table(summaries(rows))}\n")
+    bad = [row for row in rows if not row.passed]
+    for row in bad:
+        print(row.told(), file=sys.stderr)
+    print(f"{len(rows) - len(bad)} passed, {len(bad)} failed")
+    return not bad

@@ -1,0 +1,72 @@
+"""What an operator changes: no request fails, and streams last. Each starts where the last ended.
+
+The tests are in the order in which they run: a change that comes next is the way back of the one
+before, or goes on from it. Changes that do not hide each other's effect share a run, as a run takes
+a while; `./mesh bench change` makes each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bench import change_rows as rows
+from bench.change_report import Row
+from bench.change_world import World
+
+pytestmark = pytest.mark.side_effect
+
+Passes = Callable[[Callable[[World], Row]], Row]
+
+
+def test_routes_timeouts_weights_and_a_replica_less_touch_no_stream(passes: Passes) -> None:
+    row = passes(lambda world: rows.applied(world, rows.routes, rows.replica_removed))
+    assert row.streams.survived == row.streams.all > 0
+    assert row.served is not None
+    assert row.served < row.seconds
+
+
+def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted(
+    passes: Passes,
+) -> None:
+    row = passes(
+        lambda world: rows.applied(world, rows.replica_added, rows.bootstrap, rows.jaeger_settings)
+    )
+    # The old Envoys serve them out; the drain time is longer than this.
+    assert row.streams.survived == row.streams.all > 0
+    assert row.spans is not None
+    assert row.spans_lost is not None
+    print(f"{row.spans_lost} of {row.spans} spans lost")
+
+
+def test_envoy_is_upgraded(passes: Passes) -> None:
+    row = passes(lambda world: rows.applied(world, rows.envoy_upgraded))
+    assert row.streams.survived == row.streams.all > 0
+
+
+def test_envoy_is_rolled_back(passes: Passes) -> None:
+    row = passes(rows.envoy_back)
+    assert row.streams.survived == row.streams.all > 0
+
+
+def test_apps_are_released_one_instance_at_a_time_and_long_requests_end_well(
+    passes: Passes,
+) -> None:
+    passes(lambda world: rows.applied(world, rows.release))
+
+
+def test_one_app_is_rolled_back(passes: Passes) -> None:
+    passes(rows.release_back)
+
+
+def test_killed_processes_cost_at_most_what_was_in_flight(passes: Passes) -> None:
+    passes(lambda world: rows.killed(world, rows.ENVOY_UNIT, rows.APP_UNIT))
+
+
+def test_vanished_vm_is_left_out_and_comes_back(passes: Passes) -> None:
+    passes(rows.vm_vanished)
+
+
+def test_rebooted_vm_is_left_out_and_comes_back(passes: Passes) -> None:
+    passes(rows.vm_rebooted)

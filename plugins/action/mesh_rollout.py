@@ -26,7 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     run: its number; who: runs it; observe, max_fail, ...: as in mesh_rollout
     order: the hosts of all batches, one after the other, those on which nothing should change last
     batches: how many hosts each batch has; the last one has those too on which nothing changes
-    new, removed: host -> parts; changing: hosts whose state of before is kept
+    new, removed: host -> parts; changing: hosts on which something that runs changes
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
     will have then is written to the build folder, where mesh_record finds it. With `rollback` (any

@@ -43,7 +43,7 @@ def cause(result: Mapping[str, Any]) -> str:
 def was_restored(result: Mapping[str, Any] | None) -> str:
     """Return in a sentence whether the state of before is back, from what host_state returned."""
     if not result or result.get("skipped"):
-        return "Nothing of it was put back: this host was to stay as it is."
+        return "Nothing was put back."
     if result.get("begun") is False:
         return "Nothing had been changed yet."
     if result.get("failed") and result.get("back") != {}:

@@ -13,7 +13,7 @@ description:
   - Has the sockets and services of all O(apps) started at boot, and starts those that do not run.
   - Finds the services whose process was started with something older than is in place (in its
     status it shows the CONFIG_ID of the settings it was started with), and returns them as
-    RV(outdated). With O(renew) they are renewed, all at once.
+    RV(outdated). With O(renew) they are renewed, as many at once as the host has processors.
   - A new process takes over from the old one, so that no request waits (C(systemctl reload)). Where
     the unit itself has changed the service is restarted, and requests wait in its socket meanwhile.
   - Each service that was started or renewed must answer its health path with a status below 500,
@@ -80,6 +80,7 @@ started:
 """
 
 import http.client  # noqa: E402
+import os  # noqa: E402
 import re  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
@@ -136,6 +137,7 @@ class Apps:
         settings: Path = Path("/etc/flask"),
     ) -> None:
         self.apps, self.run, self.timeout, self.settings = apps, run, timeout, settings
+        self.at_once = os.cpu_count() or 1
         self.units = self._shown()
 
     def _shown(self) -> dict[str, dict[str, str]]:
@@ -211,7 +213,7 @@ class Apps:
             self._must(["systemctl", "reset-failed", *services, *sockets], [], strict=False)
             self._must(["systemctl", "start", *sockets], stopped)
             # A unit that is still trying to start would go on with what was there before.
-            self._must(["systemctl", "restart", *services], stopped, began)
+            self._turn("restart", stopped, began)
             self.see_answers(stopped, began)
         return stopped
 
@@ -223,11 +225,16 @@ class Apps:
             over = [app for app in outdated if app not in again]
             self._reload_manager(outdated)
             began = time.time()
-            for verb, apps in (("reload", over), ("restart", again)):
-                if apps:
-                    self._must(["systemctl", verb, *map(_service, apps)], apps, began)
+            self._turn("reload", over, began)
+            self._turn("restart", again, began)
             self.see_answers(outdated, began)
         return outdated
+
+    def _turn(self, verb: str, apps: Sequence[App], since: float) -> None:
+        """Do it with as many at once as the host has processors: a start is nothing but work."""
+        for begin in range(0, len(apps), self.at_once):
+            some = apps[begin : begin + self.at_once]
+            self._must(["systemctl", verb, *map(_service, some)], some, since)
 
     def _reload_manager(self, apps: Iterable[App]) -> None:
         units = [unit for app in apps for unit in (_socket(app), _service(app))]

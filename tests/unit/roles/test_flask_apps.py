@@ -66,8 +66,10 @@ class Manager:
                 self.unit(name, ActiveState="active", StatusText=f"configuration {config_id}")
         return 0, ""
 
-    def apps(self) -> Apps:
-        return Apps([SHOP, STOCK], self.run, 0.5, self.folder)
+    def apps(self, at_once: int = 2) -> Apps:
+        made = Apps([SHOP, STOCK], self.run, 0.5, self.folder)
+        made.at_once = at_once
+        return made
 
 
 @pytest.fixture
@@ -102,6 +104,14 @@ def test_what_runs_with_something_older_is_taken_over_from(manager: Manager) -> 
     assert apps.renew() == [SHOP, STOCK]
     assert manager.told == [["reload", "flask@shop.service", "flask@stock.service"]]
     assert manager.apps().outdated() == []
+
+
+def test_no_more_start_at_once_than_there_are_processors(manager: Manager) -> None:
+    for app in ("shop", "stock"):
+        manager.unit(f"flask@{app}.service", ActiveState="inactive")
+    manager.apps(at_once=1).start()
+    starts = [told for told in manager.told if told[0] == "restart"]
+    assert starts == [["restart", "flask@shop.service"], ["restart", "flask@stock.service"]]
 
 
 @pytest.mark.parametrize("changed", [{"ExecMainStartTimestamp": "@1"}, {"NeedDaemonReload": "yes"}])

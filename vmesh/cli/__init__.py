@@ -46,7 +46,7 @@ COMMANDS = (
     ("validate", "report everything that is wrong with the inventory"),
     ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
     ("check", "lint, types, unit and render tests: about a minute, no VM"),
-    ("test", "check, then all molecule scenarios on VMs of their own"),
+    ("test", "check, then the molecule scenarios on VMs of their own"),
     ("bench", "make every change under load, count what fails, record it"),
     ("down", "stop the lab's VMs"),
 )
@@ -221,7 +221,7 @@ def _test(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "-s", "--scenario", action="append", metavar="NAME",
-        help="only this molecule scenario (may be repeated; default: all)",
+        help="only this molecule scenario (may be repeated; default: all but `change`)",
     )  # fmt: skip
 
 

@@ -198,7 +198,8 @@ class Apps:
         ) or self._of(unit, "NeedDaemonReload") == "yes"
 
     def enable(self) -> None:
-        """Have all units started at boot."""
+        """Have all units started at boot, as their files are now."""
+        self._reload_manager(self.apps)
         if units := self.disabled():
             self._must(["systemctl", "enable", "--quiet", *units], [])
 

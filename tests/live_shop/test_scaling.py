@@ -27,7 +27,7 @@ DISTURBED = (
 )
 # The one task that an existing instance's or caller's host has anything to do for.
 CONFIGURE = "envoy : Bring each proxy its configuration and see it accepted"
-LINES = 1500
+LINES = 1750
 PAUSE = 0.5
 
 

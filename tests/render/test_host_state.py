@@ -313,9 +313,9 @@ def slow(upstream: Upstream, until: threading.Event) -> None:
     upstream.reply = reply
 
 
-def test_an_envoy_that_leaves_ends_what_it_has_begun(
-    host: Host, upstream: Upstream, tmp_path: Path
-) -> None:
+# Its name is short, as it is part of the path of a socket, which may have 107 characters.
+def test_leaving_ends_well(host: Host, upstream: Upstream, tmp_path: Path) -> None:
+    """An Envoy that leaves answers what it has begun, and is stopped then."""
     stopped = tmp_path / "stopped"
     (host.root / "bin").mkdir()
     (host.root / "bin/systemctl").write_text(f'#!/bin/sh\necho "$@" > {stopped}\n')

@@ -225,10 +225,11 @@ def _line(run: Run, fates: Mapping[str, Fate], states: Mapping[str, State]) -> h
 
 def _words(before: Mapping[str, State], after: Mapping[str, State]) -> dict[str, list[str]]:
     """Return host -> what changed there, in words."""
+    renderer = Renderer()  # one for all: it renders nothing twice
 
     def rerender(proxy: Mapping[str, Any]) -> dict[str, str] | None:
         try:
-            texts = Renderer().files(record.proxy_from(proxy))
+            texts = renderer.files(record.proxy_from(proxy))
         except Exception:  # of an older version, which is no reason to fail now
             return None
         return {path: record.digest(text) for path, text in texts.items()}

@@ -49,22 +49,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
-        rolls_back = self._task.args.get("rollback") is not None
+        recorded = {host: state for host in answers if (state := record.earlier(place, host))}
+        if self._task.args.get("rollback") is not None:
+            settings = applied.rollout_settings(sources, variables["groups"], hostvars)
+            found = rollback(recorded, settings)
+            return {**result, **self._told(found, settings, answers, place)}
         try:
-            if rolls_back:
-                settings = applied.rollout_settings(sources, variables["groups"], hostvars)
-                recorded = {
-                    host: state for host in answers if (state := record.earlier(place, host))
-                }
-                found = rollback(recorded, settings)
-                return {**result, **self._told(found, settings, answers, place)}
             wanted, settings = applied.describe(
                 sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
             )
             applied.keep(sources, wanted)
             found = rollout(
                 wanted,
-                {host: state for host in wanted if (state := record.earlier(place, host))},
+                recorded,
                 {host: answer["parts"] for host, answer in answers.items()},
                 settings,
                 {host for host, answer in answers.items() if answer["interrupted"]},

@@ -79,10 +79,10 @@ started:
   elements: str
 """
 
+import contextlib  # noqa: E402
 import http.client  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
-import socket  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Iterable, Mapping, Sequence  # noqa: E402
@@ -90,6 +90,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.mesh_envoy import UnixConnection  # noqa: E402
 
 App = Mapping[str, Any]
 # Arguments of a command in, its exit status and what it printed out.
@@ -319,23 +320,14 @@ def _path(app: App) -> str:
 
 def get_unix(path: str, url: str) -> int:
     """Return the status of a GET of `url` on a unix socket."""
-    connection = http.client.HTTPConnection("localhost", timeout=30)
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.settimeout(30)
-    try:
-        connection.sock.connect(path)
+    with contextlib.closing(UnixConnection(path)) as connection:
         return _status(connection, url)
-    finally:
-        connection.close()
 
 
 def get_tcp(address: str, port: int, url: str) -> int:
     """Return the status of a GET of `url` at an address."""
-    connection = http.client.HTTPConnection(address, port, timeout=30)
-    try:
+    with contextlib.closing(http.client.HTTPConnection(address, port, timeout=30)) as connection:
         return _status(connection, url)
-    finally:
-        connection.close()
 
 
 def _status(connection: http.client.HTTPConnection, url: str) -> int:

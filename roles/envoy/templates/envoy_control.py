@@ -553,6 +553,18 @@ _STATS_REQUEST, _TERMINATE_REQUEST = bytes.fromhex("0a021a00"), bytes.fromhex("0
 _STATS_REPLY = bytes.fromhex("000000000000000412021a00")
 
 
+def _domain_socket(side: str, base_id: int, epoch: int) -> bytes:
+    """Return the name of the socket of the process `epoch` as `parent` or `child`.
+
+    Envoy counts in 32 bits with a sign, writes the number in 64 bits without one, and pads the
+    name to the full length (HotRestartingBase::createDomainSocketAddress).
+    """
+    number = base_id * 10 + epoch % 3
+    if number >= 1 << 31:
+        number += (1 << 64) - (1 << 32)
+    return f"\0envoy_domain_socket_{side}_{number}".encode().ljust(108, b"\0")
+
+
 def _stand_by(settings: Settings, old: Process, new: Process, epoch: int) -> None:
     """Answer in the place of an old process that is killed while it drains.
 
@@ -563,10 +575,12 @@ def _stand_by(settings: Settings, old: Process, new: Process, epoch: int) -> Non
     ended = select.select([old.handle, new.handle], [], [], deadline - time.monotonic())[0]
     if ended != [old.handle]:
         return
-    # Envoy pads the names of its sockets to the full length.
-    name = f"\0envoy_domain_socket_parent_{settings.base_id * 10 + epoch % 3}".encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
-        parent.bind(name.ljust(108, b"\0"))
+        parent.bind(_domain_socket("parent", settings.base_id, epoch))
+        # What the old process was asked last may have gone with it, and the new one waits for
+        # the answer without an end.
+        with contextlib.suppress(OSError):
+            parent.sendto(_STATS_REPLY, _domain_socket("child", settings.base_id, epoch + 1))
         while (left := deadline - time.monotonic()) > 0:
             ready = select.select([parent.fileno(), new.handle], [], [], left)[0]
             if parent.fileno() not in ready:

@@ -203,12 +203,14 @@ class Measure:
         }
         if not expected:
             return row
+        # The window also has traces of the streams, of whoever waited, and of the row before.
+        most = 4 * row.requests + 2000
         deadline = time.monotonic() + SPANS_WITHIN_SECONDS
         missing = sum(expected.values())
         while missing and time.monotonic() < deadline:
             time.sleep(2.0)
             try:
-                missing = lost(expected, self.world.stored(self._began, 2 * row.requests + 100))
+                missing = lost(expected, self.world.stored(self._began, most))
             except (AssertionError, OSError, http.client.HTTPException):
                 continue  # Jaeger may just be starting
         return replace(row, spans=sum(expected.values()), spans_lost=missing)

@@ -56,11 +56,11 @@ NOBODY = "0.0.0.0/32"
 
 EDGE_TIMEOUT = 15.0
 UPSTREAM_IDLE = 300.0
-# gunicorn keeps an idle connection for 75 seconds; Envoy must let go of it first.
-FLASK_IDLE = 50.0
-# Nobody knows how long another app does. Few let go sooner than this, and opening a connection
-# on the same host costs next to nothing.
-EXTERNAL_IDLE = 1.0
+# Envoy must let go of an idle connection to an app before the app does, else a request is lost
+# now and then. gunicorn's gthread keeps one for 2 seconds when it makes room for a new release
+# (STOP_KEEPALIVE_LINGER), few other apps let go sooner, and opening a connection on the same host
+# costs next to nothing.
+APP_IDLE = 1.0
 
 # In these cases an upstream has not begun to process a request.
 _NOTHING_BEGUN = ("connect-failure", "refused-stream", "reset-before-request")
@@ -162,15 +162,15 @@ def host_header(address: Address) -> str:
 
 def local_app(service: Service) -> View:
     """Return the cluster of the app behind its own Envoy."""
+    where: View = {"pipe": app_socket(service.name)}
     if isinstance(service.app, ExternalApp):
         listening = service.app.listening
         if listening.startswith("unix:"):
-            where: View = {"pipe": listening.removeprefix("unix:")}
+            where = {"pipe": listening.removeprefix("unix:")}
         else:
             address, port = listening.rsplit(":", 1)
             where = endpoint(address, int(port))
-        return cluster(LOCAL_APP, [where], idle_timeout=EXTERNAL_IDLE)
-    return cluster(LOCAL_APP, [{"pipe": app_socket(service.name)}], idle_timeout=FLASK_IDLE)
+    return cluster(LOCAL_APP, [where], idle_timeout=APP_IDLE)
 
 
 # Listeners

@@ -35,7 +35,8 @@ def cause(result: Mapping[str, Any]) -> str:
         for stream in ("stderr", "module_stderr"):
             said = str(each.get(stream) or "").strip()
             if said and said not in text:
-                text = f"{text}\n{said}".strip()
+                # Of a command, what it said is the reason, not Ansible's word for its status.
+                text = said if text == "non-zero return code" else f"{text}\n{said}".strip()
         told.append(text)
     return "\n".join(dict.fromkeys(told)) or "no reason was given"
 

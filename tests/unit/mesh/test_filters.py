@@ -111,7 +111,7 @@ def test_the_cause_of_a_failed_loop_is_that_of_the_items_that_failed() -> None:
             {"failed": True, "msg": "non-zero return code", "stderr": "no space left"},
         ]
     }
-    assert cause(result) == "non-zero return code\nno space left"
+    assert cause(result) == "no space left"
     assert cause({"failed": True}) == "no reason was given"
 
 

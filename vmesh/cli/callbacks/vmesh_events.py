@@ -34,6 +34,8 @@ def message_of(result: Mapping[str, Any]) -> str:
     text = str(result.get("msg") or "").strip()
     details = [str(result.get(key) or "").strip() for key in ("module_stderr", "stderr")]
     extra = next((detail for detail in details if detail and detail not in text), "")
+    if extra and text == "non-zero return code":
+        text = ""
     return "\n".join(part for part in (text, extra) if part) or "failed without a message"
 
 

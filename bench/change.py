@@ -1,12 +1,13 @@
 """What does each change cost the users, on the VMs of inventory/example-change?
 
-    ./mesh bench change [--times 5] [--only ROW ...] [--kills 30] [-o bench/change.json]
+    ./mesh bench change [--times 5] [--only ROW ...] [--kills 30] [-o FILE [--continue]]
     ./mesh bench change --scale
 
 Makes every change of the table in bench/README.md, and every change that must not get through, so
-many times each, with load on the mesh, and writes what came of each as JSON. Exit code 1 when a
-request failed that should not have, or anything else was not as it must be. The tests in
-tests/live_change make the same changes once.
+many times each, with load on the mesh, and writes what came of each as JSON. That takes hours, so
+it can be done in parts: --continue goes on from what is in the file. Exit code 1 when a request
+failed that should not have, or anything else was not as it must be. The tests in tests/live_change
+make the same changes once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,26 @@ from vmesh.cli import USAGE, CliError
 KILLED = "killed"
 TIMES = 5
 NAMES = (*CHANGES, *FAULTS, KILLED)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row that was made: which, in which turn, and when (the day)."""
+
+    key: str
+    turn: int
+    when: str
+    row: Row
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as it is written down."""
+        return {"key": self.key, "turn": self.turn, "when": self.when, **self.row.as_dict()}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Made:
+        """Return what was written down."""
+        rest = {name: value for name, value in told.items() if name not in {"key", "turn", "when"}}
+        return cls(told["key"], told["turn"], told["when"], Row.of(rest))
 
 
 def chosen(only: Sequence[str] | None) -> list[str]:
@@ -55,6 +76,22 @@ def turns(names: Sequence[str], times: int) -> Iterator[tuple[str, int]]:
         yield from ((name, turn) for name in repeated)
     if KILLED in names:
         yield KILLED, 1
+
+
+def earlier(path: Path, names: Sequence[str]) -> list[Made]:
+    """Return what a file has of whole turns of the rows `names`, and of killed runs.
+
+    Of a turn that was interrupted nothing is kept, as a row begins where the one before ended.
+    """
+    told = json.loads(path.read_text())["changes"]["rows"] if path.exists() else []
+    found = [Made.of(each) for each in told]
+    wanted = {name for name in names if name != KILLED}
+    whole = {
+        turn
+        for turn in {each.turn for each in found}
+        if wanted <= {each.key for each in found if each.turn == turn}
+    }
+    return [each for each in found if each.key == KILLED or each.turn in whole]
 
 
 def made(world: World, name: str, kills: int, seed: int | None) -> Row:
@@ -80,11 +117,12 @@ def bring_up(world: World) -> None:
         raise CliError(f"The mesh that is to be changed is not there: ./mesh up {change.reason}")
 
 
-def measure(arguments: argparse.Namespace) -> list[Row]:
-    """Make all the rows; after each, write what there is so far."""
+def measure(arguments: argparse.Namespace) -> list[Made]:
+    """Make all the rows that are not there yet; after each, write what there is so far."""
     names = chosen(arguments.only)
     rates = Rates(arguments.kept, arguments.new, arguments.back)
-    rows: list[Row] = []
+    rows = earlier(arguments.output, names) if arguments.go_on else []
+    there = {(each.key, each.turn) for each in rows}
     with tempfile.TemporaryDirectory(prefix="vmesh-change-") as folder:
         world = World(
             arguments.inventory, Path(folder), rates=rates, streams=arguments.streams,
@@ -93,21 +131,23 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         bring_up(world)
         times = arguments.times or TIMES
         for name, turn in turns(names, times):
+            if (name, turn) in there:
+                continue
             print(f"\n[{turn} of {1 if name == KILLED else times}] ", end="")
-            rows.append(made(world, name, arguments.kills, arguments.seed))
+            row = made(world, name, arguments.kills, arguments.seed)
+            rows.append(Made(name, turn, time.strftime("%Y-%m-%d"), row))
             if arguments.output:
                 write(arguments.output, "changes", record(rows, rates))
     return rows
 
 
-def record(rows: Sequence[Row], rates: Rates) -> dict[str, Any]:
+def record(rows: Sequence[Made], rates: Rates) -> dict[str, Any]:
     """Return what is written down of a measurement."""
     return {
-        "when": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "requests_a_second": {"kept": rates.kept, "new": rates.new, "back": rates.back},
-        "summary": summaries(rows),
-        "rows": [row.as_dict() for row in rows],
+        "summary": summaries([each.row for each in rows]),
+        "rows": [each.as_dict() for each in rows],
     }
 
 
@@ -125,7 +165,9 @@ def run(arguments: argparse.Namespace) -> bool:
         if arguments.output:
             write(arguments.output, "scale", found)
         return all(each["code"] == 0 for each in found)
-    rows = measure(arguments)
+    if arguments.go_on and not arguments.output:
+        raise CliError("--continue goes on from a file: name it with -o", USAGE)
+    rows = [each.row for each in measure(arguments)]
     print(f"\n{table(summaries(rows))}\n")
     bad = [row for row in rows if not row.passed]
     for row in bad:

@@ -68,6 +68,12 @@ class Row:
             told[key] = None if told[key] is None else round(told[key], 2)
         return told
 
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Row:
+        """Return the row that as_dict() told of."""
+        lists = {name: tuple(told[name]) for name in ("failures", "problems")}
+        return cls(**{**told, **lists, "streams": Streams(**told["streams"])})
+
     def told(self) -> str:
         """Return what to show of it, failures and all."""
         lines = [

@@ -330,7 +330,7 @@ def interrupted(
     seed = random.randrange(2**32) if seed is None else seed
     chance = random.Random(seed)
     world.say(f"seed {seed}")
-    usual, moments, wanted = 75.0, list[str](), ""
+    moments, wanted = list[str](), ""
     name = f"a run killed at {kills} moments, then one that ends"
     with measured(world, name, long=LONG_SECONDS, spans=False) as measure:
         for number in range(1, kills + 1):
@@ -340,12 +340,12 @@ def interrupted(
             layer |= layers.timeout(layers.over(world.now, layer), "/streams/", seconds)
             world.layer |= layer
             world.write(world.layer)
-            moments.append(_kill_one(world, chance.uniform(0.1, 0.95) * usual))
+            moments.append(_kill_one(world, chance.uniform(0.1, 0.95) * world.run_seconds))
             if number == kills and by_hand:
                 change_by_hand(world)
                 shown(measure)
             if number % each == 0 or number == kills:
-                usual = measure.took(world.site()).seconds
+                measure.took(world.site())
                 for host, told in world.both().items():
                     as_wanted = told["version"] == wanted
                     measure.expect(as_wanted, f"{host} answers as {told['version']}")

@@ -103,6 +103,7 @@ class World:
         self._sockets = tempfile.TemporaryDirectory(prefix="vmesh-ssh-")
         self._epoch: dict[str, int] = {}
         self._numbers = 0
+        self.run_seconds = 75.0  # of the last run of site.yml
         self.write(self.layer)
 
     # --- changing it
@@ -134,7 +135,7 @@ class World:
         """Run site.yml on the inventory as it is."""
         began = time.monotonic()
         result = run_site([self.place], *arguments)
-        seconds = time.monotonic() - began
+        self.run_seconds = seconds = time.monotonic() - began
         outcome = result.outcome
         told = dict(outcome.unreachable) | {each.host: each.message for each in outcome.failures}
         self.say(f"  site.yml: {seconds:.0f} s, exit code {outcome.code}, log {result.log}")

@@ -260,6 +260,10 @@ def _bench(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write the figures to this file as JSON"
     )
+    command.add_argument(
+        "--continue", action="store_true", dest="go_on",
+        help="go on from what that file has: only what is missing is made",
+    )  # fmt: skip
 
 
 def _down(command: argparse.ArgumentParser) -> None:

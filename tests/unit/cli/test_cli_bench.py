@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench import change
+from bench.change_report import Row
+from bench.change_world import Rates
 from vmesh import cli
 
 
@@ -34,6 +36,22 @@ def test_a_record_keeps_what_else_is_in_its_file(tmp_path: Path) -> None:
     change.write(path, "scale", [1])
     change.write(path, "changes", {"rows": []})
     assert json.loads(path.read_text()) == {"scale": [1], "changes": {"rows": []}}
+
+
+def test_a_measurement_goes_on_from_its_whole_turns(tmp_path: Path) -> None:
+    path = tmp_path / "change.json"
+    rows = [
+        change.Made(key, turn, "2026-11-26", Row(key, 10, 0, 0, 1.0, failures=("one",)))
+        for key, turn in (("routes", 1), ("release", 1), ("killed", 1), ("routes", 2))
+    ]
+    change.write(path, "changes", change.record(rows, Rates()))
+    assert change.earlier(path, ["routes", "release"]) == rows[:3]
+    assert change.earlier(tmp_path / "none.json", ["routes"]) == []
+
+
+def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "change", "--continue"]) == cli.USAGE
+    assert "-o" in capsys.readouterr().err
 
 
 def test_the_example_is_what_is_changed_unless_another_is_named() -> None:

@@ -10,14 +10,16 @@ DOCUMENTATION = r"""
 module: listener_watch
 short_description: Tell whether a host's own listeners do as well as before a change
 description:
-  - Without O(before) it returns what the Envoys have counted so far at the listeners that take
-    requests from others (C(ingress) of a service, C(public) of an edge), as RV(counted).
+  - Without O(before) it returns what the Envoys have counted at the listeners that take requests
+    from others (C(ingress) of a service, C(public) of an edge), as RV(counted): since the watch
+    before, if that was long enough ago to tell something, else since Envoy's start. So what was
+    bad long ago does not make up for what is bad now.
   - With O(before), which is RV(counted) of an earlier call, it watches the same listeners for
     O(seconds), and fails when an Envoy is not ready, when more of the answers are errors (5xx) than
     before, or when half of the requests take much longer than before.
   - Few requests prove little, so one error alone is passed over, and below 20 requests nothing is
     said of their duration.
-  - Never changes anything.
+  - Keeps what was counted when a watch ended below C(/var/lib/vmesh), and changes nothing else.
 options:
   proxies:
     description: Names of the Envoys.
@@ -69,6 +71,7 @@ verdict:
   elements: str
 """
 
+import contextlib  # noqa: E402
 import http.client  # noqa: E402
 import json  # noqa: E402
 import time  # noqa: E402
@@ -86,6 +89,7 @@ Counted = dict[str, Any]
 STATISTICS = "^http[.](ingress|public)[.]downstream_rq_(completed|5xx|time)$"
 QUERY = "/stats?format=json&histogram_buckets=cumulative&filter=" + quote(STATISTICS)
 LEAST_ERRORS, LEAST_FOR_TIMES = 2, 20
+WATCHED = Path("/var/lib/vmesh/watched.json")  # proxy -> what it had counted when a watch ended
 MILLISECONDS_MORE = 250.0
 
 
@@ -115,6 +119,31 @@ def since(earlier: Counted, later: Counted) -> Counted:
             bound: bounds[bound] - earlier["milliseconds"].get(bound, 0) for bound in bounds
         },
     }
+
+
+def lately(earlier: Counted | None, now: Counted) -> Counted:
+    """Return what was counted since the watch before; all of it when that says too little."""
+    recent = since(earlier, now) if earlier else now
+    # Envoy may have begun again to count.
+    counts = (recent["requests"], recent["errors"], *recent["milliseconds"].values())
+    return recent if recent["requests"] >= LEAST_FOR_TIMES and min(counts) >= 0 else now
+
+
+def kept(path: Path | None = None) -> dict[str, Counted]:
+    """Return what the Envoys had counted when a watch ended."""
+    try:
+        return dict(json.loads((path or WATCHED).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def keep(counted: Mapping[str, Counted], path: Path | None = None) -> None:
+    """Keep what Envoys have counted, for the next time."""
+    path = path or WATCHED
+    together = json.dumps({**kept(path), **counted})
+    with contextlib.suppress(OSError):  # a full disk is no reason against a change that is made
+        path.with_suffix(".new").write_text(together)
+        path.with_suffix(".new").replace(path)
 
 
 def error_share(counted: Counted) -> float:
@@ -167,10 +196,12 @@ def watch(
     told, failed = [], []
     began = {name: ask(name) for name in proxies}
     time.sleep(options["seconds"])
+    ended = {name: ask(name) for name in proxies}
+    keep(ended)
     for name in proxies:
         sentence, fine = judge(
             before.get(name) or since(began[name], began[name]),
-            since(began[name], ask(name)),
+            since(began[name], ended[name]),
             options["max_error_increase"],
             options["max_slowdown"],
         )
@@ -195,10 +226,10 @@ def main() -> None:
     )
     options = module.params
     if options["before"] is None:
-        counted = {}
+        earlier, counted = kept(), {}
         for name in options["proxies"]:
             try:
-                counted[name] = ask(name)
+                counted[name] = lately(earlier.get(name), ask(name))
             except Silent:
                 continue  # one that does not run yet has counted nothing
         module.exit_json(changed=False, counted=counted)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plugins.modules import listener_watch
-from plugins.modules.listener_watch import QUERY, count, judge, since, watch
+from plugins.modules.listener_watch import QUERY, count, judge, keep, kept, lately, since, watch
 from tests.render.native import Upstream, get, on_loopback, port_of, running, send_to
 from tests.render.test_apply import edge_plan, proxies
 
@@ -70,6 +70,27 @@ def test_what_is_worse_than_before(
     assert judge(before, after, 5.0, 3.0)[1] is fine
 
 
+def test_what_was_bad_before_the_watch_before_does_not_count() -> None:
+    bad = counted(100, errors=50, ms10=100, ms100=100)
+    later = counted(120, errors=51, ms10=115, ms100=120)
+    assert lately(bad, later) == counted(20, errors=1, ms10=15, ms100=20)
+    assert lately(None, later) == later
+    too_few, begun_again = counted(119, errors=50, ms10=119, ms100=119), counted(50, ms10=50)
+    assert lately(bad, too_few) == too_few
+    assert lately(bad, begun_again) == begun_again
+    assert lately(counted(20, errors=9), counted(50)) == counted(50)
+
+
+def test_what_was_counted_is_kept_of_each_proxy(tmp_path: Path) -> None:
+    path = tmp_path / "watched.json"
+    keep({"one": counted(1), "two": counted(2)}, path)
+    keep({"two": counted(3)}, path)
+    assert kept(path) == {"one": counted(1), "two": counted(3)}
+    path.write_text("half a")
+    assert kept(path) == {}
+    keep({"one": counted(1)}, tmp_path / "none" / "watched.json")
+
+
 def test_a_watched_listener_that_begins_to_fail_is_told(
     envoy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,10 +103,12 @@ def test_a_watched_listener_that_begins_to_fail_is_told(
             monkeypatch.setattr(
                 listener_watch, "Admin", lambda _: native.proxy.admin
             )  # its path on a host is fixed
+            monkeypatch.setattr(listener_watch, "WATCHED", tmp_path / "watched.json")
             before = {"front-proxy": listener_watch.ask("front-proxy")}
             options = {"seconds": 0, "max_error_increase": 5.0, "max_slowdown": 3.0}
             monkeypatch.setattr("time.sleep", lambda _: [get(port, "/trace/1") for _ in range(10)])
             assert watch(["front-proxy"], before, options)[1] == []
+            assert listener_watch.kept()["front-proxy"]["requests"] == 10
             upstream.answers(503)
             [told] = watch(["front-proxy"], before, options)[1]
     assert told.startswith("front-proxy: 10 requests, 100 % of them errors (0 % before)")

@@ -221,7 +221,7 @@ def _test(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "-s", "--scenario", action="append", metavar="NAME",
-        help="only this molecule scenario (may be repeated; default: all but `change`)",
+        help="only this molecule scenario (may be repeated; default: all)",
     )  # fmt: skip
 
 

@@ -20,10 +20,6 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ACTION = re.compile(r"(\S+) (?:➜|>) (\w+): Executing")
 
 
-# Run when they are asked for, with -s: they are not part of the whole test.
-ON_REQUEST = frozenset({"change"})
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Run everything; the last line counts what passed and what failed."""
     scenarios = chosen(paths.PROJECT / "molecule", arguments.scenario)
@@ -50,7 +46,7 @@ def tally(results: list[bool]) -> str:
 
 
 def chosen(folder: Path, wanted: list[str] | None) -> list[str]:
-    """Return the scenarios to run: those asked for, else all but those ON_REQUEST, `default` first.
+    """Return the scenarios to run: those asked for, else all, `default` first.
 
     Raises CliError when one that was asked for does not exist, or there is none at all.
     """
@@ -61,7 +57,7 @@ def chosen(folder: Path, wanted: list[str] | None) -> list[str]:
         raise CliError(f"there is no molecule scenario in {folder}", USAGE)
     if unknown:
         raise CliError(f"no such scenario: {', '.join(unknown)} (there: {', '.join(there)})", USAGE)
-    return wanted or [name for name in there if name not in ON_REQUEST]
+    return wanted or there
 
 
 def _missing_packages() -> list[str]:

@@ -6,11 +6,12 @@ import http.client
 import json
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,7 @@ class World:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+                _kill_all_with("VMESH_EVENTS", env["VMESH_EVENTS"])
 
     # --- its VMs
 
@@ -277,6 +279,15 @@ class World:
 def environment() -> dict[str, str]:
     """Return this process's environment without a scenario's own settings for Ansible."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "MOLECULE_"))}
+
+
+def _kill_all_with(variable: str, value: str) -> None:
+    """Kill the processes that have a variable: Mitogen's helpers are in sessions of their own."""
+    wanted = f"{variable}={value}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _events(log: Path) -> tuple[Event, ...]:

@@ -11,9 +11,9 @@ module: listener_watch
 short_description: Tell whether a host's own listeners do as well as before a change
 description:
   - Without O(before) it returns what the Envoys have counted at the listeners that take requests
-    from others (C(ingress) of a service, C(public) of an edge), as RV(counted): since the watch
-    before, if that was long enough ago to tell something, else since Envoy's start. So what was
-    bad long ago does not make up for what is bad now.
+    from others (C(ingress) of a service, C(public) of an edge), as RV(counted). That is since the
+    watch before, if that was long enough ago to tell something, else since Envoy's start. So what
+    was bad long ago does not make up for what is bad now.
   - With O(before), which is RV(counted) of an earlier call, it watches the same listeners for
     O(seconds), and fails when an Envoy is not ready, when more of the answers are errors (5xx) than
     before, or when half of the requests take much longer than before.

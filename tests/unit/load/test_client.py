@@ -47,7 +47,7 @@ def test_kept_connections_are_used_in_turn() -> None:
             connection.answer()
 
     # Slowly: a request that finds both busy opens another one, as it should.
-    report, requests, connections = loaded(handler, rate=12.0, seconds=0.5)
+    report, requests, connections = loaded(handler, rate=5.0, seconds=1.2)
     assert (numbers(report), len(requests), connections) == ((6, 0, 0), 6, 2)
     assert report.total.connections_opened == 2
     assert used == [1, 2, 1, 2, 1, 2]
@@ -193,7 +193,7 @@ def test_an_idle_connection_that_was_closed_is_not_used() -> None:
         connection.request()
         connection.answer()  # promises to keep the connection, and does not
 
-    report, requests, connections = loaded(handler, rate=20.0, seconds=0.3)
+    report, requests, connections = loaded(handler, rate=10.0, seconds=0.6)
     assert (numbers(report), len(requests), connections) == ((6, 0, 0), 6, 6)
 
 
@@ -204,7 +204,7 @@ def test_an_idle_connection_with_something_on_it_is_not_used() -> None:
         connection.send(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
         connection.request()
 
-    report, requests, connections = loaded(handler, rate=20.0, seconds=0.3)
+    report, requests, connections = loaded(handler, rate=10.0, seconds=0.6)
     assert (numbers(report), len(requests), connections) == ((6, 0, 0), 6, 6)
 
 
@@ -218,7 +218,7 @@ def closes_on_second(connection: Connection) -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_kept_connection_closed_under_a_request_is_counted_apart(*, strict: bool) -> None:
     report, _, connections = loaded(
-        closes_on_second, rate=15.0, seconds=0.4, connections=1, closed_connection_fails=strict
+        closes_on_second, rate=5.0, seconds=1.2, connections=1, closed_connection_fails=strict
     )
     assert connections == 6
     # Request 1 opens; each later one finds the kept connection good, and it is closed under it;
@@ -231,7 +231,7 @@ def test_a_kept_connection_closed_under_a_request_is_counted_apart(*, strict: bo
 
 def test_a_request_that_must_not_be_repeated_is_not() -> None:
     report, requests, _ = loaded(
-        closes_on_second, rate=15.0, seconds=0.4, connections=1, closed_connection_fails=False,
+        closes_on_second, rate=5.0, seconds=1.2, connections=1, closed_connection_fails=False,
         target={"method": "POST"},
     )  # fmt: skip
     assert (numbers(report), len(requests)) == ((6, 3, 0), 6)
@@ -246,7 +246,7 @@ def test_a_request_is_repeated_once_only() -> None:
             connection.request()
 
     report, requests, _ = loaded(
-        handler, rate=15.0, seconds=0.1, connections=1, closed_connection_fails=False
+        handler, rate=5.0, seconds=0.3, connections=1, closed_connection_fails=False
     )
     assert (numbers(report), len(requests)) == ((2, 1, 1), 3)
     assert what(report) == {"end of file, no answer"}

@@ -129,21 +129,20 @@ def lately(earlier: Counted | None, now: Counted) -> Counted:
     return recent if recent["requests"] >= LEAST_FOR_TIMES and min(counts) >= 0 else now
 
 
-def kept(path: Path | None = None) -> dict[str, Counted]:
+def kept() -> dict[str, Counted]:
     """Return what the Envoys had counted when a watch ended."""
     try:
-        return dict(json.loads((path or WATCHED).read_text()))
+        return dict(json.loads(WATCHED.read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def keep(counted: Mapping[str, Counted], path: Path | None = None) -> None:
+def keep(counted: Mapping[str, Counted]) -> None:
     """Keep what Envoys have counted, for the next time."""
-    path = path or WATCHED
-    together = json.dumps({**kept(path), **counted})
+    together = json.dumps({**kept(), **counted})
     with contextlib.suppress(OSError):  # a full disk is no reason against a change that is made
-        path.with_suffix(".new").write_text(together)
-        path.with_suffix(".new").replace(path)
+        WATCHED.with_suffix(".new").write_text(together)
+        WATCHED.with_suffix(".new").replace(WATCHED)
 
 
 def error_share(counted: Counted) -> float:

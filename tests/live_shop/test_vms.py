@@ -1,4 +1,4 @@
-"""What stands on the shop's VMs, many services on each: the same tests as for any mesh."""
+"""What stands on the VMs, whichever mesh they have: the same tests as those of tests/live."""
 
 from tests.live.test_vms import (
     seen,

@@ -81,14 +81,18 @@ def test_what_was_bad_before_the_watch_before_does_not_count() -> None:
     assert lately(counted(20, errors=9), counted(50)) == counted(50)
 
 
-def test_what_was_counted_is_kept_of_each_proxy(tmp_path: Path) -> None:
+def test_what_was_counted_is_kept_of_each_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "watched.json"
-    keep({"one": counted(1), "two": counted(2)}, path)
-    keep({"two": counted(3)}, path)
-    assert kept(path) == {"one": counted(1), "two": counted(3)}
+    monkeypatch.setattr(listener_watch, "WATCHED", path)
+    keep({"one": counted(1), "two": counted(2)})
+    keep({"two": counted(3)})
+    assert kept() == {"one": counted(1), "two": counted(3)}
     path.write_text("half a")
-    assert kept(path) == {}
-    keep({"one": counted(1)}, tmp_path / "none" / "watched.json")
+    assert kept() == {}
+    monkeypatch.setattr(listener_watch, "WATCHED", tmp_path / "none" / "watched.json")
+    keep({"one": counted(1)})
 
 
 def test_a_watched_listener_that_begins_to_fail_is_told(

@@ -18,8 +18,7 @@ class Member:
     """A host that a change concerns.
 
     kinds: what runs there, each of which wants canaries of its own
-    exclusive: those of `kinds` that are interrupted by the change: of their instances, one at a
-        time
+    exclusive: those of `kinds` whose app is renewed: of their instances, one at a time
     """
 
     host: str
@@ -74,7 +73,7 @@ def rollout(
         if unchanged and host not in interrupted_on:
             steady.append(host)
         else:
-            members.append(Member(host, kinds(state), interrupted(before, state)))
+            members.append(Member(host, kinds(state), renewed(before, state)))
     return Rollout(new, batches(members, settings), tuple(steady), removed)
 
 
@@ -106,40 +105,17 @@ def differs(before: State, after: State) -> bool:
     )
 
 
-def interrupted(before: State | None, after: State) -> frozenset[str]:
-    """Return the services of a host whose app is renewed, and what a new Envoy interrupts.
-
-    Envoys that cannot hand over to each other must be drained, so each is as good as interrupted.
-    """
+def renewed(before: State | None, after: State) -> frozenset[str]:
+    """Return the services of a host whose app is renewed; not those whose Envoy hands over."""
     services = {service["name"]: service for service in after["host"]["flask_services"]}
-    if before is None:
-        return frozenset(services)
-    if _of_role(before, "flask_service") != _of_role(after, "flask_service"):
+    if before is None or _of_role(before, "flask_service") != _of_role(after, "flask_service"):
         return frozenset(services)
     known = {service["name"]: service for service in before["host"]["flask_services"]}
-    renewed = {
+    return frozenset(
         name
         for name, service in services.items()
         if known.get(name) != service or before["bundles"].get(name) != after["bundles"].get(name)
-    }
-    if not hands_over(before["versions"].get("envoy"), after["versions"].get("envoy")):
-        renewed |= {proxy["name"] for proxy in after["host"]["proxies"]}
-    return frozenset(renewed)
-
-
-def hands_over(old: str | None, new: str | None) -> bool:
-    """Tell whether Envoy `old` can hand its connections over to Envoy `new` (a hot restart)."""
-    if old is None or new is None or old == new:
-        return True
-    return _minor(old) in _SAME_HOT_RESTART and _minor(new) in _SAME_HOT_RESTART
-
-
-# `envoy --hot-restart-version` is 11.104 for all of these.
-_SAME_HOT_RESTART = frozenset({(1, 36), (1, 37), (1, 38), (1, 39), (1, 40)})
-
-
-def _minor(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
+    )
 
 
 def _of_role(state: State, role: str) -> tuple[str | None, dict[str, object]]:

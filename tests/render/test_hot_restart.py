@@ -19,7 +19,7 @@ import pytest
 
 from plugins.module_utils.mesh_envoy import bring
 from roles.envoy.templates import envoy_control
-from roles.envoy.templates.envoy_control import IMPOSSIBLE, Failure, Settings, renew
+from roles.envoy.templates.envoy_control import Failure, Settings, renew
 from tests.render.native import Native, eventually, free_port, native, on_loopback, port_of
 from tests.render.test_changes import streaming
 from tests.render.views import cluster, collector, host, proxy, public, route, table
@@ -28,6 +28,9 @@ from vmesh.progress import Plain
 
 NAME = "front"
 PROGRAM = Path(envoy_control.__file__)
+# What the role sets on a host of a mesh, and this machine may not have.
+SYSCTL = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+MIGRATES = SYSCTL.exists() and SYSCTL.read_text().strip() == "1"
 
 
 class Supervisor:
@@ -43,7 +46,6 @@ class Supervisor:
             "ENVOY_RUNTIME_ROOT": str(root / "run"),
             "ENVOY_CONCURRENCY": "1",
             "ENVOY_TIMEOUT": "60",
-            "ENVOY_HEALTH_CHECK_WAIT_SECONDS": "0.1",
             "NOTIFY_SOCKET": f"@{root}",
         }
         self.told: list[str] = []
@@ -105,11 +107,11 @@ class Supervisor:
 
     def reload(self, proxy: str) -> None:
         began = len(self.log.read_text())
-        helper = self._run("hot-restart", MAINPID=str(self.main))
-        if status := helper.wait(30):
+        helper = self._run("take-over", MAINPID=str(self.main))
+        if helper.wait(30):
             said = self.log.read_text()[began:].splitlines()
             reasons = [line for line in said if line.startswith("envoy-control: ")]
-            raise Failure("\n".join(reasons), said, status)
+            raise Failure("\n".join(reasons), said)
 
     def processes(self) -> list[int]:
         """Return all processes of the proxy, as the unit's control group has them."""
@@ -209,11 +211,13 @@ class Running:
         return response
 
     @contextmanager
-    def no_request_fails(self) -> Iterator[Load]:
+    def no_request_fails(self, *, sockets_close: bool = False) -> Iterator[Load]:
+        """Put load on the proxy; where sockets close, what waits there is lost without MIGRATES."""
         load = Load(self.port)
         with load.running():
             yield load
-        assert load.failures == []
+        lost = [each for each in load.failures if each.startswith("ConnectionResetError")]
+        assert load.failures == (lost[:2] if sockets_close and not MIGRATES else [])
         assert load.answered > 20
 
     def change_bootstrap(self) -> None:
@@ -266,7 +270,7 @@ def test_no_client_notices_another_bootstrap(front: Running) -> None:
         front.change_bootstrap()
         said = renew(NAME, front.supervisor)
     new = front.supervisor.main
-    assert said == f"{NAME}: hot restart, process {old} -> {new}"
+    assert said == f"{NAME}: taken over, process {old} -> {new}"
     assert front.epoch == 1
     assert front.supervisor.told[-2] == f"MAINPID={new}"
     status = Path(f"/proc/{new}/status").read_text()
@@ -390,35 +394,57 @@ def test_a_fourth_process_finds_nothing_of_the_first_in_its_way(front: Running) 
     assert eventually(lambda: len(front.supervisor.processes()) == 3)
 
 
-def test_binaries_that_differ_too_much_are_drained_and_restarted(
-    front: Running, envoy: Path
-) -> None:
-    stream = front.open_stream()
+def test_no_client_notices_a_binary_that_cannot_take_over_by_a_hot_restart(front: Running) -> None:
+    stream, old = front.open_stream(), front.supervisor.main
     front.supervisor.run_binary(front.supervisor.script("*hot-restart-version*) echo 12.1; exit;;"))
-    with pytest.raises(Failure, match=r"is 12\.1, that of the running process 11") as caught:
+    with front.no_request_fails(sockets_close=True):
         front.supervisor.reload(NAME)
-    assert caught.value.status == IMPOSSIBLE
-    old, load, seen = front.supervisor.main, Load(front.port), []
-
-    def be_a_client() -> None:
-        """Balancers are told to go elsewhere, who comes all the same is served, nobody is cut."""
-        seen.append(eventually(lambda: front.admin.ask("/ready")[0] == 503))
-        time.sleep(0.5)
-        load.ask(http.client.HTTPConnection("127.0.0.1", front.port))
-        seen.append(front.supervisor.main == old)
-        # The script only stands for a binary of another version: what it becomes is called so.
-        front.supervisor.run_binary(envoy)
-        front.end_stream.set()
-
-    client = threading.Thread(target=be_a_client)
-    client.start()
-    assert renew(NAME, front.supervisor).startswith(f"{NAME}: drained and restarted, ")
-    client.join()
-    assert seen == [True, True]
-    assert (load.answered, load.failures) == (1, [])
-    assert stream.read() == b"ended"
+        # Nothing but the stream is left to the old process then.
+        assert eventually(lambda: envoy_control.connections_of(old) == 1)
+    assert "is 12.1, that of the running process 11" in front.supervisor.log.read_text()
     assert front.supervisor.main != old
     assert front.epoch == 0
+    front.end_stream.set()
+    assert stream.read() == b"ended"
+    assert eventually(lambda: front.supervisor.processes() == [front.supervisor.main], 20)
+
+
+def test_processes_without_a_base_id_follow_each_other_all_the_same(front: Running) -> None:
+    with front.no_request_fails(sockets_close=True):
+        for reload in range(3):
+            if reload < 2:
+                (front.supervisor.root / "run" / NAME / "base-id").unlink()
+            old = front.supervisor.main
+            front.supervisor.reload(NAME)
+            assert front.supervisor.main != old
+    assert front.epoch == 1, "the last one was a hot restart again"
+    assert eventually(lambda: len(front.supervisor.processes()) == 3, 30), "as always after one"
+
+
+def test_a_process_that_dies_beside_the_old_one_leaves_it_whole(front: Running) -> None:
+    old = front.supervisor.main
+    front.supervisor.run_binary(
+        front.supervisor.script(
+            "*hot-restart-version*) echo 12.1; exit;;", "*dynamic-base-id*) exit 7;;"
+        )
+    )
+    with (
+        front.no_request_fails(),
+        pytest.raises(Failure, match=rf"ended before it was ready; the old process {old} goes on"),
+    ):
+        front.supervisor.reload(NAME)
+    assert front.supervisor.main == old
+    assert front.admin.is_ready()
+    assert front.supervisor.processes() == [old]
+
+
+def test_the_admin_interface_is_found_again_after_an_attempt_that_was_killed(
+    front: Running,
+) -> None:
+    admin = front.admin.path
+    admin.rename(admin.with_name(f"admin-{front.supervisor.main}.sock"))
+    front.supervisor.reload(NAME)
+    assert front.epoch == 1
 
 
 def test_what_is_not_running_is_started(front: Running) -> None:

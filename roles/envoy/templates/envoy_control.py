@@ -3,14 +3,12 @@
 """Start, hot-restart and renew the Envoy proxies of this host.
 
     envoy-control renew PROXY...   as root: bring proxies to the binary, the bootstrap and the
-                                   unit that are on disk; reload when it can be, else drain and
-                                   restart, start what is not running
-    envoy-control drain PROXY      as root: send the clients away and wait until nobody is served
+                                   unit that are on disk; start what is not running
     envoy-control start PROXY      ExecStart of envoy@PROXY: become Envoy, tell when it is ready
-    envoy-control hot-restart PROXY    ExecReload of envoy@PROXY: let a new process take over
+    envoy-control take-over PROXY  ExecReload of envoy@PROXY: let a new process take over, by a
+                                   hot restart or, where that cannot be, beside the old one
 
-Every message begins with `envoy-control: `. Exit status: 0 done, 1 failed, 2 wrong arguments,
-3 (hot-restart) not possible because the two binaries cannot work together.
+Every message begins with `envoy-control: `. Exit status: 0 done, 1 failed, 2 wrong arguments.
 What the proxies run with is in the environment that their unit sets; see Settings.
 """
 
@@ -33,9 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
-DONE, FAILED, USAGE, IMPOSSIBLE = 0, 1, 2, 3
+DONE, FAILED, USAGE = 0, 1, 2
 # Clients have left the old process by then, but for requests that take longer and for streams.
 SETTLED_SECONDS = 20
+# Envoy sends its spans at least every 5 s, and what it has not sent is lost with it.
+LAST_SPANS_SECONDS = 10
 # The old process ends its last streams a little after it should have drained.
 SHUTDOWN_MARGIN_SECONDS = 10
 # How long a binary may take to tell its version or to check a bootstrap.
@@ -45,11 +45,15 @@ PAUSE_SECONDS = 0.05
 
 
 class Failure(Exception):  # noqa: N818 - what people read, not a fault of this program
-    """A reason in one sentence, with `evidence` lines and the exit status."""
+    """A reason in one sentence, with `evidence` lines."""
 
-    def __init__(self, reason: str, evidence: Sequence[str] = (), status: int = FAILED) -> None:
+    def __init__(self, reason: str, evidence: Sequence[str] = ()) -> None:
         super().__init__(reason)
-        self.evidence, self.status = list(evidence)[-EVIDENCE_LINES:], status
+        self.evidence = list(evidence)[-EVIDENCE_LINES:]
+
+
+class Unrelated(Exception):  # noqa: N818 - not a fault, another way is taken
+    """Why two processes cannot hand over to each other."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class Settings:
     log_level: str
     timeout: float
     drain_time: int
-    health_check_wait: float
 
     @classmethod
     def of(cls, name: str, environment: Mapping[str, str]) -> Settings:
@@ -78,7 +81,6 @@ class Settings:
             get("ENVOY_LOG_LEVEL", "warning"),
             float(get("ENVOY_TIMEOUT", "60")),
             int(get("ENVOY_DRAIN_TIME_SECONDS", "600")),
-            float(get("ENVOY_HEALTH_CHECK_WAIT_SECONDS", "5")),
         )
 
     def path(self, name: str) -> Path:
@@ -91,14 +93,11 @@ class Settings:
 
     @property
     def base_id(self) -> int:
-        """Return by what the processes of this proxy find each other; raises Failure."""
+        """Return by what the processes of this proxy find each other; raises Unrelated."""
         try:
             return int(self.path("base-id").read_text())
         except (OSError, ValueError) as error:
-            raise Failure(
-                f"no hot restart is possible: {self.path('base-id')} cannot be used ({error})",
-                status=IMPOSSIBLE,
-            ) from error
+            raise Unrelated(f"{self.path('base-id')} cannot be used ({error})") from error
 
     @property
     def shared_memory(self) -> Path:
@@ -166,17 +165,6 @@ class Admin:
         epoch = int(info.get("command_line_options", {}).get("restart_epoch", 0))
         return epoch, str(metadata.get("bootstrap_version", ""))
 
-    def active_requests(self) -> int | None:
-        """Return how many requests it serves, those to the admin interface not counted."""
-        status, body = self.ask("/stats?filter=^http%5C..*downstream_rq_active$&format=json")
-        if status != 200:
-            return None
-        return sum(
-            int(each["value"])
-            for each in json.loads(body).get("stats", [])
-            if "name" in each and not each["name"].startswith("http.admin.")
-        )
-
 
 def _unchunked(body: bytes) -> bytes:
     whole = b""
@@ -215,6 +203,13 @@ class Process:
     def has_ended(self, within: float = 0) -> bool:
         """Tell whether it has ended, or does `within` so many seconds."""
         return bool(select.select([self.handle], [], [], within)[0])
+
+    def end(self) -> None:
+        """Ask it to end, and kill it when it does not."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handle, signal.SIGTERM)
+        if not self.has_ended(10):
+            self.kill()
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -326,21 +321,24 @@ def notify(message: str) -> None:
 def start(settings: Settings) -> NoReturn:
     """Become the first Envoy of the proxy; a process beside it tells when it is ready."""
     # Each start takes another base id; the memory of the process before is nobody's.
-    with contextlib.suppress(Failure, OSError):
+    with contextlib.suppress(Unrelated, OSError):
         settings.shared_memory.unlink()
-    for stale in ("base-id", "older", "admin.sock"):
+    for stale in ("base-id", "older", *(each.name for each in settings.runtime.glob("*.sock"))):
         settings.path(stale).unlink(missing_ok=True)
     main = os.getpid()
     with contextlib.suppress(OSError):
         shutil.copyfile(settings.bootstrap, settings.path("tried.yaml"))
     in_background(lambda: _tell_when_ready(settings, main))
-    command = settings.command(
-        "--use-dynamic-base-id", "--base-id-path", str(settings.path("base-id"))
-    )
+    command = settings.command(*_first_of_its_kind(settings.path("base-id")))
     try:
         os.execv(command[0], command)
     except OSError as error:
         raise Failure(f"{command[0]} cannot be started: {error.strerror}") from error
+
+
+def _first_of_its_kind(told: Path) -> tuple[str, ...]:
+    """Return the options of a process that follows none; its base id is written to `told`."""
+    return "--use-dynamic-base-id", "--base-id-path", str(told)
 
 
 def _tell_when_ready(settings: Settings, pid: int) -> None:
@@ -359,22 +357,59 @@ def _keep_bootstrap(settings: Settings) -> None:
         settings.path("tried.yaml").rename(settings.path("good.yaml"))
 
 
-# --- hot restart -------------------------------------------------------------------------------
+# --- another process takes over ------------------------------------------------------------------
 
 
-def hot_restart(settings: Settings, main: int) -> None:
+def take_over(settings: Settings, main: int) -> None:
     """Let a new process take over from `main` and tell systemd; raises Failure.
 
-    When the new process does not get ready, the old one goes on. The new one may have made it
-    give up its admin interface: then one like the old takes over, which has one.
+    When the new process does not get ready, the old one goes on.
     """
     old = Process(main)
-    arguments = arguments_of(main)
+    _recover_admin(settings, old)
+    _output(settings.binary, "--mode", "validate", "--config-path", str(settings.bootstrap),
+            "--log-level", "error")  # fmt: skip
+    shutil.copyfile(settings.bootstrap, settings.path("tried.yaml"))
+    try:
+        see_related(settings, main)
+    except Unrelated as unrelated:
+        say(f"{settings.name}: no hot restart is possible: {unrelated}; the new process begins"
+            " beside the old one")  # fmt: skip
+        replace(settings, old)
+    else:
+        hot_restart(settings, old)
+
+
+def see_related(settings: Settings, main: int) -> None:
+    """Raise Unrelated unless the binary that is on disk can hand over with the running process."""
+    _ = settings.base_id
+    program = Path(f"/proc/{main}/exe")
+    if program.exists() and program.samefile(settings.binary):
+        return
+    new = _output(settings.binary, "--hot-restart-version")[-1]
+    status, running = settings.admin.ask("/hot_restart_version")
+    if status != 200:
+        running = _output(program, "--hot-restart-version")[-1]
+    if new != running.strip():
+        raise Unrelated(
+            f"the hot-restart version of {settings.binary.resolve()} is {new}, that of the running"
+            f" process {running.strip()}"
+        )
+
+
+# --- by a hot restart
+
+
+def hot_restart(settings: Settings, old: Process) -> None:
+    """Let a new process have the sockets of `old`; raises Failure.
+
+    The new one may have made the old one give up its admin interface before it fails: then one
+    like the old takes over, which has one.
+    """
+    arguments = arguments_of(old.pid)
     epoch = int(option(arguments, "--restart-epoch", "0")) + 1
-    check(settings, main)
     _end_older(settings)
     _clear_initializing(settings)
-    shutil.copyfile(settings.bootstrap, settings.path("tried.yaml"))
     identity = ["--base-id", str(settings.base_id), "--restart-epoch", str(epoch)]
     try:
         new = _try(settings, settings.command(*identity), epoch)
@@ -384,28 +419,6 @@ def hot_restart(settings: Settings, main: int) -> None:
         raise Failure(reason, failure.evidence) from failure
     _keep_bootstrap(settings)
     _hand_over(settings, old, new, epoch)
-
-
-def check(settings: Settings, main: int) -> None:
-    """Look whether binary and bootstrap are good and can follow the running process.
-
-    Raises Failure, with the status IMPOSSIBLE when the two binaries differ too much.
-    """
-    _output(settings.binary, "--mode", "validate", "--config-path", str(settings.bootstrap),
-            "--log-level", "error")  # fmt: skip
-    program = Path(f"/proc/{main}/exe")
-    if program.exists() and program.samefile(settings.binary):
-        return
-    new = _output(settings.binary, "--hot-restart-version")[-1]
-    status, running = settings.admin.ask("/hot_restart_version")
-    if status != 200:
-        running = _output(program, "--hot-restart-version")[-1]
-    if new != running.strip():
-        raise Failure(
-            f"no hot restart is possible: the hot-restart version of {settings.binary.resolve()}"
-            f" is {new}, that of the running process {running}",
-            status=IMPOSSIBLE,
-        )
 
 
 def _output(program: Path, *arguments: str) -> list[str]:
@@ -485,7 +498,8 @@ def _hand_over(settings: Settings, old: Process, new: Process, epoch: int) -> No
     notify(f"MAINPID={new.pid}")
     if helper := _older(settings)[1]:
         helper.kill()
-    helper_pid = in_background(lambda: _stand_by(settings, old, new, epoch - 1))
+    base_id = settings.base_id
+    helper_pid = in_background(lambda: _stand_by(settings, base_id, old, new, epoch - 1))
     settings.path("older").write_text(f"{old.pid} {helper_pid}\n")
     say(f"{settings.name}: process {new.pid} has taken over from {old.pid}")
 
@@ -539,7 +553,7 @@ def _clear_initializing(settings: Settings) -> None:
             if content[:16] == _u64(len(content)) + _u64(11):
                 memory.seek(-8, os.SEEK_END)
                 memory.write(_u64(0))
-    except (OSError, Failure) as error:
+    except OSError as error:
         say(f"{settings.name}: {error}")
 
 
@@ -565,7 +579,7 @@ def _domain_socket(side: str, base_id: int, epoch: int) -> bytes:
     return f"\0envoy_domain_socket_{side}_{number}".encode().ljust(108, b"\0")
 
 
-def _stand_by(settings: Settings, old: Process, new: Process, epoch: int) -> None:
+def _stand_by(settings: Settings, base_id: int, old: Process, new: Process, epoch: int) -> None:
     """Answer in the place of an old process that is killed while it drains.
 
     The new one asks it for statistics and tells it to end; an Envoy that gets no connection
@@ -576,11 +590,11 @@ def _stand_by(settings: Settings, old: Process, new: Process, epoch: int) -> Non
     if ended != [old.handle]:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as parent:
-        parent.bind(_domain_socket("parent", settings.base_id, epoch))
+        parent.bind(_domain_socket("parent", base_id, epoch))
         # What the old process was asked last may have gone with it, and the new one waits for
         # the answer without an end.
         with contextlib.suppress(OSError):
-            parent.sendto(_STATS_REPLY, _domain_socket("child", settings.base_id, epoch + 1))
+            parent.sendto(_STATS_REPLY, _domain_socket("child", base_id, epoch + 1))
         while (left := deadline - time.monotonic()) > 0:
             ready = select.select([parent.fileno(), new.handle], [], [], left)[0]
             if parent.fileno() not in ready:
@@ -590,6 +604,67 @@ def _stand_by(settings: Settings, old: Process, new: Process, epoch: int) -> Non
                 parent.sendto(_STATS_REPLY, sender)
             elif message[8:] == _TERMINATE_REQUEST:
                 return
+
+
+# --- beside the old process
+
+
+def replace(settings: Settings, old: Process) -> None:
+    """Let a new process listen beside `old`, which ends when its clients have left; raises Failure.
+
+    The kernel shares new connections out among the sockets that processes of one user have on a
+    port (Envoy sets SO_REUSEPORT), and hands what waits at one that is closed to the others
+    (net.ipv4.tcp_migrate_req). Only the admin interface is a file: the old one's steps aside.
+    """
+    admin, aside = settings.path("admin.sock"), _aside(settings, old)
+    base_id, coming = settings.path("base-id"), settings.path("base-id.coming")
+    memory = None
+    with contextlib.suppress(Unrelated):
+        memory = settings.shared_memory
+    with contextlib.suppress(FileNotFoundError):
+        admin.rename(aside)
+    try:
+        new = _try(settings, settings.command(*_first_of_its_kind(coming)), 0)
+    except Failure as failure:
+        _recover_admin(settings, old)
+        reason = f"{failure}; the old process {old.pid} goes on serving"
+        raise Failure(reason, failure.evidence) from failure
+    coming.replace(base_id)
+    _keep_bootstrap(settings)
+    # Whoever stands by for a hot restart of before goes on; the next one has nothing to do with it.
+    settings.path("older").unlink(missing_ok=True)
+    notify(f"MAINPID={new.pid}")
+    in_background(lambda: _see_out(settings, old, Admin(aside), memory))
+    say(f"{settings.name}: process {new.pid} has taken over from {old.pid}")
+
+
+def _aside(settings: Settings, old: Process) -> Path:
+    """Return where the admin interface of a process is while another has its place."""
+    return settings.path(f"admin-{old.pid}.sock")
+
+
+def _recover_admin(settings: Settings, old: Process) -> None:
+    """Put the admin interface of a process back that nobody has followed."""
+    with contextlib.suppress(FileNotFoundError):
+        _aside(settings, old).replace(settings.path("admin.sock"))
+
+
+def _see_out(settings: Settings, old: Process, admin: Admin, memory: Path | None) -> None:
+    """Take no more connections for an old process, and end it when its clients have left.
+
+    They leave with their next answer; what still runs when the drain time is over is cut.
+    """
+    admin.ask("/drain_listeners?graceful", "POST")
+    admin.ask("/drain_listeners", "POST")
+    deadline = time.monotonic() + settings.shutdown_seconds
+    while not old.has_ended(PAUSE_SECONDS * 10) and time.monotonic() < deadline:
+        if not connections_of(old.pid):
+            old.has_ended(LAST_SPANS_SECONDS)
+            break
+    old.end()
+    admin.path.unlink(missing_ok=True)
+    if memory:
+        memory.unlink(missing_ok=True)
 
 
 # --- renewing, as root -------------------------------------------------------------------------
@@ -649,7 +724,7 @@ class Systemd:
         if done.returncode == 0:
             return
         helper = self._show(proxy, "ExecReload").get("ExecReload", "")
-        status, pid = re.search(r"\bstatus=(\d+)", helper), re.search(r"\bpid=([1-9]\d*)", helper)
+        pid = re.search(r"\bpid=([1-9]\d*)", helper)
         told = [
             line.removeprefix("envoy-control: ")
             for line in (self._journal(proxy, began, int(pid[1])) if pid else [])
@@ -660,7 +735,7 @@ class Systemd:
         evidence = [line.strip() for line in told if line.startswith("  ")]
         if new := re.search(r"the new process (\d+)", reasons[-1]):
             evidence += self._journal(proxy, began, int(new[1]))
-        raise Failure(reasons[-1], evidence, int(status[1]) if status else FAILED)
+        raise Failure(reasons[-1], evidence)
 
     def _act(self, verb: str, proxy: str) -> None:
         began = time.time()
@@ -707,16 +782,8 @@ def renew(proxy: str, manager: Manager) -> str:
         manager.restart(proxy)
         done = "started"
     else:
-        try:
-            manager.reload(proxy)
-            done = "hot restart"
-        except Failure as failure:
-            if failure.status != IMPOSSIBLE:
-                raise
-            say(f"{proxy}: {failure}; it is drained and restarted instead")
-            drain(settings)
-            manager.restart(proxy)
-            done = "drained and restarted"
+        manager.reload(proxy)
+        done = "taken over"
     main = manager.main_pid(proxy)
     if lacking := wrong(settings, main):
         raise Failure(f"{done}, but {lacking}")
@@ -740,26 +807,6 @@ def wrong(settings: Settings, main: int) -> str:
     return ""
 
 
-def drain(settings: Settings) -> None:
-    """Fail health checks, then drain, then wait until no request is served; all with an end.
-
-    New connections are still taken: whoever does not look at health checks is served.
-    """
-    if settings.admin.ask("/healthcheck/fail", "POST")[0] != 200:
-        say(f"{settings.name}: its admin interface does not answer, so it cannot be drained")
-        return
-    time.sleep(settings.health_check_wait)
-    settings.admin.ask("/drain_listeners?graceful", "POST")
-    deadline = time.monotonic() + settings.drain_time
-    idle = 0
-    while idle < 5:
-        if time.monotonic() > deadline:
-            say(f"{settings.name}: still served requests after {settings.drain_time} s of draining")
-            return
-        idle = 0 if settings.admin.active_requests() else idle + 1
-        time.sleep(0.1)
-
-
 def _renew_all(proxies: Sequence[str], manager: Manager) -> None:
     for number, proxy in enumerate(proxies):
         try:
@@ -774,7 +821,7 @@ def _renew_all(proxies: Sequence[str], manager: Manager) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line says; return the exit status."""
     verb, names = "".join(arguments[:1]), list(arguments[1:])
-    if verb not in {"renew", "drain", "start", "hot-restart"} or not names:
+    if verb not in {"renew", "start", "take-over"} or not names:
         print(__doc__, file=sys.stderr)
         return USAGE
     if verb != "renew" and len(names) > 1:
@@ -785,15 +832,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if verb == "renew":
             _renew_all(names, Systemd())
-        elif verb == "drain":
-            drain(Systemd().settings(names[0]))
         elif verb == "start":
             start(Settings.of(names[0], os.environ))
         else:
-            hot_restart(Settings.of(names[0], os.environ), int(os.environ["MAINPID"]))
+            take_over(Settings.of(names[0], os.environ), int(os.environ["MAINPID"]))
     except Failure as failure:
         say(str(failure), *(f"  {line}" for line in failure.evidence))
-        return failure.status
+        return FAILED
     return DONE
 
 

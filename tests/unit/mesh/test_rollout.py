@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vmesh.model import Rollout as Settings
-from vmesh.rollout import Member, batches, hands_over, rollout, size
+from vmesh.rollout import Member, batches, rollout, size
 
 State = dict[str, Any]
 SETTINGS = Settings(
@@ -136,7 +136,6 @@ def test_what_left_the_inventory_is_removed_if_this_inventory_put_it_there() -> 
         (("settings", {"envoy_log_level": "debug"}), False),
         (("roles", {"envoy": "e", "flask_service": "changed"}), True),
         (("versions", {"envoy": "1.39.3"}), False),
-        (("versions", {"envoy": "1.20.0"}), True),
         (("files", {"shop": "changed"}), False),
     ],
 )
@@ -146,12 +145,6 @@ def test_who_must_not_share_a_batch(change: tuple[str, Any], alone: bool) -> Non
     changed = {host: {**each, key: value} for host, each in mesh.items()}
     found = rollout(changed, mesh, everything(mesh), settings(batch=10))
     assert [len(batch) for batch in found.batches] == ([1, 1, 1] if alone else [1, 2])
-
-
-def test_envoys_of_the_same_hot_restart_version_hand_over() -> None:
-    assert hands_over("1.39.3", "1.40.0")
-    assert hands_over("1.40.0", "1.40.0")
-    assert not hands_over("1.30.0", "1.40.0")
 
 
 @pytest.mark.parametrize(

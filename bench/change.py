@@ -69,33 +69,34 @@ def chosen(only: Sequence[str] | None) -> list[str]:
 def turns(names: Sequence[str], times: int) -> Iterator[tuple[str, int]]:
     """Yield each row with the number of its turn: all of them in their order, again and again.
 
-    So all meet the same machine. Killed runs come last, and once: they are many in one row.
+    So all meet the same machine.
     """
-    repeated = [name for name in names if name != KILLED]
-    for turn in range(1, times + 1):
-        yield from ((name, turn) for name in repeated)
-    if KILLED in names:
-        yield KILLED, 1
+    return ((name, turn) for turn in range(1, times + 1) for name in names)
+
+
+def share(kills: int, times: int, turn: int) -> int:
+    """Return how many of all killed runs belong to a turn: as many as to others, at least 1."""
+    return max(kills * turn // times - kills * (turn - 1) // times, 1)
 
 
 def earlier(path: Path, names: Sequence[str]) -> list[Made]:
-    """Return what a file has of whole turns of the rows `names`, and of killed runs.
+    """Return what a file has of whole turns of the rows `names`, and of all other rows.
 
     Of a turn that was interrupted nothing is kept, as a row begins where the one before ended.
     """
     told = json.loads(path.read_text())["changes"]["rows"] if path.exists() else []
     found = [Made.of(each) for each in told]
-    wanted = {name for name in names if name != KILLED}
-    whole = {
-        turn
-        for turn in {each.turn for each in found}
-        if wanted <= {each.key for each in found if each.turn == turn}
-    }
-    return [each for each in found if each.key == KILLED or each.turn in whole]
+    keys: dict[int, set[str]] = {}
+    for each in found:
+        keys.setdefault(each.turn, set()).add(each.key)
+    return [each for each in found if each.key not in names or keys[each.turn] >= set(names)]
 
 
 def made(world: World, name: str, kills: int, seed: int | None) -> Row:
-    """Make one row; one that cannot be made is a row with a problem, told with its traceback."""
+    """Make one row; one that cannot be made is a row with a problem, told with its traceback.
+
+    kills, seed: how many runs the row of killed runs kills, and by which chance
+    """
     rows: Mapping[str, Callable[[World], Row]] = {
         **CHANGES, **FAULTS, KILLED: partial(interrupted, kills=kills, seed=seed),
     }  # fmt: skip
@@ -133,8 +134,9 @@ def measure(arguments: argparse.Namespace) -> list[Made]:
         for name, turn in turns(names, times):
             if (name, turn) in there:
                 continue
-            print(f"\n[{turn} of {1 if name == KILLED else times}] ", end="")
-            row = made(world, name, arguments.kills, arguments.seed)
+            print(f"\n[{turn} of {times}] ", end="")
+            seed = None if arguments.seed is None else arguments.seed + turn
+            row = made(world, name, share(arguments.kills, times, turn), seed)
             rows.append(Made(name, turn, time.strftime("%Y-%m-%d"), row))
             if arguments.output:
                 write(arguments.output, "changes", record(rows, rates))
@@ -142,7 +144,8 @@ def measure(arguments: argparse.Namespace) -> list[Made]:
 
 
 def record(rows: Sequence[Made], rates: Rates) -> dict[str, Any]:
-    """Return what is written down of a measurement."""
+    """Return what is written down of a measurement, turn by turn."""
+    rows = sorted(rows, key=lambda each: (each.turn, NAMES.index(each.key)))
     return {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "requests_a_second": {"kept": rates.kept, "new": rates.new, "back": rates.back},

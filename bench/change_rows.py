@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import killpg
 from pathlib import Path
@@ -92,14 +92,6 @@ def routes(world: World) -> Edit:
     return Edit("a route, a timeout and weights", layer, untouched, served=f"{prefix}hello")
 
 
-def timeout(world: World) -> Edit:
-    """Change a timeout."""
-    seconds = 20.0 + world.number()
-    return Edit(
-        "a timeout", partial(layers.timeout, prefix="/streams/", seconds=seconds), untouched
-    )
-
-
 def replica_removed(_: World) -> Edit:
     """Take one of the two instances of streams away."""
 
@@ -135,6 +127,25 @@ def bootstrap(world: World) -> Edit:
     """Change what stands in the bootstrap of every Envoy: where it is."""
     name = f"zone-{world.number()}"
     return Edit("bootstrap", lambda _: layers.zone(name, world.hosts), in_order, long=True)
+
+
+def bootstrap_beside(world: World) -> Edit:
+    """Change the bootstrap where no Envoy can restart hot, as none can find the one before it."""
+    units = {"front": f"envoy@{EDGE}.service", "one": ENVOY_UNIT, "two": ENVOY_UNIT}
+    before = {host: world.main_process(host, unit) for host, unit in units.items()}
+    for host in units:
+        world.ssh(host, "rm -f /run/envoy/*/base-id")
+    edit = bootstrap(world)
+
+    def check(measure: Measure) -> None:
+        in_order(measure)
+        for host, unit in units.items():
+            main = world.main_process(host, unit)
+            command = world.ssh(host, f"tr '\\0' ' ' </proc/{main}/cmdline")
+            first = main != before[host] and "--use-dynamic-base-id" in command
+            measure.expect(first, f"on {host} no process has begun beside {before[host]}")
+
+    return replace(edit, name="bootstrap, without hot restarts", check=check)
 
 
 def jaeger_settings(world: World) -> Edit:
@@ -319,10 +330,9 @@ def interrupted(
     kills: int = 3,
     seed: int | None = None,
     *,
-    each: int = 3,
     by_hand: bool = False,
 ) -> Row:
-    """Kill runs at random moments, with all their processes; after `each` so many, let one end.
+    """Kill runs at random moments, with all their processes, and let one end.
 
     Every run brings a new release of streams and another timeout of a route. by_hand: before the
     last run also change something on the hosts, which is shown then, and repaired.
@@ -333,7 +343,7 @@ def interrupted(
     moments, wanted = list[str](), ""
     name = f"a run killed at {kills} moments, then one that ends"
     with measured(world, name, long=LONG_SECONDS, spans=False) as measure:
-        for number in range(1, kills + 1):
+        for _ in range(kills):
             folder, version, wanted = new_release(world)
             seconds = 30.0 + world.number()
             layer = layers.release(world.now, {"streams": folder}, {"VERSION": version})
@@ -341,14 +351,12 @@ def interrupted(
             world.layer |= layer
             world.write(world.layer)
             moments.append(_kill_one(world, chance.uniform(0.1, 0.95) * world.run_seconds))
-            if number == kills and by_hand:
-                change_by_hand(world)
-                shown(measure)
-            if number % each == 0 or number == kills:
-                measure.took(world.site())
-                for host, told in world.both().items():
-                    as_wanted = told["version"] == wanted
-                    measure.expect(as_wanted, f"{host} answers as {told['version']}")
+        if by_hand:
+            change_by_hand(world)
+            shown(measure)
+        measure.took(world.site())
+        for host, told in world.both().items():
+            measure.expect(told["version"] == wanted, f"{host} answers as {told['version']}")
     measure.facts |= {"seed": seed, "killed": moments}
     in_order(measure)
     measure.expect(not world.pending(), f"half done on {world.pending()}")
@@ -365,15 +373,6 @@ def _kill_one(world: World, after: float) -> str:
             killpg(process.pid, signal.SIGKILL)
     tasks = [event["name"] for event in events() if event["event"] == "task"]
     return f"after {after:.1f} s, in `{tasks[-1] if tasks else 'the beginning'}`"
-
-
-def unchanged(world: World) -> Row:
-    """Run site.yml when there is nothing to do."""
-    with measured(world, "nothing to do") as measure:
-        change = measure.took(world.site())
-    untouched(measure)
-    measure.expect(not change.changed, f"it changed {change.changed}")
-    return measure.row()
 
 
 def change_by_hand(world: World) -> None:
@@ -419,12 +418,12 @@ def _row(make: Callable[[World], Edit]) -> Callable[[World], Row]:
 
 CHANGES: Mapping[str, Callable[[World], Row]] = {
     "routes": _row(routes),
-    "timeout": _row(timeout),
     "replica-removed": _row(replica_removed),
     "replica-added": _row(replica_added),
     "envoy-upgrade": _row(envoy_upgraded),
     "envoy-rollback": envoy_back,
     "bootstrap": _row(bootstrap),
+    "bootstrap-beside": _row(bootstrap_beside),
     "release": _row(release),
     "release-rollback": release_back,
     "jaeger": _row(jaeger_settings),
@@ -432,6 +431,5 @@ CHANGES: Mapping[str, Callable[[World], Row]] = {
     "kill-app": lambda world: killed(world, APP_UNIT),
     "vanish": vm_vanished,
     "reboot": vm_rebooted,
-    "nothing": unchanged,
     "drift": drifted,
 }

@@ -30,9 +30,8 @@ def test_routes_timeouts_weights_and_a_replica_less_touch_no_stream(passes: Pass
 def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted(
     passes: Passes,
 ) -> None:
-    row = passes(
-        lambda world: rows.applied(world, rows.replica_added, rows.bootstrap, rows.jaeger_settings)
-    )
+    edits = (rows.replica_added, rows.bootstrap_beside, rows.jaeger_settings)
+    row = passes(lambda world: rows.applied(world, *edits))
     # The old Envoys serve them out; the drain time is longer than this.
     assert row.streams.survived == row.streams.all > 0
     assert row.spans is not None

@@ -240,7 +240,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--kills", type=int, default=30, metavar="N",
-        help="at how many moments a run is killed (default: 30)",
+        help="at how many moments runs are killed, in all turns together (default: 30)",
     )  # fmt: skip
     command.add_argument("--seed", type=int, metavar="N", help="which moments (default: by chance)")
     command.add_argument(

@@ -25,10 +25,16 @@ def test_an_unknown_row_is_told_with_those_that_there_are(
     assert "envoy-upgrade" in told
 
 
-def test_all_rows_take_turns_and_killed_runs_come_last_and_once() -> None:
-    assert list(change.turns(["routes", "killed", "release"], 2)) == [
-        ("routes", 1), ("release", 1), ("routes", 2), ("release", 2), ("killed", 1),
+def test_all_rows_take_turns() -> None:
+    assert list(change.turns(["routes", "release"], 2)) == [
+        ("routes", 1), ("release", 1), ("routes", 2), ("release", 2),
     ]  # fmt: skip
+
+
+def test_killed_runs_are_spread_over_the_turns() -> None:
+    assert [change.share(30, 5, turn) for turn in range(1, 6)] == [6] * 5
+    assert [change.share(7, 3, turn) for turn in (1, 2, 3)] == [2, 2, 3]
+    assert [change.share(1, 2, turn) for turn in (1, 2)] == [1, 1]
 
 
 def test_a_record_keeps_what_else_is_in_its_file(tmp_path: Path) -> None:
@@ -42,10 +48,10 @@ def test_a_measurement_goes_on_from_its_whole_turns(tmp_path: Path) -> None:
     path = tmp_path / "change.json"
     rows = [
         change.Made(key, turn, "2026-11-26", Row(key, 10, 0, 0, 1.0, failures=("one",)))
-        for key, turn in (("routes", 1), ("release", 1), ("killed", 1), ("routes", 2))
+        for key, turn in (("routes", 1), ("release", 1), ("routes", 2))
     ]
     change.write(path, "changes", change.record(rows, Rates()))
-    assert change.earlier(path, ["routes", "release"]) == rows[:3]
+    assert change.earlier(path, ["routes", "release"]) == rows[:2]
     assert change.earlier(tmp_path / "none.json", ["routes"]) == []
 
 

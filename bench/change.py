@@ -36,6 +36,12 @@ from vmesh.cli import USAGE, CliError
 KILLED = "killed"
 TIMES = 5
 NAMES = (*CHANGES, *FAULTS, KILLED)
+# Of rows that take back what the row before has made, and are nothing without it.
+TAKES_BACK = {
+    "replica-added": "replica-removed",
+    "envoy-rollback": "envoy-upgrade",
+    "release-rollback": "release",
+}
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,19 @@ def share(kills: int, times: int, turn: int) -> int:
 
 
 def earlier(path: Path, names: Sequence[str]) -> list[Made]:
-    """Return what a file has of whole turns of the rows `names`, and of all other rows.
+    """Return the rows that a file has, but those that `names` need once more.
 
-    Of a turn that was interrupted nothing is kept, as a row begins where the one before ended.
+    That is, in a turn that was interrupted, a row whose successor is yet to take it back.
     """
     told = json.loads(path.read_text())["changes"]["rows"] if path.exists() else []
     found = [Made.of(each) for each in told]
-    keys: dict[int, set[str]] = {}
-    for each in found:
-        keys.setdefault(each.turn, set()).add(each.key)
-    return [each for each in found if each.key not in names or keys[each.turn] >= set(names)]
+    there = {(each.key, each.turn) for each in found}
+    successors = {made: back for back, made in TAKES_BACK.items() if back in names}
+    return [
+        each
+        for each in found
+        if each.key not in successors or (successors[each.key], each.turn) in there
+    ]
 
 
 def made(world: World, name: str, kills: int, seed: int | None) -> Row:

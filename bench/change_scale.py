@@ -10,6 +10,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def measure(base: Path, times: int) -> list[Figure]:
     """Make all changes at all sizes, so many times; return what each took."""
     found = []
     with tempfile.TemporaryDirectory(prefix="vmesh-scale-") as folder:
-        start = Layer({**lab(), **mesh(SIZES[0])}) | layers.envoy(OLD_ENVOY)
+        versions = cycle((OLD_ENVOY, NEW_ENVOY))
+        start = Layer({**lab(), **mesh(SIZES[0])}) | layers.envoy(next(versions))
         world = World(
             base, Path(folder), start=start, name=NAME, say=partial(print, flush=True)
         )  # fmt: skip
@@ -90,22 +92,24 @@ def measure(base: Path, times: int) -> list[Figure]:
         if change.code != 0:
             raise CliError(f"The VMs are not there: ./mesh up {change.reason}")
         for size in SIZES:
-            grown = world.apply(Layer(mesh(size)))
-            if grown.code != 0:
-                raise CliError(f"{size} instances: site.yml {grown.reason}")
+            if size != SIZES[0]:
+                grown = world.apply(Layer(mesh(size)))
+                if grown.code != 0:
+                    raise CliError(f"{size} instances: site.yml {grown.reason}")
             for turn in range(1, times + 1):
-                found += _changes(world, size, turn)
+                found += _changes(world, size, turn, next(versions))
         world.mesh("down")
     return found
 
 
-def _changes(world: World, size: int, turn: int) -> list[Figure]:
-    route = world.apply(Layer(mesh(size, timeout=20 + turn, version=turn)))
-    release = world.apply(Layer(mesh(size, timeout=20 + turn, version=turn + 1)))
-    envoy = world.apply(layers.envoy(NEW_ENVOY))
-    world.apply(layers.envoy(OLD_ENVOY))
-    changes = zip(CHANGES, (route, release, envoy), strict=True)
-    return [figure(size, what, change) for what, change in changes]
+def _changes(world: World, size: int, turn: int, envoy: str) -> list[Figure]:
+    """Make each change once; `envoy` is another version than there is."""
+    layers_of = {
+        "route": Layer(mesh(size, timeout=20 + turn, version=turn)),
+        "release": Layer(mesh(size, timeout=20 + turn, version=turn + 1)),
+        "Envoy": layers.envoy(envoy),
+    }
+    return [figure(size, what, world.apply(layers_of[what])) for what in CHANGES]
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -44,15 +44,24 @@ def test_a_record_keeps_what_else_is_in_its_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {"scale": [1], "changes": {"rows": []}}
 
 
-def test_a_measurement_goes_on_from_its_whole_turns(tmp_path: Path) -> None:
+def test_a_measurement_goes_on_where_it_ended(tmp_path: Path) -> None:
     path = tmp_path / "change.json"
     rows = [
         change.Made(key, turn, "2026-11-26", Row(key, 10, 0, 0, 1.0, failures=("one",)))
-        for key, turn in (("routes", 1), ("release", 1), ("routes", 2))
-    ]
+        for key, turn in (
+            ("routes", 1), ("release", 1), ("release-rollback", 1), ("routes", 2), ("release", 2),
+        )
+    ]  # fmt: skip
     change.write(path, "changes", change.record(rows, Rates()))
-    assert change.earlier(path, ["routes", "release"]) == rows[:2]
+    # What the second release did is not there any more, so it is made again and taken back.
+    assert change.earlier(path, change.NAMES) == rows[:4]
+    assert change.earlier(path, ["routes"]) == rows
     assert change.earlier(tmp_path / "none.json", ["routes"]) == []
+
+
+def test_what_takes_a_row_back_comes_right_after_it() -> None:
+    for back, made in change.TAKES_BACK.items():
+        assert change.NAMES.index(back) == change.NAMES.index(made) + 1
 
 
 def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vmesh.failures import cause
 
 Plan = Mapping[str, Any]
 
@@ -24,21 +30,6 @@ def with_turns(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
         for host in hosts:
             turns.setdefault(host, []).append(group)
     return [{"name": host, "groups": groups} for host, groups in turns.items()]
-
-
-def cause(result: Mapping[str, Any]) -> str:
-    """Return why a task failed, from its result: the messages of all that failed in it."""
-    failed = [each for each in result.get("results", [result]) if each.get("failed")] or [result]
-    told = []
-    for each in failed:
-        text = str(each.get("msg") or "").strip()
-        for stream in ("stderr", "module_stderr"):
-            said = str(each.get(stream) or "").strip()
-            if said and said not in text:
-                # Of a command, what it said is the reason, not Ansible's word for its status.
-                text = said if text == "non-zero return code" else f"{text}\n{said}".strip()
-        told.append(text)
-    return "\n".join(dict.fromkeys(told)) or "no reason was given"
 
 
 def was_restored(result: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from plugins.filter.mesh import (
     as_told,
     callers_of,
-    cause,
     flask_names,
     parts_of,
     proxies_of,
@@ -102,17 +101,6 @@ def test_callers_of_an_instance_are_told_where_others_can_answer() -> None:
         }
     ]  # fmt: skip
     assert callers_of(hosts, "web1") == []
-
-
-def test_the_cause_of_a_failed_loop_is_that_of_the_items_that_failed() -> None:
-    result = {
-        "results": [
-            {"failed": False, "msg": "fine"},
-            {"failed": True, "msg": "non-zero return code", "stderr": "no space left"},
-        ]
-    }
-    assert cause(result) == "no space left"
-    assert cause({"failed": True}) == "no reason was given"
 
 
 def test_a_failed_host_tells_who_has_what_and_what_to_do() -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from vmesh.failures import cause
 
 DOCUMENTATION = """
 name: vmesh_events
@@ -23,20 +28,6 @@ description:
   - Does nothing without that variable.
 requirements: []
 """
-
-
-def message_of(result: Mapping[str, Any]) -> str:
-    """Return what a failed task has to say: its message, and those of its failed items."""
-    items = [item for item in result.get("results") or [] if isinstance(item, Mapping)]
-    failed = [item for item in items if item.get("failed") or item.get("unreachable")]
-    if failed:
-        return "\n".join(message_of(item) for item in failed)
-    text = str(result.get("msg") or "").strip()
-    details = [str(result.get(key) or "").strip() for key in ("module_stderr", "stderr")]
-    extra = next((detail for detail in details if detail and detail not in text), "")
-    if extra and text == "non-zero return code":
-        text = ""
-    return "\n".join(part for part in (text, extra) if part) or "failed without a message"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible ships no types
@@ -80,10 +71,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc] # ansible ships no typ
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
-            self._result("failed", result, message=message_of(result.result))
+            self._result("failed", result, message=cause(result.result))
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        self._result("unreachable", result, message=message_of(result.result))
+        self._result("unreachable", result, message=cause(result.result))
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         hosts = {host: stats.summarize(host) for host in sorted(stats.processed)}

@@ -25,6 +25,7 @@ from vmesh.lab.preflight import (
     OVERHEAD_MB,
     STATE_MB,
     Needs,
+    available_memory_mb,
     decide,
     survey,
 )
@@ -285,6 +286,7 @@ class _Up:
         self._cancel = threading.Event()
         self._started = time.monotonic()
         self._accelerator = Accelerator("tcg")
+        self._accel_option = ""
         self._qemu = ""
         self._image: Image | None = None
         self._login_key = ""
@@ -305,6 +307,9 @@ class _Up:
                 if wanted == "auto"
                 else Accelerator(wanted, host_cpu())
             )
+            available = available_memory_mb(Path("/proc/meminfo").read_text())
+            guests = sum(machine.spec.memory_mb for machine in down)
+            self._accel_option = self._accelerator.option(available - guests, len(down))
         return lab._each(machines, self._bring_up, self._cancel)
 
     def _own_image(self, down: list[Machine]) -> Image:
@@ -355,6 +360,7 @@ class _Up:
                 machine.create(image, seed)
         (machine.folder / qemu.SEED).write_bytes(seed)
         (machine.folder / "key").write_text(f"{key}\n")
+        arguments += ["-accel", self._accel_option]
         arguments += qemu.host_arguments(
             machine.folder, vm, image, self._lab.spec.network_port, self._lab.spec.name
         )

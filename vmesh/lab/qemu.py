@@ -21,9 +21,10 @@ MONITOR = "monitor"
 PID = "pid"
 LOG = "qemu.log"
 
-# A second instance of the emulator's translated code per VM; the default of a
-# gigabyte each would need more memory than the VMs themselves.
-_TCG = "tcg,tb-size=192"
+# For the code that the emulator translates, in each VM. When it is full, all is thrown away and
+# translated again: with 192 MB every half minute of a change under load, with 1024 MB, which is
+# QEMU's default whatever the machine has, every few minutes (figures: bench/README.md).
+LEAST_TRANSLATIONS_MB, MOST_TRANSLATIONS_MB = 192, 1024
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,19 @@ class Accelerator:
     host: str = ""
 
     @property
-    def arguments(self) -> tuple[str, ...]:
+    def cpu(self) -> str:
+        """What the guest sees."""
+        return "host" if self.name == "kvm" else "max"
+
+    def option(self, spare_mb: int, machines: int) -> str:
+        """Return QEMU's -accel for each of some machines that start.
+
+        spare_mb: memory that is free beyond the guests' own; half of it may hold translated code
+        """
         if self.name == "kvm":
-            return ("-accel", "kvm", "-cpu", "host")
-        return ("-accel", _TCG, "-cpu", "max")
+            return "kvm"
+        share = spare_mb // 2 // max(machines, 1)
+        return f"tcg,tb-size={min(max(share, LEAST_TRANSLATIONS_MB), MOST_TRANSLATIONS_MB)}"
 
 
 def qemu_version() -> str:
@@ -53,7 +63,7 @@ def machine_arguments(vm: VmSpec, accelerator: Accelerator) -> list[str]:
     """Return the arguments that decide what the guest sees: a kept state needs equal ones."""
     return [
         "-machine", "pc,usb=off,vmport=off",
-        *accelerator.arguments,
+        "-cpu", accelerator.cpu,
         "-smp", "1", "-m", str(vm.memory_mb), "-uuid", vm.uuid,
         "-no-user-config", "-nodefaults", "-display", "none", "-rtc", "base=utc,clock=host",
         "-append",

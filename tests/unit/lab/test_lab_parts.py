@@ -58,6 +58,17 @@ def test_a_kept_state_fits_whatever_ports_the_lab_uses() -> None:
     assert qemu.machine_arguments(VM, tcg) != qemu.machine_arguments(VM, qemu.Accelerator("kvm"))
 
 
+@pytest.mark.parametrize(
+    ("spare_mb", "machines", "megabytes"),
+    [(20_000, 4, 1024), (4000, 4, 500), (500, 4, 192), (-10, 1, 192)],
+)
+def test_translated_code_gets_half_of_the_memory_that_nobody_needs(
+    spare_mb: int, machines: int, megabytes: int
+) -> None:
+    assert qemu.Accelerator("tcg").option(spare_mb, machines) == f"tcg,tb-size={megabytes}"
+    assert qemu.Accelerator("kvm").option(spare_mb, machines) == "kvm"
+
+
 def test_ports_are_forwarded_from_loopback_only_and_nothing_leads_out(tmp_path: Path) -> None:
     arguments = qemu.host_arguments(tmp_path, VM, Image(tmp_path), 24018, "lab")
     (card,) = [argument for argument in arguments if argument.startswith("user,")]

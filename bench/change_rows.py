@@ -183,6 +183,7 @@ def new_release(world: World) -> tuple[Path, str, str]:
 def release(world: World) -> Edit:
     """Bring new code and new settings to both services, one of which has one instance."""
     before = world.both()
+    world.before_release = world.now["mesh_services"]["streams"], before["one"]["version"]
     folder, version, wanted = new_release(world)
 
     def check(measure: Measure) -> None:
@@ -213,16 +214,17 @@ def one_at_a_time(measure: Measure) -> None:
 
 def release_back(world: World) -> Row:
     """Take streams, and it alone, back to what it was before its last release."""
-    number, was = before_run(world), world.given["mesh_services"]["streams"]
+    assert world.before_release, "streams has had no release that could be taken back"
+    number, (was, version) = before_run(world), world.before_release
     with measured(world, "streams rolled back to a run before", long=LONG_SECONDS) as measure:
         measure.took(world.mesh("rollback", "streams", "--to", str(number)))
     world.layer |= Layer({"mesh_services": {**world.now["mesh_services"], "streams": was}})
     world.write(world.layer)
     in_order(measure)
     for host, told in world.both().items():
-        measure.expect(told["version"] == "1", f"{host} answers as {told['version']}")
+        measure.expect(told["version"] == version, f"{host} answers as {told['version']}")
     told = world.hello(BACK_HELLO)
-    measure.expect(told["version"] != "1", "streams-back was rolled back too")
+    measure.expect(told["version"] != version, "streams-back was rolled back too")
     measure.facts["to run"] = number
     return measure.row()
 

@@ -104,6 +104,8 @@ class World:
         self._sockets = tempfile.TemporaryDirectory(prefix="vmesh-ssh-")
         self._epoch: dict[str, int] = {}
         self._numbers = 0
+        # What streams was, and called itself, before its last release.
+        self.before_release: tuple[Mapping[str, Any], str] | None = None
         self.run_seconds = 75.0  # of the last run of site.yml
         self.write(self.layer)
 

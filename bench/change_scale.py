@@ -104,12 +104,14 @@ def measure(base: Path, times: int) -> list[Figure]:
 
 def _changes(world: World, size: int, turn: int, envoy: str) -> list[Figure]:
     """Make each change once; `envoy` is another version than there is."""
-    layers_of = {
-        "route": Layer(mesh(size, timeout=20 + turn, version=turn)),
-        "release": Layer(mesh(size, timeout=20 + turn, version=turn + 1)),
-        "Envoy": layers.envoy(envoy),
-    }
-    return [figure(size, what, world.apply(layers_of[what])) for what in CHANGES]
+    steps = (
+        Layer(mesh(size, timeout=20 + turn, version=turn)),
+        Layer(mesh(size, timeout=20 + turn, version=turn + 1)),
+        layers.envoy(envoy),
+    )
+    return [
+        figure(size, what, world.apply(step)) for what, step in zip(CHANGES, steps, strict=True)
+    ]
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -46,7 +46,7 @@ class Accelerator:
         """
         if self.name == "kvm":
             return "kvm"
-        share = spare_mb // 2 // max(machines, 1)
+        share = spare_mb // 2 // machines
         return f"tcg,tb-size={min(max(share, LEAST_TRANSLATIONS_MB), MOST_TRANSLATIONS_MB)}"
 
 

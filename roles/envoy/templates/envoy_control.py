@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # Written by the role envoy.
-"""Start, hot-restart and renew the Envoy proxies of this host.
+"""Start, replace and renew the Envoy proxies of this host.
 
     envoy-control renew PROXY...   as root: bring proxies to the binary, the bootstrap and the
                                    unit that are on disk; start what is not running
@@ -206,15 +206,16 @@ class Process:
 
     def end(self) -> None:
         """Ask it to end, and kill it when it does not."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.handle, signal.SIGTERM)
-        if not self.has_ended(10):
+        if not self._ends(signal.SIGTERM, 10):
             self.kill()
 
     def kill(self) -> None:
+        self._ends(signal.SIGKILL, 5)
+
+    def _ends(self, by: signal.Signals, within: float) -> bool:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-        self.has_ended(5)
+            signal.pidfd_send_signal(self.handle, by)
+        return self.has_ended(within)
 
 
 def wait_for(holds: Callable[[], bool], process: Process, seconds: float) -> bool:

@@ -19,7 +19,7 @@ from vmesh.problems import Problems
 from vmesh.record import State
 from vmesh.render import Renderer
 
-STATES = "states.json"
+STATES, LOCK = "states.json", "run.json"
 
 
 def build_folder(sources: Sequence[str | Path]) -> Path:
@@ -90,7 +90,7 @@ def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> Rol
 
 def keep(sources: Sequence[Path], states: Mapping[str, State]) -> None:
     """Write the states of a run where `kept` finds them; raises OSError."""
-    path = _file(sources)
+    path = _file(sources, STATES)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(states), encoding="utf-8")
@@ -99,11 +99,16 @@ def keep(sources: Sequence[Path], states: Mapping[str, State]) -> None:
 
 def kept(sources: Sequence[Path]) -> dict[str, State]:
     """Return host -> the state that the present run gives it; raises OSError without one."""
-    states: dict[str, State] = json.loads(_file(sources).read_text(encoding="utf-8"))
+    states: dict[str, State] = json.loads(_file(sources, STATES).read_text(encoding="utf-8"))
     return states
 
 
-def _file(sources: Sequence[Path]) -> Path:
+def lock(sources: Sequence[Path]) -> Path:
+    """Return where it stands which run is changing the hosts (vmesh.running)."""
+    return _file(sources, LOCK)
+
+
+def _file(sources: Sequence[Path], name: str) -> Path:
     # Beside the folder: what rendering did not write there, it removes.
     folder = build_folder(sources)
-    return folder.with_name(f"{folder.name}.{STATES}")
+    return folder.with_name(f"{folder.name}.{name}")

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from pathlib import Path
 
 release = platform.freedesktop_os_release()
@@ -10,6 +11,21 @@ parts = [f"envoy@{path.parent.name}" for path in Path("/etc/envoy").glob("*/boot
 parts += [f"flask@{path.parent.name}" for path in Path("/etc/flask").glob("*/env")]
 if Path("/etc/systemd/system/jaeger.service").exists():
     parts.append("jaeger")
+
+
+def interrupted() -> dict:
+    """Return the run that began to change this host and has not ended; empty without one."""
+    path = Path("/var/lib/vmesh/pending.json")
+    if not path.exists():
+        return {}
+    begun = {"run": 0, "who": "", "seconds": max(0.0, time.time() - path.stat().st_mtime)}
+    try:
+        kept = json.loads(path.read_text())
+        return {**begun, **{key: kept[key] for key in ("run", "who") if key in kept}}
+    except (OSError, ValueError, TypeError):
+        return begun
+
+
 answer = {
     "os": release["ID"],
     "os_version": release.get("VERSION_ID", ""),
@@ -18,6 +34,6 @@ answer = {
     "authorities": Path("/etc/ssl/certs/ca-certificates.crt").exists(),
     "parts": sorted(parts),
     "newest": max(numbers, default=0),
-    "interrupted": Path("/var/lib/vmesh/pending.json").exists(),
+    "interrupted": interrupted(),
 }
 print(json.dumps(answer))

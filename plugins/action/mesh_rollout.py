@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import applied, history, record
+from vmesh import applied, history, record, running
 from vmesh.model import Rollout as Settings
 from vmesh.rollout import Rollout, rollback, rollout
 
@@ -30,7 +32,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
     will have then is written to the build folder, where mesh_record finds it. With `rollback` (any
-    mapping) they go back to what they had, which they know themselves. Never "changed".
+    mapping) they go back to what they had, which they know themselves. Fails, with nothing done,
+    where another run goes on (vmesh.running), except in check mode. Never "changed".
     """
 
     _requires_connection = False
@@ -49,16 +52,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
+        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        if not self._task.check_mode and (reason := _refusal(sources, answers, who, variables)):
+            raise AnsibleActionFail(reason)
         recorded = {host: state for host in answers if (state := record.earlier(place, host))}
         if self._task.args.get("rollback") is not None:
             settings = applied.rollout_settings(sources, variables["groups"], hostvars)
             found = rollback(recorded, settings)
-            return {**result, **self._told(found, settings, answers, place)}
+            return {**result, **self._told(found, settings, answers, place, who)}
         try:
             wanted, settings = applied.describe(
                 sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
             )
-            applied.keep(sources, wanted)
+            if not self._task.check_mode:
+                applied.keep(sources, wanted)
             found = rollout(
                 wanted,
                 recorded,
@@ -68,11 +75,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
-        return {**result, **self._told(found, settings, answers, place)}
+        return {**result, **self._told(found, settings, answers, place, who)}
 
     @staticmethod
     def _told(
-        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path
+        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path, who: str
     ) -> dict[str, Any]:
         order = [host for batch in found.batches for host in batch]
         sizes = [len(batch) for batch in found.batches] or [0]
@@ -82,7 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "changed": False,
             "run": 1 + max(newest, history.newest(place)),
-            "who": f"{getpass.getuser()}@{socket.gethostname()}",
+            "who": who,
             "observe": settings.observe,
             "max_fail": settings.max_fail,
             "max_error_increase": settings.max_error_increase,
@@ -93,3 +100,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "changing": order,
             "removed": {host: list(parts) for host, parts in found.removed.items()},
         }
+
+
+def _refusal(
+    sources: Sequence[Path], answers: Mapping[str, Any], who: str, variables: Mapping[str, Any]
+) -> str:
+    """Return why this run may not change the hosts; empty if it may, which is noted then."""
+    try:
+        # This is a process for one task: its parent is the run.
+        other = running.enter(applied.lock(sources), running.Running.of(os.getppid(), who))
+    except OSError as error:
+        raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
+    take_over = boolean(variables.get(running.TAKE_OVER, False))
+    return running.refusal(other, answers, who, take_over=take_over)

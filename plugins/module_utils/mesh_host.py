@@ -390,11 +390,13 @@ class Books:
             )
         return state
 
-    def keep_pending(self, state: State, run: int) -> None:
-        """Keep the state before a run; raises OSError."""
-        self._write(
-            self.pending_path, {"format": FORMAT, "run": run, "after": self._mark(), **state}
-        )
+    def keep_pending(self, state: State, run: int, who: str = "") -> None:
+        """Keep the state before a run; raises OSError.
+
+        who: is changing the host; empty when nobody does any more
+        """
+        kept = {"format": FORMAT, "run": run, "who": who, "after": self._mark(), **state}
+        self._write(self.pending_path, kept)
 
     def drop_pending(self) -> None:
         """Forget the state before the run: the run is over."""

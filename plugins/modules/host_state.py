@@ -276,9 +276,21 @@ def begin(machine: Machine, asked: Asked) -> dict[str, Any]:
     result: dict[str, Any] = {"newest": books.newest()}
     interrupted = books.interrupted()
     if interrupted is not None:
+        hold(books, asked.who)
         return {**result, "interrupted": interrupted}
-    books.keep_pending(capture(machine.root, machine.run), asked.run)
+    books.keep_pending(capture(machine.root, machine.run), asked.run, asked.who)
     return result
+
+
+def hold(books: Books, who: str) -> None:
+    """Note who changes the host now, whose state of before is kept; empty for nobody.
+
+    Raises OSError, Unreadable.
+    """
+    pending = books.pending()
+    if pending is not None:
+        state = {key: pending[key] for key in empty()}
+        books.keep_pending(state, int(pending.get("run", 0)), who)
 
 
 def commit(
@@ -922,7 +934,10 @@ def _restore_pending(  # noqa: PLR0913 - as restore
             line["errors"] = work.errors
         with contextlib.suppress(OSError):
             books.append(line)
-    if not work.errors:
+    if work.errors:
+        with contextlib.suppress(OSError):
+            hold(books, "")
+    else:
         books.drop_pending()
         # The next run has need of a new release again; what a new app had is gone with it.
         clean_releases(machine, books, apps - pending["links"].keys())

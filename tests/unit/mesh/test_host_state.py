@@ -16,6 +16,7 @@ import pytest
 from plugins.module_utils import mesh_host
 from plugins.module_utils.mesh_host import Books, Unreadable, capture
 from plugins.modules.host_state import (
+    Asked,
     Failed,
     begin,
     commit,
@@ -165,6 +166,26 @@ def test_the_state_before_an_interrupted_run_is_the_one_to_go_back_to(host: Host
     undone(host, 3)
     assert host.current("shop") == "aaaa"
     assert begin(host.machine, asked(4)) == {"newest": 1}
+
+
+def holder(host: Host) -> str:
+    """Return who is noted to change a host."""
+    pending = books(host).pending()
+    assert pending is not None
+    return str(pending["who"])
+
+
+def test_who_goes_on_with_an_interrupted_run_changes_the_host_now(host: Host) -> None:
+    applied(host, 1, lambda: host.app("shop", "aaaa"))
+    begin(host.machine, Asked(2, "root@tower"))
+    assert holder(host) == "root@tower"
+    kept = books(host).pending()
+    host.app("shop", "bbbb")
+    os.utime(books(host).pending_path, (0, 0))
+    assert begin(host.machine, asked(3)) == {"newest": 1, "interrupted": 2}
+    assert books(host).pending() == {**(kept or {}), "who": "root@controller"}
+    assert books(host).pending_path.stat().st_mtime > 0, "since now"
+    assert begin(host.machine, asked(4)) == {"newest": 1, "interrupted": 2}
 
 
 def test_a_run_that_was_killed_at_its_very_end_has_ended(
@@ -381,6 +402,7 @@ def test_a_part_that_fails_does_not_stop_the_others(host: Host) -> None:
     assert "flask@shop: Job for flask@shop.service failed." in told
     assert "ModuleNotFoundError" in told, "with the evidence"
     assert books(host).pending_path.exists(), "it can be tried again"
+    assert holder(host) == "", "by anybody, as this run is over here"
     assert books(host).history()[-1]["errors"].keys() == {"flask@shop"}
     host.systemd.failing.clear()
     assert undone(host, 2)["errors"] == {}

@@ -301,7 +301,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
     applied.keep([source], worlds.states(render=Renderer().files))
     yield tmp_path
-    applied._file([source]).unlink()
+    applied._file([source], applied.STATES).unlink()
 
 
 def run(site: Path, *options: str) -> str:

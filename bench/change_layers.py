@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import yaml
 
 from vmesh import record
+from vmesh.artifacts.archives import Member, sha256_of, write_archive
+from vmesh.artifacts.cache import Artifact
 
 Values = Mapping[str, Any]
 
@@ -151,6 +154,25 @@ def zone(name: str, hosts: Iterable[str]) -> Layer:
 def retention(hours: int) -> Layer:
     """Return how long Jaeger keeps its traces."""
     return Layer({"jaeger_retention_hours": hours})
+
+
+def built_jaeger() -> Layer:
+    """Return the Jaeger that is built here."""
+    return Layer({"jaeger_release": None})
+
+
+def named_jaeger(built: Artifact, folder: Path) -> Layer:
+    """Return another release of Jaeger: the program of `built` as an official archive, by name.
+
+    An official archive has other contents, and its version on the hosts is another one.
+    """
+    top = f"jaeger-{built.version}-linux-amd64"
+    archive = folder / f"{top}.tar.gz"
+    with tarfile.open(built.path) as tar:
+        program = tar.extractfile("bin/jaeger")
+        assert program is not None  # a regular file
+        write_archive(archive, [Member(f"{top}/jaeger", program.read(), executable=True)])
+    return Layer({"jaeger_release": {"path": str(archive), "sha256": sha256_of(archive)}})
 
 
 # --- releases of services/streams

@@ -24,7 +24,7 @@ from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, before_ejection, in_flight, overlapping, windows
 from bench.change_world import World
 from tests.live.waiting import until
-from vmesh import paths
+from vmesh import artifacts, paths
 from vmesh.lab import Lab
 from vmesh.lab.ssh import set_clock
 
@@ -152,6 +152,27 @@ def jaeger_settings(world: World) -> Edit:
     """Change how long Jaeger keeps its traces, for which it starts again."""
     hours = 72 + world.number()
     return Edit("Jaeger's settings", lambda _: layers.retention(hours), in_order)
+
+
+def jaeger_release(world: World) -> Edit:
+    """Bring another release of Jaeger; the one that is built if it runs another one."""
+    link = "readlink /opt/jaeger/current"
+    before = world.ssh("front", link).strip()
+    built = artifacts.cached("jaeger")
+    assert built is not None, "site.yml has installed what is in the cache"
+    layer = layers.built_jaeger()
+    if before == built.version:
+        layer = layers.named_jaeger(built, world.folder)
+
+    def check(measure: Measure) -> None:
+        in_order(measure)
+        main = world.main_process("front", "jaeger.service")
+        binary = world.ssh("front", f"readlink /proc/{main}/exe").strip()
+        after = world.ssh("front", link).strip()
+        measure.expect(after in Path(binary).parts, f"{binary} runs, current is {after}")
+        measure.expect(after != before, f"Jaeger is {before} as before")
+
+    return Edit("another release of Jaeger", lambda _: layer, check)
 
 
 def envoy_is(measure: Measure, version: str) -> None:
@@ -429,6 +450,7 @@ CHANGES: Mapping[str, Callable[[World], Row]] = {
     "release": _row(release),
     "release-rollback": release_back,
     "jaeger": _row(jaeger_settings),
+    "jaeger-release": _row(jaeger_release),
     "kill-envoy": lambda world: killed(world, ENVOY_UNIT),
     "kill-app": lambda world: killed(world, APP_UNIT),
     "vanish": vm_vanished,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import pytest
 from bench import change_layers as layers
 from bench import change_scale
 from bench.change_layers import BACK, Layer
+from tests.unit.artifacts.conftest import Recorded
 from vmesh import paths, record
+from vmesh.artifacts import JaegerRelease, jaeger
+from vmesh.artifacts.archives import Member, write_archive
+from vmesh.artifacts.cache import Artifact
 from vmesh.cli.mesh import Mesh, read
 from vmesh.lab import lab_spec
 
@@ -44,6 +49,21 @@ def where(mesh: Mesh, service: str) -> set[str]:
         host for host, plan in mesh.plan.hosts.items()
         if any(proxy.name == service for proxy in plan.proxies)
     }  # fmt: skip
+
+
+def test_a_named_jaeger_is_what_an_official_archive_looks_like(tmp_path: Path) -> None:
+    # The program is one for this machine; what it does is of no matter here.
+    program = Path("/bin/true").resolve()
+    archive = tmp_path / "built.tar.gz"
+    write_archive(archive, [Member("bin/jaeger", program, executable=True)])
+    built = Artifact("jaeger", "2.13.0", platform.machine(), archive, "")
+    given = layers.named_jaeger(built, tmp_path).every["jaeger_release"]
+    release = JaegerRelease.from_variable(given)
+    assert release is not None
+    found = jaeger.repack(release, built.arch, tmp_path, tmp_path, Recorded(tmp_path / "log"))
+    assert found.version == f"2.13.0-{given['sha256'][:8]}", "a release of its own"
+    assert layers.named_jaeger(built, tmp_path).every["jaeger_release"] == given
+    assert JaegerRelease.from_variable(layers.built_jaeger().every["jaeger_release"]) is None
 
 
 def test_a_later_layer_wins_and_the_rest_stays() -> None:

@@ -163,6 +163,8 @@ def jaeger_release(world: World) -> Edit:
     layer = layers.built_jaeger()
     if before == built.version:
         layer = layers.named_jaeger(built, world.folder)
+        world.write(world.layer | layer)
+        assert world.mesh("fetch").code == 0, "site.yml fetches nothing"
 
     def check(measure: Measure) -> None:
         in_order(measure)

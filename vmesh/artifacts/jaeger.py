@@ -71,8 +71,9 @@ class JaegerRelease:
 
 def slot(pins: Pins, arch: str, release: JaegerRelease | None = None) -> Slot:
     """Return Jaeger's place in the cache."""
-    version = f"named-{release.sha256[:16]}" if release else pins.jaeger.version
-    return Slot("artifacts", "jaeger", version, arch)
+    if release is None:
+        return Slot("artifacts", "jaeger", pins.jaeger.version, arch)
+    return Slot("artifacts", "jaeger", f"named-{release.sha256[:16]}", arch, " -i INVENTORY")
 
 
 def build(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress) -> Artifact:

@@ -1,4 +1,4 @@
-"""`./mesh fetch`: the artifacts into the cache, so that later runs need no network."""
+"""`./mesh fetch`: what an inventory needs into the cache, so that later runs need no network."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import argparse
 
 from vmesh import artifacts
 from vmesh.cli import OK, USAGE, CliError, packages, supplies
+from vmesh.cli.mesh import read
 from vmesh.progress import Steps, new_log
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make or fetch Envoy and Jaeger, or take Jaeger from the archive the user names."""
+    """Make or fetch the Envoy and the Jaeger that the inventory names, or the command line does."""
     if bool(arguments.jaeger_archive) != bool(arguments.jaeger_sha256):
         raise CliError("--jaeger-archive and --jaeger-sha256 belong together", USAGE)
+    mesh = read(arguments.inventory)
+    release = supplies.jaeger_release(mesh)
+    envoy_version = arguments.envoy_version or mesh.plan.mesh.envoy_version
     steps = Steps(1, new_log("fetch"))
     with steps.phase("artifacts", f"seeing to Envoy and Jaeger for {arguments.arch}"):
-        packages.install(supplies.packages_for_making(), steps, no_install=arguments.no_install)
+        making = supplies.packages_for_making(release, envoy_version)
+        packages.install(making, steps, no_install=arguments.no_install)
         if arguments.jaeger_archive:
-            release = supplies.named_archive(arguments.jaeger_archive, arguments.jaeger_sha256)
-            artifacts.adopt_jaeger(release, arch=arguments.arch, progress=steps)
+            named = supplies.named_archive(arguments.jaeger_archive, arguments.jaeger_sha256)
+            artifacts.adopt_jaeger(named, arch=arguments.arch, progress=steps)
         found = artifacts.ensure(
-            None, arch=arguments.arch, progress=steps, envoy_version=arguments.envoy_version
-        )
+            None, arch=arguments.arch, progress=steps,
+            jaeger_release=release, envoy_version=envoy_version,
+        )  # fmt: skip
     for artifact in found.values():
         print(f"{artifact.name} {artifact.version} {artifact.arch}  {artifact.path}")
     return OK

@@ -22,11 +22,12 @@ from vmesh.render import Renderer
 STATES, LOCK = "states.json", "run.json"
 
 
-def build_folder(sources: Sequence[str | Path]) -> Path:
+def build_folder(sources: Sequence[str | Path], *, check: bool = False) -> Path:
     """Return where the configuration made from these inventory sources goes.
 
     One source has the folder that `./mesh render` gives it; several together make another
-    inventory than any of them, and have a folder of their own.
+    inventory than any of them, and have a folder of their own. So has check mode, which may not
+    change what a run is applying.
     """
     folders = [
         paths.build_dir(
@@ -34,7 +35,8 @@ def build_folder(sources: Sequence[str | Path]) -> Path:
         )
         for source in sources
     ]
-    return folders[0].with_name("+".join(folder.name for folder in folders))
+    name = "+".join(folder.name for folder in folders)
+    return folders[0].with_name(f"{name}.check" if check else name)
 
 
 def describe(
@@ -103,12 +105,12 @@ def kept(sources: Sequence[Path]) -> dict[str, State]:
     return states
 
 
-def lock(sources: Sequence[Path]) -> Path:
+def lock(sources: Sequence[str | Path]) -> Path:
     """Return where it stands which run is changing the hosts (vmesh.running)."""
     return _file(sources, LOCK)
 
 
-def _file(sources: Sequence[Path], name: str) -> Path:
+def _file(sources: Sequence[str | Path], name: str) -> Path:
     # Beside the folder: what rendering did not write there, it removes.
     folder = build_folder(sources)
     return folder.with_name(f"{folder.name}.{name}")

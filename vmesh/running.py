@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import getpass
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,21 +77,34 @@ def enter(path: Path, mine: Running) -> Running | None:
     return None
 
 
-def refusal(
-    other: Running | None, answers: Mapping[str, Mapping[str, Any]], who: str, *, take_over: bool
-) -> str:
-    """Return why a run may not begin, and what to do; empty if it may.
+def me() -> str:
+    """Return who runs this, as history and hosts have it."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
-    other: the run that goes on from this controller
+
+def refused_here(path: Path) -> str:
+    """Note in `path` that a run goes on, as one of its tasks, which are processes of their own.
+
+    Returns why it may not, and what to do; empty if it may. Raises OSError.
+    """
+    other = enter(path, Running.of(os.getppid(), me()))
+    if other is None:
+        return ""
+    return (
+        f"Nothing was changed: a run of {other.who} (process {other.pid}, since {other.when}) is"
+        " changing this inventory's hosts. Wait until it has ended, or end it"
+        f" (kill -INT {other.pid}), and run this again: it goes on from there."
+    )
+
+
+def refused_there(
+    answers: Mapping[str, Mapping[str, Any]], who: str, *, take_over: bool = False
+) -> str:
+    """Return why hosts may not be changed by `who` now, and what to do; empty if they may.
+
     answers: host -> what it answered; `interrupted` is the run that began there and has not ended
     take_over: whether runs of others are known to be dead
     """
-    if other is not None:
-        return (
-            f"Nothing was changed: a run of {other.who} (process {other.pid}, since {other.when})"
-            " is changing this inventory's hosts. Wait until it has ended, or end it"
-            f" (kill -INT {other.pid}), and run this again: it goes on from there."
-        )
     found = [
         f"  {host}: run {begun['run']} of {begun['who']}, {begun['seconds']:.0f} s ago"
         for host, answer in answers.items()

@@ -14,8 +14,8 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import record
-from vmesh.applied import build_folder
+from vmesh import record, running
+from vmesh.applied import build_folder, lock
 from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.compile import compile_mesh
 from vmesh.inventory import from_hostvars
@@ -82,8 +82,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     of hosts that have none any more.
 
     Never "changed": it writes to the controller's build folder only. Fails with all
-    problems of the inventory at once, before any host is touched. With -v it tells how long
-    each step took.
+    problems of the inventory at once, before any host is touched, and where another run goes on
+    (vmesh.running), except in check mode. With -v it tells how long each step took.
     """
 
     _requires_connection = False
@@ -95,7 +95,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         sources: list[str] = variables["ansible_inventory_sources"]
-        folder = build_folder(sources)
+        check = self._task.check_mode
+        folder = build_folder(sources, check=check)
         watch = Stopwatch()
         try:
             inventory = from_hostvars(Path(sources[-1]), variables["groups"], variables["hostvars"])
@@ -103,6 +104,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             plan = compile_mesh(inventory)
             watch.took("compile")
             _stop_at(check_sources(plan))
+            if not check and (reason := running.refused_here(lock(sources))):
+                raise AnsibleActionFail(reason)
             forms = write_plan(plan, folder)
             watch.took("render")
             _stop_at(validate_all(envoy_binary(version=plan.mesh.envoy_version), forms))
@@ -116,6 +119,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ) from None
         except ArtifactError as missing:
             raise AnsibleActionFail(str(missing)) from None
+        except OSError as error:
+            raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         self._warn(plan.warnings)
         self._display.v(f"mesh_plan: {len(plan.hosts)} hosts: {watch}")
         hosts = {name: what_runs_on(host, folder / name) for name, host in plan.hosts.items()}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        who = running.me()
         if not self._task.check_mode and (reason := _refusal(sources, answers, who, variables)):
             raise AnsibleActionFail(reason)
         recorded = {host: state for host in answers if (state := record.earlier(place, host))}
@@ -107,9 +104,9 @@ def _refusal(
 ) -> str:
     """Return why this run may not change the hosts; empty if it may, which is noted then."""
     try:
-        # This is a process for one task: its parent is the run.
-        other = running.enter(applied.lock(sources), running.Running.of(os.getppid(), who))
+        # Also for a rollback, which has no mesh_plan.
+        reason = running.refused_here(applied.lock(sources))
     except OSError as error:
         raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
     take_over = boolean(variables.get(running.TAKE_OVER, False))
-    return running.refusal(other, answers, who, take_over=take_over)
+    return reason or running.refused_there(answers, who, take_over=take_over)

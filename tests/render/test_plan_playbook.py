@@ -18,9 +18,10 @@ import yaml
 from bench import scale_inventory
 from plugins.action.mesh_plan import what_runs_on
 from vmesh import paths
-from vmesh.applied import build_folder
+from vmesh.applied import build_folder, lock
 from vmesh.compile import compile_mesh
 from vmesh.inventory import load
+from vmesh.running import Running, enter
 
 # Ends with all that is asserted on: the groups, and what every host is handed of the plan.
 TELL = """
@@ -59,7 +60,8 @@ def inventory(tmp_path: Path) -> Iterator[Path]:
     # The build folder goes by this name, and tests may run side by side.
     folder = scale_inventory.write(8, tmp_path / f"test-plan-playbook-{os.getpid()}")
     yield folder
-    shutil.rmtree(paths.build_dir(folder), ignore_errors=True)
+    for left in paths.build_dir(folder).parent.glob(f"{folder.name}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def test_the_hosts_with_a_part_in_the_mesh_are_picked(
@@ -83,11 +85,35 @@ def test_a_limit_leaves_the_other_hosts_out_and_not_out_of_the_configuration(
 ) -> None:
     done = play(tmp_path, "-i", inventory, "--limit", "edge000", "--check")
     assert done.returncode == 0, done.stdout
-    endpoints = paths.build_dir(inventory) / "edge000-0/edge000/endpoints/service0000.yaml"
+    build = build_folder([inventory], check=True)
+    endpoints = build / "edge000-0/edge000/endpoints/service0000.yaml"
     assert endpoints.read_text().count("10.0.0.") == 6
     assert "ok: [edge000-0] => (item=edge000-0)" in done.stdout
     assert "item=service0000" not in done.stdout
     assert "changed=0" in done.stdout
+
+
+def test_what_a_run_applies_stays_as_it_is_while_it_goes_on(
+    inventory: Path, envoy: Path, tmp_path: Path
+) -> None:
+    assert play(tmp_path, "-i", inventory).returncode == 0
+
+    def routes() -> dict[str, str]:
+        folder = paths.build_dir(inventory) / "edge000-0/edge000/routes"
+        return {path.name: path.read_text() for path in folder.iterdir()}
+
+    before = routes()
+    mesh = inventory / "group_vars/all/mesh.yml"
+    mesh.write_text(mesh.read_text().replace("/service0000", "/renamed"))
+    assert enter(lock([inventory]), Running.of(os.getpid(), "ann@tower")) is None
+    assert play(tmp_path, "-i", inventory, "--check").returncode == 0
+    second = play(tmp_path, "-i", inventory)
+    assert second.returncode == 2
+    assert "a run of ann@tower" in second.stdout
+    assert routes() == before
+    lock([inventory]).unlink()
+    assert play(tmp_path, "-i", inventory).returncode == 0
+    assert routes() != before
 
 
 def test_all_mistakes_are_told_at_once_and_nothing_follows(tmp_path: Path) -> None:

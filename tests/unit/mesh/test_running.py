@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from vmesh import applied, paths, running
-from vmesh.running import Running, enter, refusal
+from vmesh.running import Running, enter, refused_here, refused_there
 
 ME = "root@controller"
 
@@ -66,15 +66,23 @@ def begun(who: str, seconds: float = 40.3) -> dict[str, Any]:
     return {"interrupted": {"run": 7, "who": who, "seconds": seconds}}
 
 
-def test_it_is_refused_with_whom_to_wait_for() -> None:
-    text = refusal(Running(77, "5", ME, "2026-11-26T10:00:00+00:00"), {}, ME, take_over=True)
+def test_it_is_refused_with_whom_to_wait_for(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    assert refused_here(path) == "", "a task of this run"
+    with subprocess.Popen(["sleep", "60"]) as process:
+        other = a_run(process.pid)
+        path.unlink()
+        enter(path, other)
+        text = refused_here(path)
+        process.kill()
     assert text.startswith("Nothing was changed")
-    assert all(word in text for word in (ME, "77", "10:00:00", "kill -INT 77", "run this again"))
+    for word in (ME, str(other.pid), other.when, f"kill -INT {other.pid}", "run this again"):
+        assert word in text
 
 
 def test_hosts_that_somebody_else_changes_are_left_alone() -> None:
     answers = {"one": begun("ann@tower"), "two": {"interrupted": {}}, "three": begun(ME)}
-    text = refusal(None, answers, ME, take_over=False)
+    text = refused_there(answers, ME)
     assert "  one: run 7 of ann@tower, 40 s ago" in text
     assert "two" not in text
     assert "three" not in text
@@ -94,7 +102,7 @@ def test_hosts_that_somebody_else_changes_are_left_alone() -> None:
     ids=["taken over", "long ago", "nobody", "my own", "none"],
 )
 def test_what_was_interrupted_is_gone_on_with(answer: dict[str, Any], take_over: bool) -> None:
-    assert refusal(None, {"one": answer}, ME, take_over=take_over) == ""
+    assert refused_there({"one": answer}, ME, take_over=take_over) == ""
 
 
 PLAYBOOK = """

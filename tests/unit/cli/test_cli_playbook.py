@@ -78,7 +78,9 @@ def test_an_interrupted_command_is_told_and_waited_for(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     script = (
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
+        # Background jobs of shells, as this test may be, are begun with it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n"
         "    pathlib.Path('ready').touch(); time.sleep(60)\n"
         "except KeyboardInterrupt:\n"

@@ -49,15 +49,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
-        who = running.me()
-        if not self._task.check_mode and (reason := _refusal(sources, answers, who, variables)):
-            raise AnsibleActionFail(reason)
         recorded = {host: state for host in answers if (state := record.earlier(place, host))}
-        if self._task.args.get("rollback") is not None:
-            settings = applied.rollout_settings(sources, variables["groups"], hostvars)
-            found = rollback(recorded, settings)
-            return {**result, **self._told(found, settings, answers, place, who)}
         try:
+            if not self._task.check_mode and (reason := _refusal(sources, answers, variables)):
+                raise AnsibleActionFail(reason)
+            if self._task.args.get("rollback") is not None:
+                settings = applied.rollout_settings(sources, variables["groups"], hostvars)
+                found = rollback(recorded, settings)
+                return {**result, **self._told(found, settings, answers, place)}
             wanted, settings = applied.describe(
                 sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
             )
@@ -72,11 +71,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
-        return {**result, **self._told(found, settings, answers, place, who)}
+        return {**result, **self._told(found, settings, answers, place)}
 
     @staticmethod
     def _told(
-        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path, who: str
+        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path
     ) -> dict[str, Any]:
         order = [host for batch in found.batches for host in batch]
         sizes = [len(batch) for batch in found.batches] or [0]
@@ -86,7 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "changed": False,
             "run": 1 + max(newest, history.newest(place)),
-            "who": who,
+            "who": running.me(),
             "observe": settings.observe,
             "max_fail": settings.max_fail,
             "max_error_increase": settings.max_error_increase,
@@ -100,13 +99,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 
 def _refusal(
-    sources: Sequence[Path], answers: Mapping[str, Any], who: str, variables: Mapping[str, Any]
+    sources: Sequence[Path], answers: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> str:
-    """Return why this run may not change the hosts; empty if it may, which is noted then."""
-    try:
-        # Also for a rollback, which has no mesh_plan.
-        reason = running.refused_here(applied.lock(sources))
-    except OSError as error:
-        raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
+    """Return why this run may not change the hosts; empty if it may, which is noted then.
+
+    Raises OSError.
+    """
+    # Also for a rollback, which has no mesh_plan.
+    if reason := running.refused_here(applied.lock(sources)):
+        return reason
     take_over = boolean(variables.get(running.TAKE_OVER, False))
-    return reason or running.refused_there(answers, who, take_over=take_over)
+    return running.refused_there(answers, running.me(), take_over=take_over)

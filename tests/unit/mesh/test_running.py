@@ -122,13 +122,16 @@ PLAYBOOK = """
 """
 
 
-def play(folder: Path, *options: str, meanwhile: str = "") -> subprocess.CompletedProcess[str]:
-    command = [
+def command(folder: Path, *options: str) -> list[str]:
+    return [
         str(Path(sys.executable).with_name("ansible-playbook")),
         "-i", str(folder / f"{folder.name}.json"), str(folder / "play.yml"), *options,
     ]  # fmt: skip
+
+
+def play(folder: Path, *options: str, meanwhile: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, "-v", "-e", json.dumps({"meanwhile": meanwhile or None})],
+        command(folder, *options, "-v", "-e", json.dumps({"meanwhile": meanwhile or None})),
         cwd=paths.PROJECT, capture_output=True, text=True, check=False, timeout=180,
         env={"PATH": os.defpath, "HOME": str(folder), "VMESH_APPLIED": str(folder / "applied"),
              "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
@@ -153,10 +156,7 @@ def test_a_second_run_is_refused_while_the_first_goes_on(hosts: Path) -> None:
     refused = play(hosts)
     assert refused.returncode == 2
     assert "one: run 7 of ann@tower, 40 s ago" in refused.stdout
-    second = [
-        str(Path(sys.executable).with_name("ansible-playbook")), "-i",
-        str(hosts / f"{hosts.name}.json"), str(hosts / "play.yml"), "-e", "vmesh_take_over=true",
-    ]  # fmt: skip
+    second = command(hosts, "-e", "vmesh_take_over=true")
     first = play(hosts, "-e", "vmesh_take_over=true", meanwhile=" ".join(second))
     assert first.returncode == 0, first.stdout
     assert "is changing this inventory's hosts" in first.stdout

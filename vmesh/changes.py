@@ -143,6 +143,15 @@ def _tags(value: Any) -> str:
     return ", ".join(each["name"] for each in value) if isinstance(value, list) else said(value)
 
 
+def _headers(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "as the tracer writes them"
+    b3 = "with B3" if value["tell_b3"] else "without B3"
+    if value["outside"]:
+        return f"trace context as {said(value['keep'])} alone, {b3}"
+    return f"request ids as they came, {b3}"
+
+
 Words = Callable[[Any], str]
 
 _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
@@ -157,7 +166,7 @@ _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
 }
 _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
     "sampling": ("sampling", _percent),
-    "overall": ("sampling of the rest", _percent),
+    "follows": ("follows the decision of the edge", said),
     "export": ("spans sent as", said),
     "service": ("service name of its spans", said),
     "collector": ("collector of spans", upstream_words),
@@ -176,6 +185,7 @@ _CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "idle_timeout": ("idle timeout", _seconds),
     "load_balancing": ("load balancing", said),
     "http2": ("HTTP/2", said),
+    "headers": ("headers of its requests", _headers),
     "type": ("found by", lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, said(kind))),
 }
 _NESTED_CLUSTER_WORDS = {
@@ -236,7 +246,7 @@ def _tracing(old: View | None, new: View | None) -> Iterator[str]:
 
 
 def _tracing_said(tracing: View) -> Iterator[str]:
-    for key in ("sampling", "overall", "tags"):
+    for key in ("sampling", "tags"):
         if tracing.get(key) not in (None, []):
             label, word = _TRACING_WORDS[key]
             yield f"{label} {word(tracing[key])}"

@@ -383,7 +383,7 @@ def _service_proxy(
         websocket="always",
     )
     clusters = [
-        views.local_app(service),
+        views.local_app(mesh, service),
         _collector(mesh, places),
         *(_upstream(mesh, places, host, call, said) for call, said in shared.calls),
     ]
@@ -391,15 +391,19 @@ def _service_proxy(
     return _proxy(places, host, "service", service.name, listeners, shared.routes, clusters)
 
 
-def _upstream(mesh: Mesh, places: _Places, host: str, call: Call, said: Policies) -> View:
+def _upstream(  # noqa: PLR0913, PLR0917 - who calls, from where, whom and how
+    mesh: Mesh, places: _Places, host: str, call: Call, said: Policies, edge: Edge | None = None
+) -> View:
     if call.address is not None:
-        return views.outside(call.upstream, call.address, said)
+        headers = views.outside_headers(mesh, call.address)
+        return views.outside(call.upstream, call.address, said, headers=headers)
     service = mesh.services[call.upstream]
     return views.cluster(
         service.name,
         places.endpoints(service, places.zones[host]),
         idle_timeout=views.UPSTREAM_IDLE,
         call=said,
+        headers=views.inside_headers(mesh, edge),
     )
 
 
@@ -421,7 +425,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             "INBOUND",
             edge.address,
             edge.port,
-            tracing=views.tracing(mesh, edge.name, edge.tracing.sampling, edge.tracing.tags),
+            tracing=views.tracing(mesh, edge.name, edge.tracing),
             websocket="routes",
             trusted=edge.trusted_cidrs,
             edge=True,
@@ -452,6 +456,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
                 host,
                 calls.get(name) or Call(name, None, {}),
                 views.edge_policies(mesh, edge, name),
+                edge,
             )
             for name in sorted(targets)
         ),

@@ -60,11 +60,15 @@ class Tls:
 
 @dataclass(frozen=True)
 class Address:
-    """An address outside the mesh. `host` is a DNS name or an IPv4 address."""
+    """An address outside the mesh. `host` is a DNS name or an IPv4 address.
+
+    `propagate_trace` are the forms of trace context that its requests carry.
+    """
 
     host: str
     port: int
     tls: Tls | None
+    propagate_trace: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,8 @@ class Mesh:
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
+# What a call says of an address outside the mesh; all else are policies.
+ADDRESS_KEYS = ("host", "port", "tls", "propagate_trace")
 FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
 OTLP_GRPC_PORT = 4317
 ZIPKIN_PORT = 9411
@@ -364,7 +370,7 @@ def _calls(
             given={
                 key: value
                 for key, value in _sound(_given(given, name), (*place, name), wrong).items()
-                if key not in ("host", "port", "tls")
+                if key not in ADDRESS_KEYS
             },
         )
         for name, call in {**dict.fromkeys(map(str, given)), **calls}.items()
@@ -375,7 +381,12 @@ def _address(value: Given) -> Address | None:
     if value.get("host") is None or value.get("port") is None:
         return None
     tls = value["tls"]
-    return Address(value["host"], value["port"], None if tls is None else Tls(**tls))
+    return Address(
+        value["host"],
+        value["port"],
+        None if tls is None else Tls(**tls),
+        tuple(value.get("propagate_trace") or ()),
+    )
 
 
 def _tracing(value: Given) -> Tracing:

@@ -23,6 +23,7 @@ from vmesh.model import (
     Route,
     Service,
     Tls,
+    Tracing,
     VirtualHost,
     policies,
 )
@@ -101,8 +102,13 @@ def cluster(  # noqa: PLR0913 - each is a fact of its own
     idle_timeout: float | None = None,
     call: Policies | None = None,
     tls: Tls | None = None,
+    headers: View | None = None,
 ) -> View:
-    """Return a cluster; without `call` it is one inside the host or of vmesh's own."""
+    """Return a cluster; without `call` it is one inside the host or of vmesh's own.
+
+    `headers` tells what its requests carry beside the tracer's own: `app_headers`,
+    `inside_headers` or `outside_headers`.
+    """
     view: View = {
         "name": name,
         "type": kind,
@@ -115,6 +121,7 @@ def cluster(  # noqa: PLR0913 - each is a fact of its own
         "outlier_detection": None,
         "health_check": None,
         "tls": tls and {"sni": tls.sni, "verify": tls.verify, "ca_file": tls.ca_file},
+        "headers": headers,
     }
     if call is None:
         return view
@@ -138,7 +145,38 @@ def endpoint(address: str, port: int, zone: str | None = None, priority: int = 0
     return {"address": address, "port": port, "zone": zone, "priority": priority}
 
 
-def outside(name: str, address: Address, call: Policies | None, *, http2: bool = False) -> View:
+def app_headers(mesh: Mesh) -> View:
+    """Return what requests to an app carry: trace context in each of its forms.
+
+    Envoy's Zipkin tracer writes B3 itself.
+    """
+    return {"outside": False, "keep": [], "tell_b3": mesh.tracing.export == "otlp"}
+
+
+def inside_headers(mesh: Mesh, edge: Edge | None = None) -> View | None:
+    """Return what requests to another Envoy of the mesh carry, None for what they have anyway.
+
+    That Envoy tells its app B3. Where the caller's Envoy sets request ids aside, it puts them back.
+    """
+    sets_aside = mesh.tracing.export == "zipkin" or (edge is not None and edge.trusted_cidrs)
+    return {"outside": False, "keep": [], "tell_b3": False} if sets_aside else None
+
+
+def outside_headers(mesh: Mesh, address: Address) -> View:
+    """Return what requests to an address outside carry: the forms that the user lets go along."""
+    keep = list(address.propagate_trace)
+    tell_b3 = mesh.tracing.export == "otlp" and "b3" in keep
+    return {"outside": True, "keep": keep, "tell_b3": tell_b3}
+
+
+def outside(
+    name: str,
+    address: Address,
+    call: Policies | None,
+    *,
+    http2: bool = False,
+    headers: View | None = None,
+) -> View:
     """Return the cluster of an address outside the mesh."""
     tls = address.tls and Tls(
         address.tls.sni or address.host, address.tls.verify, address.tls.ca_file
@@ -151,6 +189,7 @@ def outside(name: str, address: Address, call: Policies | None, *, http2: bool =
         idle_timeout=UPSTREAM_IDLE,
         call=call,
         tls=tls,
+        headers=headers,
     )
 
 
@@ -160,7 +199,7 @@ def host_header(address: Address) -> str:
     return address.host if address.port == usual else f"{address.host}:{address.port}"
 
 
-def local_app(service: Service) -> View:
+def local_app(mesh: Mesh, service: Service) -> View:
     """Return the cluster of the app behind its own Envoy."""
     where: View = {"pipe": app_socket(service.name)}
     if isinstance(service.app, ExternalApp):
@@ -170,7 +209,7 @@ def local_app(service: Service) -> View:
         else:
             address, port = listening.rsplit(":", 1)
             where = endpoint(address, int(port))
-    return cluster(LOCAL_APP, [where], idle_timeout=APP_IDLE)
+    return cluster(LOCAL_APP, [where], idle_timeout=APP_IDLE, headers=app_headers(mesh))
 
 
 # Listeners
@@ -204,16 +243,22 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     }
 
 
-def tracing(mesh: Mesh, proxy: str, sampling: float | None = None, own: Tags | None = None) -> View:
-    """Return how a listener of `proxy` traces; `sampling` and `own` tags are an edge's."""
+def tracing(mesh: Mesh, proxy: str, own: Tracing | None = None) -> View:
+    """Return how a listener of `proxy` traces.
+
+    `own` is what an edge says. An edge decides what is traced; the other listeners follow what
+    their requests' trace context says, and decide for requests without any.
+    """
     collector = mesh.tracing.collector
+    sampling = own.sampling if own else None
     return {
+        "follows": own is None,
         "export": mesh.tracing.export,
         "service": proxy,
         "sampling": mesh.tracing.sampling if sampling is None else sampling,
         "collector": COLLECTOR,
         "collector_host": host_header(collector) if collector else COLLECTOR,
-        "tags": tags(mesh.tracing.tags, own or {}),
+        "tags": tags(mesh.tracing.tags, own.tags if own else {}),
     }
 
 
@@ -291,13 +336,7 @@ def ingress_routes(service: Service) -> list[View]:
     # No end of its own to a silent stream: the caller's Envoy has one. What an app that is just
     # being renewed cannot have begun to process is sent to it again.
     retry = {"on": ",".join(_NOTHING_BEGUN), "attempts": 2, "per_try_timeout": None}
-    own = {**forward(LOCAL_APP, service.operation, idle_timeout=0.0), "retry": retry}
-    check = {
-        **own,
-        "match": {"prefix": "/", "headers": [{"name": HEALTH_CHECK_HEADER, "present": True}]},
-        "tracing": {"sampling": None, "overall": 0.0, "tags": []},
-    }
-    return [check, own]
+    return [{**forward(LOCAL_APP, service.operation, idle_timeout=0.0), "retry": retry}]
 
 
 def admin_routes() -> list[View]:
@@ -454,7 +493,6 @@ def _route_tracing(mesh: Mesh, edge: Edge, route: Route) -> View | None:
     outer = mesh.tracing.sampling if outer is None else outer
     return {
         "sampling": outer if own.sampling is None else own.sampling,
-        "overall": None,
         "tags": tags(mesh.tracing.tags, edge.tracing.tags, own.tags),
     }
 

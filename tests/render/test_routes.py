@@ -262,6 +262,7 @@ def test_a_mirror_gets_a_copy_and_is_not_heard(edge: Edge) -> None:
     assert eventually(lambda: edge.seen("/mirror/a", "copy") == 1)
     copied = copy.requests[-1]
     assert (copied.method, copied.headers["host"], copied.body) == ("POST", "shop.test", b"body")
+    assert copied.headers["traceparent"].split("-")[1] == answered.headers["x-trace-id"]
     assert edge.seen("/unmirrored", "copy") == 0
 
 

@@ -169,7 +169,7 @@ def _everything() -> ProxyPlan:
             "max_request_bytes": 104857600,
             "compression": True,
         },
-        "tracing": {"sampling": None, "overall": 0.0, "tags": [views.tag("a", literal="b")]},
+        "tracing": {"sampling": 12.5, "tags": [views.tag("a", literal="b")]},
     }
     match = views.match("/", headers=[{"name": "a", "exact": ""}, {"name": "b", "present": False}])
     tls: View = {"sni": "a.example.com", "verify": True, "ca_file": None}

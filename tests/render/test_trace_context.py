@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,22 +21,32 @@ SPAN = "b7ad6b7169203331"
 Ask = Callable[[dict[str, str]], dict[str, str]]
 
 
-def _plan(kind: str, with_trusted: tuple[str, ...] = ()) -> ProxyPlan:
+def _plan(kind: str, with_trusted: tuple[str, ...] = (), name: str | None = None) -> ProxyPlan:
+    """Return the plan of the proxy `name`, else of the one with the most listeners."""
     inventory = load(paths.PROJECT / "inventory" / "lab")
     (edge,) = inventory.mesh["mesh_edges"].values()
     edge["trusted_cidrs"] = list(with_trusted)
     hosts = compile_mesh(inventory).hosts
-    plans = [p for host in hosts.values() for p in host.proxies if p.kind == kind]
+    plans = [
+        p
+        for host in hosts.values()
+        for p in host.proxies
+        if p.kind == kind and name in (None, p.name)
+    ]
     return on_loopback(max(plans, key=lambda plan: len(plan.view["listeners"])))
 
 
-def _ask(envoy: Path, root: Path, plan: ProxyPlan, listener: str) -> Iterator[Ask]:
-    with echo() as upstream, native(envoy, root, plan) as made:
-        for cluster in plan.view["clusters"]:
-            if not cluster["http2"]:
-                send_to(plan, cluster["name"], upstream)
-        bring(made.proxy, made.files())
-        port = port_of(plan, listener)
+def _ask(envoy: Path, folder: Path, way: Sequence[tuple[ProxyPlan, str]]) -> Iterator[Ask]:
+    """Start the Envoys on the `way` to an app that tells what it got: each with a listener."""
+    with ExitStack() as stack:
+        port = stack.enter_context(echo())
+        for plan, listener in reversed(way):
+            made = stack.enter_context(native(envoy, folder / plan.name, plan))
+            for cluster in plan.view["clusters"]:
+                if not cluster["http2"]:
+                    send_to(plan, cluster["name"], port)
+            bring(made.proxy, made.files())
+            port = port_of(plan, listener)
 
         def ask(headers: dict[str, str]) -> dict[str, str]:
             status, answered, body = get(port, "/trace/1", headers)
@@ -46,22 +57,27 @@ def _ask(envoy: Path, root: Path, plan: ProxyPlan, listener: str) -> Iterator[As
         yield ask
 
 
+def _through(edge: ProxyPlan) -> list[tuple[ProxyPlan, str]]:
+    return [(edge, "public"), (_plan("service"), "ingress")]
+
+
 @pytest.fixture(scope="module")
 def edge(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    yield from _ask(envoy, tmp_path_factory.mktemp("edge"), _plan("edge"), "public")
+    yield from _ask(envoy, tmp_path_factory.mktemp("edge"), _through(_plan("edge")))
 
 
 @pytest.fixture(scope="module")
 def trusting_edge(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    plan = _plan("edge", ("127.0.0.0/8",))
-    yield from _ask(envoy, tmp_path_factory.mktemp("trusting"), plan, "public")
+    way = _through(_plan("edge", ("127.0.0.0/8",)))
+    yield from _ask(envoy, tmp_path_factory.mktemp("trusting"), way)
 
 
 @pytest.fixture(scope="module")
 def egress(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     plan = _plan("service")
     (name,) = [each["name"] for each in plan.view["listeners"] if each["direction"] == "OUTBOUND"]
-    yield from _ask(envoy, tmp_path_factory.mktemp("egress"), plan, name)
+    way = [(plan, name), (_plan("service", name="service2"), "ingress")]
+    yield from _ask(envoy, tmp_path_factory.mktemp("egress"), way)
 
 
 def both_forms(seen: dict[str, str]) -> tuple[str, str, str]:

@@ -25,6 +25,7 @@ OUTLIER = {
     "ejection_time": 30,
     "max_ejected_percent": 50,
 }
+APP: View = {"outside": False, "keep": [], "tell_b3": True}
 RETRY = {
     "on": "connect-failure,refused-stream,reset-before-request",
     "attempts": 2,
@@ -37,6 +38,7 @@ def tracing(**given: Any) -> View:
     return {
         "export": "otlp",
         "service": "front",
+        "follows": False,
         "sampling": 100.0,
         "collector": "tracing_collector",
         "collector_host": "127.0.0.1:9411",
@@ -122,6 +124,7 @@ def cluster(name: str, *ports: int, **given: Any) -> View:
         "outlier_detection": OUTLIER,
         "health_check": None,
         "tls": None,
+        "headers": APP,
         **given,
     }
 
@@ -133,6 +136,7 @@ def endpoint(port: int, zone: str | None = None, priority: int = 0) -> View:
 def collector(port: int) -> View:
     """Return the cluster that spans go to."""
     plain: View = {"circuit_breaker": None, "outlier_detection": None, "idle_timeout": None}
+    plain["headers"] = None
     return cluster("tracing_collector", port, http2=True, **plain)
 
 

@@ -60,7 +60,9 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
     ),
     (
         ((f"{FRONT}/trusted_cidrs", ["10.0.0.0/8"]),),
-        ["edge front: listener for clients: trusted networks none -> 10.0.0.0/8"],
+        ["edge front: listener for clients: trusted networks none -> 10.0.0.0/8",
+         *(f"edge front: {name}: headers of its requests as the tracer writes them -> request ids"
+           " as they came, without B3" for name in ("shop", "stock"))],
     ),
     (
         ((f"{FRONT}/tracing", {"sampling": 10}),),
@@ -127,8 +129,6 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
     (((f"{CALL}/timeout", 5),), ["shop's Envoy: calls to stock: timeout 3 s -> 5 s"]),
     (((f"{SHOP}/operation", "buy"),),
      ["edge front: route /: name of its spans shop -> buy",
-      "shop's Envoy: requests to the app, / [with x-vmesh-health-check]: "
-      "name of its spans shop -> buy",
       "shop's Envoy: requests to the app: name of its spans shop -> buy"]),
     # Upstreams
     (((f"{ROUTE}/to", "stock-next"),),
@@ -151,6 +151,9 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
       "healthy threshold 2, unhealthy threshold 3"]),
     (((f"{SHOP}/calls/bank/tls", {"verify": False}),),
      ["shop's Envoy: calls to bank: TLS: verify on -> off"]),
+    (((f"{SHOP}/calls/bank/propagate_trace", ["w3c", "b3"]),),
+     ["shop's Envoy: calls to bank: headers of its requests trace context as w3c alone, without B3"
+      " -> trace context as w3c, b3 alone, with B3"]),
     (((f"{SHOP}/calls/bank/tls", ...), (f"{SHOP}/calls/bank/port", 443)),
      ["shop's Envoy: calls to bank: rewrite host api.bank.example -> host api.bank.example:443",
       "shop's Envoy: calls to bank: TLS off"]),

@@ -128,12 +128,16 @@ def test_callers_in_a_zone_prefer_it_and_others_take_all_alike() -> None:
     }
 
 
-def test_the_ingress_makes_no_spans_of_health_checks() -> None:
-    (host,) = proxy(plan(), "stock").view["routes"]["ingress"]["virtual_hosts"]
-    check, own = host["routes"]
-    assert check["match"]["headers"] == [{"name": views.HEALTH_CHECK_HEADER, "present": True}]
-    assert check["tracing"]["overall"] == 0
-    assert (own["match"]["headers"], own["tracing"]) == ([], None)
+def test_only_an_edge_decides_what_is_traced() -> None:
+    found = {
+        (each.name, listener["name"]): listener["tracing"]["follows"]
+        for host in plan().hosts.values()
+        for each in host.proxies
+        for listener in each.view["listeners"]
+        if listener["tracing"] is not None
+    }
+    assert {key for key, follows in found.items() if not follows} == {("front", "public")}
+    assert ("shop", "ingress") in found
 
 
 def test_routes_are_in_the_order_of_how_much_they_say() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -100,6 +101,9 @@ class _Absent:
 
 
 _ABSENT = _Absent()
+# Where a service is: ("group", name), ("host", name), or _EVERYWHERE.
+_Place = tuple[str, str]
+_EVERYWHERE = ("everywhere", "")
 # In a shared variable: names of keys, and a place in a list as a number.
 _Way = tuple[str | int, ...]
 
@@ -116,17 +120,40 @@ class _Open:
     is_template: bool
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What Ansible made of something on the first host that was asked.
+
+    used: all variables, as they stand in the inventory, that it can depend on; None if there is no
+      telling
+    """
+
+    value: Any
+    host: str
+    used: Mapping[str, Any] | None
+
+
 @dataclass
 class _Variant:
     """One value that a shared variable has, as it stands in the inventory, and where.
 
-    found: what `open` is on the first host that was asked, with that host
+    shared: what is to be resolved on every host
+    own: what is to be resolved on the hosts of a service; placed: the same, by where that is
     """
 
     value: Any
-    open: tuple[_Open, ...]
+    shared: tuple[_Open, ...]
+    own: tuple[_Open, ...]
     hosts: list[str] = field(default_factory=list)
-    found: dict[_Way, tuple[Any, str]] = field(default_factory=dict)
+    found: dict[_Way, _Found] = field(default_factory=dict)
+    placed: dict[_Place, list[_Open]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> _Variant:
+        """Return the variant of the variable `name` with this value."""
+        found = tuple(_open(value, (name,)))
+        own = tuple(filter(_in_environment, found))
+        return cls(value, tuple(itertools.filterfalse(_in_environment, found)), own)
 
 
 @dataclass(frozen=True)
@@ -154,6 +181,12 @@ class _Reader:
         self.groups = {name: frozenset(members) for name, members in groups.items()}
         self.hostvars = hostvars
         self.names = frozenset(hostvars)
+        self.places: dict[str, list[_Place]] = {
+            name: [("host", name), _EVERYWHERE] for name in self.names
+        }
+        for group, members in self.groups.items():
+            for member in members & self.names:
+                self.places[member].append(("group", group))
         self.problems: list[Problem] = []
         self.shared: dict[str, list[_Variant]] = {}
         self.secrets: set[str] = set()
@@ -215,11 +248,18 @@ class _Reader:
             (each for each in variants if self._equal(each.value, value)), None
         )
         if variant is None:
-            variant = _Variant(value, tuple(sorted(_open(value, (name,)), key=_in_environment)))
+            variant = _Variant.of(name, value)
             variants.append(variant)
         variant.hosts.append(host.name)
-        for each in variant.open:
-            self._ask(host, variant, each)
+        self._ask_all(host, variant, variant.shared)
+        if variant.own and not variant.placed:
+            # Which hosts a service has may be a template too, and that is known only now.
+            for each in variant.own:
+                where = self._where(variant, each.way[1]) if each.is_template else _EVERYWHERE
+                variant.placed.setdefault(where, []).append(each)
+        if variant.placed:
+            for place in self.places[host.name]:
+                self._ask_all(host, variant, variant.placed.get(place, ()))
 
     def _equal(self, one: Any, other: Any) -> bool:
         try:
@@ -227,14 +267,14 @@ class _Reader:
         except self.error:  # to compare what is encrypted is to decrypt it
             return False
 
+    def _ask_all(self, host: _Asked, variant: _Variant, what: Iterable[_Open]) -> None:
+        for each in what:
+            self._ask(host, variant, each)
+
     def _ask(self, host: _Asked, variant: _Variant, what: _Open) -> None:
         """Resolve one template on a host, and compare with what it is on the first one."""
         known = variant.found.get(what.way)
-        if what.is_template:
-            own = _in_environment(what)
-            if own and not self._has_service(host.name, variant, what.way[1]):
-                return
-        elif known is not None:
+        if known is not None and self._has_the_same(host.raw, known.used):
             return
         try:
             value = host.resolve(what.value)
@@ -247,32 +287,46 @@ class _Reader:
         self.secrets.update(self._secrets(value))
         value = value if value is _ABSENT else plain(value)
         if known is None:
-            variant.found[what.way] = (value, host.name)
+            used = _used(what.value, host.raw) if what.is_template else {}
+            variant.found[what.way] = _Found(value, host.name, used)
             return
-        first, asked_first = known
-        for way, one, other in _apart(first, value, what.way):
+        for way, one, other in _apart(known.value, value, what.way):
             if way[2:4] == _ENVIRONMENT:
                 services = self.environments.setdefault(host.name, {})
                 services.setdefault(str(way[1]), []).append((way[4:], other))
             else:
-                self.apart.setdefault(way, []).append((one, other, asked_first, host.name))
+                self.apart.setdefault(way, []).append((one, other, known.host, host.name))
 
-    def _has_service(self, host: str, variant: _Variant, service: str | int) -> bool:
-        """Tell whether a service runs on a host, of which the group may be a template."""
-        given = variant.value[service]
-        way = ("mesh_services", service, "group")
-        group, _ = variant.found.get(way, (plain(given.get("group")) or service, ""))
-        return self._is_in(host, group)
+    def _has_the_same(self, raw: Mapping[str, Any], used: Mapping[str, Any] | None) -> bool:
+        """Tell whether a host's variables `raw` are those that were `used` before.
 
-    def _is_in(self, host: str, group: Any) -> bool:
-        """Tell whether a host is meant by `group`: a group's name, or the host's own.
+        A secret is not the same as an equal text in plain, which nobody need hide.
+        """
+        return used is not None and all(
+            (other := raw.get(name, _ABSENT)) is value
+            or (
+                isinstance(value, str | int)
+                and type(value) is type(other)
+                and value == other
+                and not self.is_encrypted(other)
+            )
+            for name, value in used.items()
+        )
+
+    def _where(self, variant: _Variant, service: str | int) -> _Place:
+        """Return where a service is, of which the group may be a template."""
+        found = variant.found.get(("mesh_services", service, "group"))
+        return self._place(found.value if found else variant.value[service].get("group"), service)
+
+    def _place(self, group: Any, service: str | int) -> _Place:
+        """Return the place of a service by its `group`: a group's name, or a host's.
 
         What is on no host, which is a mistake, is looked at on all of them.
         """
-        members = self.groups.get(group) if isinstance(group, str) else None
-        if members:
-            return host in members
-        return host == group or not isinstance(group, str) or group not in self.names
+        name = str(service if group is None or group is _ABSENT else group)
+        if self.groups.get(name):
+            return ("group", name)
+        return ("host", name) if name in self.names else _EVERYWHERE
 
     def mesh(self) -> tuple[dict[str, Any], frozenset[tuple[str, ...]]]:
         """Return the shared variables and the ways to the hidden texts.
@@ -337,7 +391,7 @@ class _Reader:
         for host, services in self.environments.items():
             for service, changes in services.items():
                 given = mesh["mesh_services"][service]
-                if not self._is_in(host, given.get("group") or service):
+                if self._place(given.get("group"), service) not in self.places[host]:
                     continue
                 environment = given["app"].get("environment")
                 for way, value in changes:
@@ -379,7 +433,31 @@ def _open(value: Any, way: _Way) -> Iterator[_Open]:
         yield _Open(way, value, isinstance(value, str))
 
 
-def _closed(value: Any, way: _Way, found: Mapping[_Way, tuple[Any, str]]) -> Any:
+_NAME = re.compile(r"[A-Za-z_]\w*")
+# With these a template may use variables that it does not name.
+_INDIRECT = frozenset({"hostvars", "vars", "lookup", "query", "q"})
+_DIRECT_LOOKUP = re.compile(r"""\b(lookup|query|q)\(\s*(['"])(ansible\.builtin\.)?(env|file)\2""")
+
+
+def _used(template: str, raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return all that `template` can depend on of a host's variables `raw`; None: no telling.
+
+    Every word in it may be a variable's name, also that of one which the host does not have, and
+    so may those in the templates of these variables.
+    """
+    used: dict[str, Any] = {}
+    texts: list[Any] = [template]
+    while texts:
+        names = set(_NAME.findall(_DIRECT_LOOKUP.sub("", texts.pop())))
+        if names & _INDIRECT:
+            return None
+        for name in names - used.keys():
+            used[name] = raw.get(name, _ABSENT)
+            texts += [each.value for each in _open(used[name], ()) if each.is_template]
+    return used
+
+
+def _closed(value: Any, way: _Way, found: Mapping[_Way, _Found]) -> Any:
     """Return `value` with what was found in place of what Ansible had to resolve."""
     if isinstance(value, Mapping):
         items = {
@@ -390,7 +468,7 @@ def _closed(value: Any, way: _Way, found: Mapping[_Way, tuple[Any, str]]) -> Any
         closed = [_closed(item, (*way, index), found) for index, item in enumerate(value)]
         return [item for item in closed if item is not _ABSENT]
     if way in found:
-        return found[way][0]
+        return found[way].value
     # What could not be resolved is told already, or is of a service that is on no host.
     return plain(value) if _is_settled(value) else _shown(value)
 

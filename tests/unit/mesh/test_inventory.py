@@ -74,10 +74,13 @@ def test_values_are_plain_even_where_ansible_marks_them(tmp_path: Path) -> None:
 def test_of_a_hundred_hosts_only_templates_are_resolved_each_where_it_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    environment = {"PASSWORD": "{{ from_elsewhere }}", **{f"N{n}": str(n) for n in range(100)}}
+    environment = {"NODE": "{{ color }}", **{f"N{n}": str(n) for n in range(100)}}
     model = {"shop": {"port": "{{ base + 1 }}", "app": {"environment": environment}}}
     names = [f"web{number:02}" for number in range(100)]
-    hosts = {name: {"mesh_services": model, "ansible_host": "10.0.0.1"} for name in names}
+    hosts: dict[str, dict[str, Any]] = {
+        name: {"mesh_services": model, "base": 9000, "color": name} for name in names
+    }
+    hosts["web50"]["base"] = 1000
     asked: list[tuple[int, Any]] = []
 
     def resolver(_hostvars: Any, raw: Any) -> Callable[[Any], Any]:
@@ -92,8 +95,10 @@ def test_of_a_hundred_hosts_only_templates_are_resolved_each_where_it_counts(
     monkeypatch.setattr("vmesh.inventory._resolver", resolver)
     found = from_hostvars(Path("inventory"), {"shop": names[10:15]}, hosts)
     assert (len(found.hosts), found.mesh) == (100, {"mesh_services": model})
-    assert [index for index, value in asked if value == "{{ base + 1 }}"] == list(range(100))
-    assert [index for index, value in asked if value != "{{ base + 1 }}"] == list(range(10, 15))
+    # On a host that has all as the first one has it, a template is what it is there.
+    assert [index for index, value in asked if value == "{{ base + 1 }}"] == [0, 50]
+    assert [index for index, value in asked if value == "{{ color }}"] == list(range(10, 15))
+    assert len(asked) == 7
 
 
 # What a template of a shared variable is on each host
@@ -195,6 +200,39 @@ def test_what_all_hosts_share_must_not_be_another_thing_on_each(
     assert other in problem.message
     assert "differs from host to host" in problem.message
     assert "`environment`" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ by_another }}",
+        "{{ table.size }}",
+        "{{ 'cores' | extract(hostvars[inventory_hostname]) }}",
+        "{{ lookup('vars', 'co' ~ 'res') }}",
+        "{{ query('ansible.builtin.vars', 'cores') }}",
+        "{% set cores_here = cores %}{{ cores_here }}",
+        "{{ lookup('file', folder ~ inventory_hostname ~ '.txt') }}",
+        "{{ lookup('env', 'CORES_' ~ cores) }}",
+        "{{ group_names }}",
+    ],
+)
+def test_a_difference_is_seen_however_a_template_comes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    for cores, host in (("1", "edge1"), ("1", "web1"), ("2", "web2")):
+        (tmp_path / f"{host}.txt").write_text(cores)
+        monkeypatch.setenv(f"CORES_{cores}", cores)
+    folder = shop_with(
+        tmp_path / "inventory", "mesh_operator_bind: " + json.dumps(template),
+        group_vars__edge={"cores": 1},
+        group_vars__all__more={
+            "by_another": "{{ by_a_third }}", "by_a_third": "{{ cores }}",
+            "table": {"size": ["{{ cores }}"]}, "folder": f"{tmp_path}/",
+        },
+    )  # fmt: skip
+    (problem,) = problems_of(folder)
+    told = "web1 and 1 more" if "group_names" in template else "web2"
+    assert problem.variable == f"{told}: mesh_operator_bind"
 
 
 def test_what_is_undefined_on_one_host_is_told_of_that_one(tmp_path: Path) -> None:

@@ -29,12 +29,7 @@ def build_folder(sources: Sequence[str | Path], *, check: bool = False) -> Path:
     inventory than any of them, and have a folder of their own. So has check mode, which may not
     change what a run is applying.
     """
-    folders = [
-        paths.build_dir(
-            Path("hosts" if "," in str(source) and not Path(source).exists() else source)
-        )
-        for source in sources
-    ]
+    folders = [paths.build_dir(Path(source)) for source in sources]
     name = "+".join(folder.name for folder in folders)
     return folders[0].with_name(f"{name}.check" if check else name)
 

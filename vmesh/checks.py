@@ -488,14 +488,14 @@ def _app_variables(mesh: Mesh) -> Iterator[tuple[Service, str]]:
 
 def _environments(mesh: Mesh) -> Iterator[Problem]:
     for service, name in _app_variables(mesh):
-        urls = {url_variable(call.upstream) for call in service.calls}
-        if name in urls or name in OWN_ENVIRONMENT or name in GUNICORN_ENVIRONMENT:
-            yield Problem(
-                f"mesh_services.{service.name}.app.environment",
-                name,
-                "is a variable that vmesh sets itself",
-                "Use another name",
-            )
+        yield from check_own_name(service, name, f"mesh_services.{service.name}.app.environment")
+
+
+def check_own_name(service: Service, name: str, place: str) -> Iterator[Problem]:
+    """Find the environment variable `name` of an app, set at `place`, that vmesh sets itself."""
+    urls = {url_variable(call.upstream) for call in service.calls}
+    if name in urls or name in OWN_ENVIRONMENT or name in GUNICORN_ENVIRONMENT:
+        yield Problem(place, name, "is a variable that vmesh sets itself", "Use another name")
 
 
 def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:

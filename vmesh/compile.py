@@ -7,8 +7,9 @@ of the mesh is decided here and in `vmesh.views`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
@@ -103,6 +104,13 @@ class _Places:
         self.zones = {host: self._zone(host) for host in self.used}
         self._check_addresses()
         self._check_zones()
+        self._check_lacking()
+        self.environments = {
+            (host, service): environment
+            for host, services in inventory.environments.items()
+            for service, given in services.items()
+            if (environment := self._own_environment(mesh, host, service, given)) is not None
+        }
         self.services_on = _by_host(self.services)
         self.edges_on = _by_host(self.edges)
         self._endpoints: dict[tuple[str, str | None], list[View]] = {}
@@ -211,6 +219,42 @@ class _Places:
                         WARNING,
                     )
                 )
+
+    def _check_lacking(self) -> None:
+        used = frozenset(self.used)
+        for variable, (having, lacking) in self.inventory.lacking.items():
+            hosts = sorted(lacking & used)
+            if hosts:
+                more = f" and {len(hosts) - 1} more" if len(hosts) > 1 else ""
+                self.problems.append(
+                    Problem(
+                        variable,
+                        None,
+                        f"is set for {having} and not for {hosts[0]}{more}; the mesh is described"
+                        " once",
+                        f"Set {variable} in group_vars/all and nowhere else",
+                    )
+                )
+
+    def _own_environment(
+        self, mesh: Mesh, host: str, name: str, given: Mapping[str, Any]
+    ) -> dict[str, str] | None:
+        """Return the environment that an app has on one host; None where that cannot be."""
+        place = f"{host}: mesh_services.{name}.app.environment"
+        problems = explain.check_environment(name, host, given)
+        service = mesh.services.get(name)
+        if service is not None and not problems:
+            problems = [
+                problem
+                for variable in given
+                for problem in checks.check_own_name(service, variable, place)
+            ]
+        self.problems += problems
+        return None if problems else {name: str(text) for name, text in given.items()}
+
+    def environment(self, host: str, service: str, app: FlaskApp) -> dict[str, str]:
+        """Return what the user sets in the environment of an app on a host."""
+        return self.environments.get((host, service), app.environment)
 
     def endpoints(self, service: Service, zone: str | None) -> list[View]:
         """Return the instances of `service` as a caller in `zone` sees them."""
@@ -328,7 +372,10 @@ def _flask(mesh: Mesh, places: _Places, host: str, service: Service, app: FlaskA
         threads=app.threads,
         grace=app.grace,
         health=app.health,
-        environment={**app.environment, **_environment(mesh, places, host, service)},
+        environment={
+            **places.environment(host, service.name, app),
+            **_environment(mesh, places, host, service),
+        },
         socket=app_socket(service.name),
         socket_group=user(service.name),
         unit=f"flask@{service.name}.service",

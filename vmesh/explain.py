@@ -109,6 +109,19 @@ def check_value(variable: str, place: str, value: Any) -> list[Problem]:
     return [dataclasses.replace(problem, variable=place) for problem in problems]
 
 
+def check_environment(service: str, host: str, value: Any) -> list[Problem]:
+    """Return what is wrong with the environment that the app of a service has on a host."""
+    way = ("mesh_services", service, "app", "environment")
+    problems: list[Problem] = []
+    value = _readable(value, way, problems)
+    rule = load()["$defs"]["app"]["properties"]["environment"]
+    for error in validator().evolve(schema=rule).iter_errors(value):
+        problems += _problems_of(error, way)
+    return [
+        dataclasses.replace(problem, variable=f"{host}: {problem.variable}") for problem in problems
+    ]
+
+
 def shown(value: Any) -> Any:
     """Return what a message may show of `value`, which no schema describes."""
     return _shown(_readable(value, (), []), {})
@@ -118,9 +131,10 @@ def _note(problems: dict[tuple[str, str], Problem], problem: Problem) -> None:
     problems.setdefault((problem.variable, f"{problem.value} {problem.message}"), problem)
 
 
-def _problems_of(error: ValidationError) -> Iterator[Problem]:
+def _problems_of(error: ValidationError, above: KeyPath = ()) -> Iterator[Problem]:
+    """Tell an error in something that stands at `above`."""
     tell = _TELLERS.get(str(error.validator), _malformed)
-    yield from tell(where(error.absolute_path), error.instance, error)
+    yield from tell(where((*above, *error.absolute_path)), error.instance, error)
 
 
 def _missing(place: str, value: Any, error: ValidationError) -> Iterator[Problem]:

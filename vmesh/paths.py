@@ -38,8 +38,15 @@ def lab_key() -> Path:
     return cache_dir() / "lab" / "id_ed25519"
 
 
+def is_host_list(source: Path) -> bool:
+    """Tell whether an inventory source is a list of hosts, as Ansible takes `web1,web2`."""
+    return "," in str(source) and not source.exists()
+
+
 def build_dir(inventory: Path) -> Path:
-    """Where the rendered configuration of `inventory` (a folder or file) goes."""
+    """Where the rendered configuration of `inventory` goes: a folder, a file, a list of hosts."""
+    if is_host_list(inventory):
+        return PROJECT / "build" / "hosts"
     resolved = inventory.resolve()
     name = resolved.stem if resolved.is_file() else resolved.name
     return PROJECT / "build" / name

@@ -79,8 +79,8 @@ def applied() -> Path:
 
 
 def _name(source: Path) -> str:
-    if not source.exists():
-        return "hosts"  # a list of hosts, as in `-i host1,host2`
+    if paths.is_host_list(source):
+        return "hosts"
     resolved = source.resolve()
     resolved = resolved.with_suffix("") if resolved.is_file() else resolved
     for base in (paths.PROJECT / "inventory", paths.PROJECT):
@@ -177,7 +177,9 @@ class Secrets:
                     names.add(name)
                     if len(str(value)) >= LONG:
                         values.add(str(value))
-            environment[str(service)] = frozenset(names)
+            # What a host has for itself comes from a template.
+            own = (each.get(service, {}) for each in inventory.environments.values())
+            environment[str(service)] = frozenset(names.union(*own))
         return cls(frozenset(values), environment, inventory.secrets)
 
     def masked(self, value: Any, key: str = "") -> Any:

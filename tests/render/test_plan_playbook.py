@@ -80,6 +80,48 @@ def test_the_hosts_with_a_part_in_the_mesh_are_picked(
     assert len(json.dumps(told["plan"])) < 1500 * len(told["plan"]["hosts"])
 
 
+def test_sources_extra_variables_and_templates_mean_what_ansible_says(
+    inventory: Path, envoy: Path, tmp_path: Path
+) -> None:
+    services = inventory / "group_vars/all/mesh.yml"
+    mesh = yaml.safe_load(services.read_text())
+    mesh["mesh_services"]["service0000"]["app"]["environment"] = {
+        "NODE": "{{ inventory_hostname }}", "COLOR": "{{ color }}",
+    }  # fmt: skip
+    services.write_text(yaml.safe_dump(mesh))
+    more = tmp_path / f"{inventory.name}-more.yml"
+    more.write_text(
+        "all: {vars: {color: blue}, hosts: {service0000-1: {color: red, mesh_address: 10.9.9.9}}}"
+    )
+    extra = '{"mesh_envoy_version": "1.40.0"}'
+    done = play(tmp_path, "-i", inventory, "-i", more, "-e", extra)
+    assert done.returncode == 0, done.stdout
+    plan: dict[str, Any] = json.loads((tmp_path / "told").read_text())["plan"]
+    assert plan["envoy_version"] == "1.40.0"
+    environments = {
+        host: each["flask_services"][0]["environment"]
+        for host, each in plan["hosts"].items()
+        if each["flask_services"]
+    }
+    assert {host: each["NODE"] for host, each in environments.items()} == {
+        host: host for host in environments
+    }
+    assert {host for host, each in environments.items() if each["COLOR"] == "red"} == {
+        "service0000-1"
+    }
+    # The command sees the same, but for the extra variable, which only that run had.
+    same = compile_mesh(load(inventory, more))
+    assert same.mesh.envoy_version is None
+    for host, each in same.hosts.items():
+        assert [service.environment for service in each.flask_services] == [
+            service["environment"] for service in plan["hosts"][host]["flask_services"]
+        ]
+    built = build_folder([inventory, more])
+    assert built.name == f"{inventory.name}+{more.stem}"
+    endpoints = built / "edge000-0/edge000/endpoints/service0000.yaml"
+    assert "10.9.9.9" in endpoints.read_text()
+
+
 def test_a_limit_leaves_the_other_hosts_out_and_not_out_of_the_configuration(
     inventory: Path, envoy: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,7 +39,7 @@ from tests.render.views import (
     tracing,
 )
 from vmesh.plan import ProxyPlan, View
-from vmesh.views import HEALTH_CHECK_HEADER
+from vmesh.views import HEALTH_CHECK_HEADER, LOCAL_APP
 
 FOREIGN = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -253,3 +256,62 @@ def test_sampling_of_a_route_holds_with_otlp_too(envoy: Path, tmp_path: Path) ->
                 seen = app.requests[-1].headers
                 assert seen["traceparent"].endswith(f"-0{flag}")
                 assert seen["x-b3-sampled"] == flag
+
+
+class GrpcSink:
+    """A listener that lets a client begin HTTP/2 and keeps all bytes that it sends.
+
+    Nothing is answered: what is in a message can be read without, as gRPC does not compress it.
+    """
+
+    SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # none given
+    ACKNOWLEDGED = b"\x00\x00\x00\x04\x01\x00\x00\x00\x00"
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.server.getsockname()[1])
+        threading.Thread(target=self._keep, daemon=True).start()
+
+    def _keep(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self.server.accept()
+            with connection:
+                connection.sendall(self.SETTINGS + self.ACKNOWLEDGED)
+                while data := connection.recv(65536):
+                    self.got += data
+
+    def __enter__(self) -> GrpcSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+
+def test_every_span_tells_its_host_in_the_node_id(mesh: Mesh, envoy: Path, tmp_path: Path) -> None:
+    trace = ask(mesh.edge, "/a").headers["x-trace-id"]
+    ids = [each["tags"]["node_id"] for each in mesh.of(trace, 2)]
+    assert ids == ["front@here", "shop@here"]
+    # And to which cluster a request went, by which an Envoy beside its app is known.
+    assert [each["tags"]["upstream_cluster.name"] for each in mesh.of(trace, 2)] == ["shop", "app"]
+    with Upstream("app") as app, GrpcSink() as sink:
+        plan = on_loopback(
+            proxy(
+                [public()],
+                {"public": table(host("all", [route("/", LOCAL_APP)]))},
+                [cluster(LOCAL_APP, app.port), collector(sink.port)],
+            )
+        )
+        with running(envoy, tmp_path, plan):
+            ask(port_of(plan, "public"), "/a")
+            assert eventually(lambda: b"front@here" in sink.got)
+    for tag_name, value in (("node_id", "front@here"), ("upstream_cluster.name", LOCAL_APP)):
+        # Key and value of an attribute, each with its length before it.
+        inner = _field(1, value.encode())
+        assert _field(1, tag_name.encode()) + _field(2, inner) in sink.got
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a short field of a protocol buffer, as text and messages are written."""
+    assert len(content) < 128
+    return bytes([number << 3 | 2, len(content)]) + content

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from vmesh import paths
 from vmesh.problems import ERROR, WARNING, Problem, Problems
@@ -60,6 +61,22 @@ class CliError(Exception):
         self.code = code
 
 
+class _Sources(argparse.Action):
+    """Collects the inventories that are named; the first one replaces the default."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _option: str | None = None,
+    ) -> None:
+        """Add one, in the order of the command line."""
+        before = getattr(namespace, self.dest)
+        kept = () if before is self.default else before
+        setattr(namespace, self.dest, (*kept, Path(values)))
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: ends a command as Ctrl-C does, so that clean-up runs."""
 
@@ -82,8 +99,10 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(
-            "-i", "--inventory", type=Path, default=Path("inventory/lab"), metavar="INVENTORY",
-            help="inventory folder or file (default: inventory/lab)",
+            "-i", "--inventory", action=_Sources, default=(Path("inventory/lab"),),
+            metavar="INVENTORY",
+            help="inventory folder or file, or hosts with a comma as in `web1,`; may be repeated:"
+            " of what several say, the last one's counts (default: inventory/lab)",
         )  # fmt: skip
         command.add_argument(
             "--no-install", action="store_true",
@@ -226,7 +245,7 @@ def _test(command: argparse.ArgumentParser) -> None:
 
 
 def _bench(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(inventory=Path("inventory/example-change"))
+    command.set_defaults(inventory=(Path("inventory/example-change"),))
     command.add_argument(
         "what", choices=("change",),
         help="what to measure; on inventory/example-change unless -i names another",
@@ -281,12 +300,20 @@ _OPTIONS = {
 def find_inventory(given: Path) -> Path:
     """Return the inventory's path: relative to the working folder, else to the project.
 
-    Raises CliError when there is no such file or folder.
+    A list of hosts, which is no path, is returned as it is. Raises CliError when there is no such
+    file or folder.
     """
     for path in (given, paths.PROJECT / given):
         if path.exists():
             return path.resolve()
+    if paths.is_host_list(given):
+        return given
     raise CliError(f"There is no inventory at {given}. Name one with -i.", USAGE)
+
+
+def named(inventory: Sequence[Path]) -> str:
+    """Return what to call an inventory that is made of these sources."""
+    return ", ".join(map(str, inventory))
 
 
 def problem_list(problems: Sequence[Problem]) -> str:
@@ -312,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _environment()
     try:
-        arguments.inventory = find_inventory(arguments.inventory)
+        arguments.inventory = tuple(map(find_inventory, arguments.inventory))
         module = importlib.import_module(f"vmesh.cli.{arguments.command}")
         return int(module.run(arguments))
     except Problems as found:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from vmesh.cli import FAILED, OK
+from vmesh.cli import FAILED, OK, USAGE, CliError, named
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and tell whether all went as it must."""
+    if len(arguments.inventory) > 1:
+        raise CliError(
+            "bench lays its changes over one inventory, not over several"
+            f" ({named(arguments.inventory)}). Name one with -i.",
+            USAGE,
+        )
+    (arguments.inventory,) = arguments.inventory
     from bench import change  # noqa: PLC0415 - what it imports is not for --help
 
     return OK if change.run(arguments) else FAILED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vmesh import record
-from vmesh.cli import OK, USAGE, CliError
+from vmesh.cli import OK, USAGE, CliError, named
 from vmesh.cli.mesh import LAB_GROUP
 from vmesh.inventory import load
 from vmesh.progress import Steps, new_log
@@ -14,10 +14,11 @@ from vmesh.progress import Steps, new_log
 def run(arguments: argparse.Namespace) -> int:
     """Stop the lab's VMs, and with --purge remove their disks. Refuses without a lab."""
     # A wrong mesh must not keep anyone from stopping its VMs: nothing is compiled here.
-    inventory = load(arguments.inventory)
+    inventory = load(*arguments.inventory)
     if not inventory.groups.get(LAB_GROUP):
         raise CliError(
-            f"{arguments.inventory} has no group `{LAB_GROUP}`: its VMs are not vmesh's to stop.",
+            f"{named(arguments.inventory)} has no group `{LAB_GROUP}`: its VMs are not vmesh's to"
+            " stop.",
             USAGE,
         )
     from vmesh.lab import Lab  # noqa: PLC0415 - only where there is a lab
@@ -28,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
         Lab.from_inventory(inventory).down(steps, purge=arguments.purge)
         if arguments.purge:
             # What was applied went with the disks.
-            record.forget(record.folder(arguments.inventory), inventory.groups[LAB_GROUP])
+            record.forget(record.folder(*arguments.inventory), inventory.groups[LAB_GROUP])
     return OK

@@ -14,7 +14,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make or fetch the Envoy and the Jaeger that the inventory names, or the command line does."""
     if bool(arguments.jaeger_archive) != bool(arguments.jaeger_sha256):
         raise CliError("--jaeger-archive and --jaeger-sha256 belong together", USAGE)
-    mesh = read(arguments.inventory)
+    mesh = read(*arguments.inventory)
     release = supplies.jaeger_release(mesh)
     envoy_version = arguments.envoy_version or mesh.plan.mesh.envoy_version
     steps = Steps(1, new_log("fetch"))

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw the inventory to standard output or into a file."""
     output: Path | None = arguments.output
     wanted = arguments.format or chosen(output)
-    mesh = read(arguments.inventory)
+    mesh = read(*arguments.inventory)
     hidden = Secrets.of(mesh.inventory)
     hosts = {host: shown(plan, hidden) for host, plan in mesh.plan.hosts.items()}
     drawn = picture(topology(hosts))

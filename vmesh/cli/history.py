@@ -19,7 +19,7 @@ MOST_WORDS = 3
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the last runs, the newest last."""
-    place = record.folder(arguments.inventory)
+    place = record.folder(*arguments.inventory)
     lines = history.read(place)
     if arguments.host:
         lines = of_host(lines, arguments.host)

@@ -15,7 +15,7 @@ from vmesh.cli.mesh import read
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the journals of NAME's units, VM after VM; with -f one VM's, until Ctrl-C."""
-    mesh = read(arguments.inventory)
+    mesh = read(*arguments.inventory)
     targets = mesh.targets(arguments.name)
     if arguments.on:
         targets = [target for target in targets if target.host == arguments.on]

@@ -112,7 +112,7 @@ def _units(plan: HostPlan, name: str) -> tuple[str, ...]:
     return tuple(unit for unit, names in _named_units(plan) if wanted in names)
 
 
-def read(inventory: Path) -> Mesh:
-    """Read and compile the inventory. Raises Problems with everything wrong with it."""
-    loaded = load(inventory)
+def read(*inventory: Path) -> Mesh:
+    """Read and compile the inventory of these sources. Raises Problems with all that is wrong."""
+    loaded = load(*inventory)
     return Mesh(loaded, compile_mesh(loaded))

@@ -64,8 +64,8 @@ class Result:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the inventory means and what would change."""
-    mesh = read(arguments.inventory)
-    place = record.folder(arguments.inventory)
+    mesh = read(*arguments.inventory)
+    place = record.folder(*arguments.inventory)
     try:
         recorded = record.read(place)
         renderer = Renderer()
@@ -244,7 +244,12 @@ def refresh(mesh: Mesh, arguments: argparse.Namespace, result: Result) -> None:
 
 
 def _ask(  # noqa: PLR0913, PLR0917 - a run of Ansible
-    folder: Path, hosts: Sequence[str], key: str, inventory: Path, mesh: Mesh, steps: Steps
+    folder: Path,
+    hosts: Sequence[str],
+    key: str,
+    inventory: Sequence[Path],
+    mesh: Mesh,
+    steps: Steps,
 ) -> tuple[dict[str, dict[str, Any]], playbook.Outcome]:
     """Run the playbook; return host -> what it answered."""
     variables, limit = folder / "variables.json", folder / "hosts"

@@ -161,14 +161,18 @@ def events(path: Path) -> Callable[[], list[dict[str, Any]]]:
 
 
 def apply(
-    inventory: Path,
+    inventory: Sequence[Path],
     steps: Steps,
     *,
     fast: bool,
     playbook: str = "site.yml",
     extra: Sequence[str] = (),
 ) -> Outcome:
-    """Run the playbook against `inventory`, with `extra` options; return what became of it."""
+    """Run the playbook against the sources `inventory`; return what became of it.
+
+    extra: further options of ansible-playbook
+    """
+    sources = [word for source in inventory for word in ("-i", str(source))]
     outcome = Outcome()
     events_path = steps.log_path.with_suffix(".events")
     new_events = events(events_path)
@@ -185,7 +189,7 @@ def apply(
                 steps.status(outcome.now())
 
     outcome.code = follow(
-        ["ansible-playbook", "-i", str(inventory), *extra, playbook],
+        ["ansible-playbook", *sources, *extra, playbook],
         environment(os.environ, events_path, fast=fast),
         steps.log_path,
         look,

@@ -20,7 +20,7 @@ HEADER = ("VM", "NAME", "COMMAND", "STATE", "PORTS")
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; exit code 1 when anything planned does not run."""
-    rows = ask(read(arguments.inventory))
+    rows = ask(read(*arguments.inventory))
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:

@@ -14,7 +14,7 @@ from vmesh.render import STATIC_SUFFIX, write_plan
 def run(arguments: argparse.Namespace) -> int:
     """Write <host>/<proxy>/ folders and, beside each, its static form."""
     check_target(arguments.dir)
-    plan = read(arguments.inventory).plan
+    plan = read(*arguments.inventory).plan
     try:
         forms = write_plan(plan, arguments.dir)
     except OSError as error:

@@ -48,8 +48,8 @@ class Way:
 
 def run(arguments: argparse.Namespace) -> int:
     """Say what will happen, then do it, or only try it with --check."""
-    inventory = load(arguments.inventory)
-    place = record.folder(arguments.inventory)
+    inventory = load(*arguments.inventory)
+    place = record.folder(*arguments.inventory)
     recorded = {
         host: state for host, state in record.read(place).items() if host in inventory.hosts
     }

@@ -12,7 +12,7 @@ from vmesh.cli.mesh import read
 
 def run(arguments: argparse.Namespace) -> int:
     """Become the ssh that opens a shell on NAME's VM, or runs the given command there."""
-    mesh = read(arguments.inventory)
+    mesh = read(*arguments.inventory)
     targets = mesh.targets(arguments.name)
     host = targets[0].host
     if len(targets) > 1:

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,12 +71,12 @@ def _missing_packages() -> list[str]:
 
 
 @contextmanager
-def _room(inventory: Path, steps: Steps, *, leave: bool) -> Iterator[None]:
+def _room(inventory: Sequence[Path], steps: Steps, *, leave: bool) -> Iterator[None]:
     """Pause the user's lab, whose VMs would want the same processors, and resume it after."""
     from vmesh.inventory import load  # noqa: PLC0415 - Ansible takes long to import
     from vmesh.lab import Lab  # noqa: PLC0415
 
-    loaded = load(inventory)
+    loaded = load(*inventory)
     if leave or not loaded.groups.get("lab"):
         yield
         return

@@ -56,7 +56,7 @@ class Asked:
 
 def run(arguments: argparse.Namespace) -> int:
     """Send the request, wait for its trace, print both."""
-    mesh = read(arguments.inventory)
+    mesh = read(*arguments.inventory)
     headers = dict(_header(text) for text in arguments.header)
     answer = request(mesh, Asked(arguments.path, arguments.edge, headers))
     show_answer(answer)

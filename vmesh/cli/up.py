@@ -14,6 +14,7 @@ from vmesh.cli import (
     OK,
     USAGE,
     CliError,
+    named,
     packages,
     playbook,
     problem_list,
@@ -63,7 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         hosts = result.outcome.hosts if result.outcome else {}
         steps.record(
-            "up", inventory=str(arguments.inventory), result=result.word, hosts=hosts, **result.more
+            "up",
+            inventory=named(arguments.inventory),
+            result=result.word,
+            hosts=hosts,
+            **result.more,
         )
     if result.word != "ok":
         return FAILED
@@ -73,8 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     with steps.phase("preflight", "checking the inventory and this machine"):
-        steps.status(f"reading {arguments.inventory}")
-        mesh = read(arguments.inventory)
+        steps.status(f"reading {named(arguments.inventory)}")
+        mesh = read(*arguments.inventory)
         if missing := check_sources(mesh.plan):
             raise Problems(missing)
         lab = _lab(mesh)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from vmesh.cli import FAILED, OK, problem_list, supplies
+from vmesh.cli import FAILED, OK, named, problem_list, supplies
 from vmesh.cli.mesh import read
 from vmesh.plan import Plan
 from vmesh.problems import ERROR, Problem, Problems
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     Prints all problems and warnings; only a problem makes it fail.
     """
     try:
-        plan = read(arguments.inventory).plan
+        plan = read(*arguments.inventory).plan
         found = [*plan.warnings, *_beyond(plan, ask_envoy=not arguments.no_envoy)]
     except Problems as problems:
         found = list(problems.items)
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if found:
         print(problem_list(found), file=sys.stderr)
     if not failed:
-        print(f"{arguments.inventory}: no problem found")
+        print(f"{named(arguments.inventory)}: no problem found")
     return FAILED if failed else OK
 
 

@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=("up", "down", "status", "pause", "resume"))
     parser.add_argument(
-        "-i", "--inventory", type=Path, default=paths.PROJECT / "inventory" / "lab",
-        help="the inventory whose group lab is meant (default: inventory/lab)",
+        "-i", "--inventory", type=Path, action="append",
+        help="the inventory whose group lab is meant; may be repeated (default: inventory/lab)",
     )  # fmt: skip
     parser.add_argument("--purge", action="store_true", help="with down: remove the disks too")
     return parser
@@ -31,8 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code: 2 for what the user can mend."""
     options = _parser().parse_args(arguments)
     progress = Plain()
+    sources = options.inventory or [paths.PROJECT / "inventory" / "lab"]
     try:
-        lab = Lab.from_inventory(inventory.load(options.inventory))
+        lab = Lab.from_inventory(inventory.load(*sources))
         if options.command == "status":
             for name, state in lab.status().items():
                 print(f"{name}\t{state.status}\t127.0.0.1:{state.ssh_port}\t{state.mesh_address}")

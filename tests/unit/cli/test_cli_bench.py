@@ -64,6 +64,12 @@ def test_what_takes_a_row_back_comes_right_after_it() -> None:
         assert change.NAMES.index(back) == change.NAMES.index(made) + 1
 
 
+def test_bench_refuses_several_inventories(capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["-i", "inventory/lab", "-i", "inventory/example-change"]
+    assert cli.main(["bench", "change", *both]) == cli.USAGE
+    assert "over one inventory" in capsys.readouterr().err
+
+
 def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "change", "--continue"]) == cli.USAGE
     assert "-o" in capsys.readouterr().err
@@ -71,6 +77,6 @@ def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_example_is_what_is_changed_unless_another_is_named() -> None:
     parsed = cli.parser().parse_args(["bench", "change"])
-    assert parsed.inventory == Path("inventory/example-change")
-    assert cli.parser().parse_args(["bench", "change", "-i", "x"]).inventory == Path("x")
-    assert cli.parser().parse_args(["ps"]).inventory == Path("inventory/lab")
+    assert parsed.inventory == (Path("inventory/example-change"),)
+    assert cli.parser().parse_args(["bench", "change", "-i", "x"]).inventory == (Path("x"),)
+    assert cli.parser().parse_args(["ps"]).inventory == (Path("inventory/lab"),)

@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vmesh.cli.down
 import vmesh.cli.ps
-from vmesh import cli, paths
-from vmesh.cli import check, logs, packages, render
+from vmesh import cli, paths, record
+from vmesh.cli import check, logs, packages, playbook, render
 from vmesh.cli import test as test_command
 from vmesh.problems import Problem
+from vmesh.progress import Steps, new_log
 
 OWN_VMS = {
     "all": {
@@ -79,6 +82,49 @@ def test_a_relative_inventory_is_found_from_any_folder(
     assert cli.find_inventory(Path("inventory/lab")) == paths.PROJECT / "inventory" / "lab"
     (tmp_path / "mine").mkdir()
     assert cli.find_inventory(Path("mine")) == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("command", [name for name, _ in cli.COMMANDS])
+def test_every_command_takes_several_inventories_and_hosts(command: str) -> None:
+    more = {"logs": ["x"], "ssh": ["x"], "render": ["x"], "bench": ["change"]}.get(command, [])
+    given = [command, "-i", "one", "--inventory", "web1,", *more]
+    assert cli.parser().parse_args(given).inventory == (Path("one"), Path("web1,"))
+    assert len(cli.parser().parse_args([command, *more]).inventory) == 1
+
+
+def test_what_a_command_says_of_several_inventories_is_of_all_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = inventory(tmp_path)
+    second = tmp_path / "more.yml"
+    second.write_text("all: {vars: {mesh_tracing: {group: nowhere}}}")
+    assert cli.main(["validate", "--no-envoy", "-i", str(first), "-i", str(second)]) == 1
+    told = capsys.readouterr().err
+    assert "nowhere" in told
+    assert "mesh_services.shop.calls" in told  # of the first one
+    both = ["-i", str(first), "-i", "web1,"]
+    assert cli.main(["down", *both]) == 2
+    assert f"{first}, web1, has no group `lab`" in capsys.readouterr().err
+    assert cli.main(["history", *both]) == 0
+    assert str(record.folder(first, Path("web1,"))) in capsys.readouterr().out
+    assert cli.main(["ps", *both, "-i", "/no/such/place"]) == 2
+    assert "no inventory at /no/such/place" in capsys.readouterr().err
+
+
+def test_a_playbook_is_run_with_all_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Sequence[str]] = []
+
+    def follow(command: Sequence[str], *_: Any) -> int:
+        ran.append(command)
+        return 0
+
+    monkeypatch.setattr(playbook, "follow", follow)
+    steps = Steps(1, new_log("test"))
+    playbook.apply((Path("/one"), Path("web1,")), steps, fast=False, extra=("--check",))
+    assert ran == [
+        ["ansible-playbook", "-i", "/one", "-i", "web1,", "--check", "site.yml"],
+    ]  # fmt: skip
 
 
 def test_down_refuses_an_inventory_without_a_lab(

@@ -52,13 +52,15 @@ def inventory(path: Path, mesh: dict[str, Any] | None = None, **more: Any) -> Pa
     return path
 
 
-def applied(path: Path, platform: dict[str, str] | None = None) -> None:
+def applied(
+    path: Path, platform: dict[str, str] | None = None, more: tuple[Path, ...] = ()
+) -> None:
     """Record the inventory as it is now, as if site.yml had been run."""
-    mesh = read(path)
+    mesh = read(path, *more)
     # As a run finds them: what the hosts are is not known before.
     first: Any = {host: {"platform": platform or worlds.PLATFORM} for host in mesh.plan.hosts}
     for host, described in plan.describe(mesh, first, Renderer()).items():
-        record.write(record.folder(path), host, described.state)
+        record.write(record.folder(path, *more), host, described.state)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
@@ -258,3 +260,19 @@ def test_hosts_that_do_not_answer_are_named_and_end_with_1(
     assert "  web1: Connection refused\n" in text
     assert "  shop1: no answer\n" in text
     assert "No drift" not in text
+
+
+def test_of_several_inventories_all_count_and_have_records_of_their_own(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    over = place.with_name("over.yml")
+    over.write_text("all: {vars: {mesh_envoy_version: 1.39.3}}")
+    applied(place)
+    # The record of one is not that of both.
+    assert "Nothing would change." not in told(capsys, place, "-i", over)
+    applied(place, more=(over,))
+    assert record.folder(place, over).name == "own+over"
+    assert "Nothing would change." in told(capsys, place, "-i", over)
+    over.write_text("all: {vars: {mesh_envoy_version: 1.40.0}}")
+    assert "1.39.3" in told(capsys, place, "-i", over)
+    assert "Nothing would change." in told(capsys, place)

@@ -57,7 +57,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Return what Ansible was asked for, which is not started."""
     asked: list[dict[str, Any]] = []
 
-    def apply(_inventory: Path, _steps: Any, **options: Any) -> playbook.Outcome:
+    def apply(_inventory: Any, _steps: Any, **options: Any) -> playbook.Outcome:
         (variables, *rest) = options["extra"]
         path = Path(variables.removeprefix("--extra-vars=@"))
         asked.append({**options, **json.loads(path.read_text()), "rest": rest})
@@ -70,14 +70,14 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
 def rolled_back(place: Path, name: str | None = None, to: int | None = None, **more: Any) -> int:
     arguments = argparse.Namespace(
-        inventory=place, name=name, to=to, **{"check": False, "no_install": True, **more}
+        inventory=(place,), name=name, to=to, **{"check": False, "no_install": True, **more}
     )
     return rollback_command.run(arguments)
 
 
 def shown(place: Path, capsys: pytest.CaptureFixture[str], **more: Any) -> str:
     options = {"host": None, "lines": 20, "json": False, **more}
-    assert history_command.run(argparse.Namespace(inventory=place, **options)) == 0
+    assert history_command.run(argparse.Namespace(inventory=(place,), **options)) == 0
     return capsys.readouterr().out
 
 

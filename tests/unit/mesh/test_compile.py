@@ -197,3 +197,39 @@ def test_no_message_shows_what_the_vault_keeps(path: str, value: Any) -> None:
     with pytest.raises(Problems) as shown:
         compile_mesh(inventory(changed(path, value)))
     assert "s3cr3t-word" in str(shown.value) or "0123456789" in str(shown.value)
+
+
+# What a host's app has for itself
+
+
+def with_environments(**hosts: dict[str, Any]) -> Inventory:
+    """Return an inventory in which apps of `stock` have another environment on some hosts."""
+    mesh = changed("mesh_services.stock.app.environment", {"NODE": "store1"})
+    own = {host: {"stock": environment} for host, environment in hosts.items()}
+    return dataclasses.replace(inventory(mesh), environments=own)
+
+
+def test_an_app_has_the_environment_of_its_host() -> None:
+    plan = compile_mesh(with_environments(store2={"NODE": 2, "MORE": 0.5}))
+    found = {host: plan.hosts[host].flask_services[0].environment for host in ("store1", "store2")}
+    assert found["store1"]["NODE"] == "store1"
+    assert "MORE" not in found["store1"]
+    assert (found["store2"]["NODE"], found["store2"]["MORE"]) == ("2", "0.5")
+    assert {each["SERVICE_NAME"] for each in found.values()} == {"stock"}
+    assert found["store2"]["MESH_ADDRESS"] == "10.0.0.4"
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"NODE": ["a"]}, ".NODE"),
+        ({"NODE": None}, ".NODE"),
+        ({"NODE": "a\x00b"}, ".NODE"),
+        ({"NO DE": "a"}, ""),
+        ("all of it", ""),
+        ({"MESH_ADDRESS": "10.0.0.9"}, ""),
+    ],
+)
+def test_a_wrong_environment_of_one_host_is_told_of_that_host(environment: Any, place: str) -> None:
+    (problem,) = problems_of(with_environments(store2=environment))
+    assert problem.variable == f"store2: mesh_services.stock.app.environment{place}"

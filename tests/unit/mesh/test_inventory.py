@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.template import trust_as_template
 
 from bench import scale_inventory
 from vmesh import paths
@@ -70,37 +71,268 @@ def test_values_are_plain_even_where_ansible_marks_them(tmp_path: Path) -> None:
     assert [type(value) for value in values] == [str, float, int, str]
 
 
-class HostVars(Mapping[str, Mapping[str, Any]]):
-    """As Ansible's: resolves what it is asked for; it counts how often that was."""
-
-    def __init__(self, hosts: dict[str, dict[str, Any]]) -> None:
-        self.hosts = hosts
-        self.asked: list[str] = []
-
-    def raw_get(self, host: str) -> Mapping[str, Any]:
-        return self.hosts[host]
-
-    def __getitem__(self, host: str) -> Mapping[str, Any]:
-        self.asked.append(host)
-        return self.hosts[host]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.hosts)
-
-    def __len__(self) -> int:
-        return len(self.hosts)
-
-
-def test_a_hundred_hosts_cost_one_resolving_of_the_model() -> None:
-    model = {"shop": {"app": {"environment": {"PASSWORD": "{{ from_elsewhere }}"}}}}
-    hosts = {
-        f"web{number:02}": {"mesh_services": model, "ansible_host": f"10.0.0.{number}"}
-        for number in range(100)
+def test_of_a_hundred_hosts_only_templates_are_resolved_each_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {"NODE": "{{ color }}", **{f"N{n}": str(n) for n in range(100)}}
+    model = {"shop": {"port": "{{ base + 1 }}", "app": {"environment": environment}}}
+    names = [f"web{number:02}" for number in range(100)]
+    hosts: dict[str, dict[str, Any]] = {
+        name: {"mesh_services": model, "base": 9000, "color": name} for name in names
     }
-    hostvars = HostVars(hosts)
-    found = from_hostvars(Path("inventory"), {}, hostvars)
+    hosts["web50"]["base"] = 1000
+    asked: list[tuple[int, Any]] = []
+
+    def resolver(_hostvars: Any, raw: Any) -> Callable[[Any], Any]:
+        index = next(index for index, name in enumerate(names) if hosts[name] is raw)
+
+        def resolve(value: Any) -> Any:
+            asked.append((index, value))
+            return value
+
+        return resolve
+
+    monkeypatch.setattr("vmesh.inventory._resolver", resolver)
+    found = from_hostvars(Path("inventory"), {"shop": names[10:15]}, hosts)
     assert (len(found.hosts), found.mesh) == (100, {"mesh_services": model})
-    assert hostvars.asked == ["web00"]
+    # On a host that has all as the first one has it, a template is what it is there.
+    assert [index for index, value in asked if value == "{{ base + 1 }}"] == [0, 50]
+    assert [index for index, value in asked if value == "{{ color }}"] == list(range(10, 15))
+    assert len(asked) == 7
+
+
+# What a template of a shared variable is on each host
+
+OWN = """
+mesh_services:
+  shop:
+    port: 9001
+    app:
+      flask: services/service1
+      environment:
+        SAME: in plain text
+        NODE: "{{ inventory_hostname }}"
+        DATABASE: "{{ database }}"
+        WORKERS: "{{ cores | int * 2 }}"
+        NEIGHBOUR: "{{ hostvars['web2'].mesh_address }}"
+        REGION: "{{ region | default(omit) }}"
+        NUMBER: "{{ groups.shop | length }}"
+"""
+SHOP: dict[str, Any] = {
+    "all": {
+        "children": {
+            "shop": {
+                "hosts": {
+                    "web1": {"cores": 1, "region": "north"},
+                    "web2": {"cores": 2, "mesh_address": "10.0.0.{{ cores }}"},
+                }
+            },
+            "edge": {"hosts": {"edge1": {"database": "of the edge, where no shop is"}}},
+        }
+    }
+}
+DATABASE = {"database": "db.internal"}
+
+
+def shop_with(folder: Path, mesh: str = OWN, **files: Mapping[str, Any] | str) -> Path:
+    """Write an inventory with a service on two hosts and an edge beside them."""
+    given = {"group_vars__shop": DATABASE, **files}
+    return written(folder, {}, hosts=SHOP, group_vars__all__mesh=mesh, **given)
+
+
+def test_an_apps_environment_is_on_each_host_what_ansible_makes_of_it_there(
+    tmp_path: Path,
+) -> None:
+    found = load(shop_with(tmp_path))
+    same = {
+        "SAME": "in plain text", "DATABASE": "db.internal", "NEIGHBOUR": "10.0.0.2", "NUMBER": 2,
+    }  # fmt: skip
+    environment = found.mesh["mesh_services"]["shop"]["app"]["environment"]
+    assert environment == {**same, "NODE": "web1", "WORKERS": 2, "REGION": "north"}
+    assert found.environments == {"web2": {"shop": {**same, "NODE": "web2", "WORKERS": 4}}}
+
+
+def test_a_whole_environment_may_be_each_hosts_own(tmp_path: Path) -> None:
+    mesh = OWN[: OWN.index("environment")] + 'environment: "{{ mine }}"\n'
+    found = load(
+        shop_with(
+            tmp_path,
+            mesh,
+            host_vars__web1={"mine": {"A": "{{ inventory_hostname }}"}},
+            host_vars__web2={"mine": {"B": "{{ inventory_hostname }}"}},
+        )
+    )
+    assert found.mesh["mesh_services"]["shop"]["app"]["environment"] == {"A": "web1"}
+    assert found.environments == {"web2": {"shop": {"B": "web2"}}}
+
+
+def test_a_service_that_is_a_template_as_a_whole_has_an_environment_on_each_host(
+    tmp_path: Path,
+) -> None:
+    mesh = "mesh_services: {shop: '{{ described }}'}\ndescribed:" + OWN.split("shop:")[1]
+    found = load(shop_with(tmp_path, mesh, group_vars__edge={"cores": 8}))
+    assert found.environments["web2"]["shop"]["NODE"] == "web2"
+    assert found.environments.keys() == {"web1", "web2"}  # and not the edge, which is another
+
+
+@pytest.mark.parametrize(
+    ("mesh", "place", "value", "other"),
+    [
+        ("mesh_services: {shop: {port: '{{ 9000 + cores }}'}}", "mesh_services.shop.port", 9002,
+         "9001"),
+        ("mesh_services: {shop: {calls: [a, '{{ inventory_hostname }}']}}",
+         "mesh_services.shop.calls[1]", "web2", '"web1"'),
+        ("mesh_envoy_version: '1.{{ cores }}.0'", "mesh_envoy_version", "1.2.0", '"1.1.0"'),
+        ("mesh_services: {shop: '{{ {\"app\": {\"workers\": cores}} }}'}",
+         "mesh_services.shop.app.workers", 2, "1"),
+        ("mesh_services: {shop: {group: '{{ region | default(omit) }}'}}",
+         "mesh_services.shop.group", "not set", '"north"'),
+    ],
+)  # fmt: skip
+def test_what_all_hosts_share_must_not_be_another_thing_on_each(
+    tmp_path: Path, mesh: str, place: str, value: Any, other: str
+) -> None:
+    folder = shop_with(tmp_path, mesh, group_vars__edge={"cores": 1, "region": "north"})
+    if "inventory_hostname" in mesh:
+        (folder / "hosts.yml").write_text("shop: {hosts: {web1: , web2: }}")
+    (problem,) = problems_of(folder)
+    assert (problem.variable, problem.value) == (f"web2: {place}", value)
+    assert other in problem.message
+    assert "differs from host to host" in problem.message
+    assert "`environment`" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ by_another }}",
+        "{{ table.size }}",
+        "{{ 'cores' | extract(hostvars[inventory_hostname]) }}",
+        "{{ lookup('vars', 'co' ~ 'res') }}",
+        "{{ query('ansible.builtin.vars', 'cores') }}",
+        "{% set cores_here = cores %}{{ cores_here }}",
+        "{{ lookup('file', folder ~ inventory_hostname ~ '.txt') }}",
+        "{{ lookup('env', 'CORES_' ~ cores) }}",
+        "{{ group_names }}",
+    ],
+)
+def test_a_difference_is_seen_however_a_template_comes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    for cores, host in (("1", "edge1"), ("1", "web1"), ("2", "web2")):
+        (tmp_path / f"{host}.txt").write_text(cores)
+        monkeypatch.setenv(f"CORES_{cores}", cores)
+    folder = shop_with(
+        tmp_path / "inventory", "mesh_operator_bind: " + json.dumps(template),
+        group_vars__edge={"cores": 1},
+        group_vars__all__more={
+            "by_another": "{{ by_a_third }}", "by_a_third": "{{ cores }}",
+            "table": {"size": ["{{ cores }}"]}, "folder": f"{tmp_path}/",
+        },
+    )  # fmt: skip
+    (problem,) = problems_of(folder)
+    told = "web1 and 1 more" if "group_names" in template else "web2"
+    assert problem.variable == f"{told}: mesh_operator_bind"
+
+
+def test_what_is_undefined_on_one_host_is_told_of_that_one(tmp_path: Path) -> None:
+    mesh = OWN + "mesh_operator_bind: '10.0.0.{{ cores }}'\n"
+    found = problems_of(shop_with(tmp_path, mesh, group_vars__shop={}, host_vars__web1=DATABASE))
+    assert [(problem.variable, problem.value) for problem in found] == [
+        ("edge1: mesh_operator_bind", "10.0.0.{{ cores }}"),
+        ("web2: mesh_services.shop.app.environment.DATABASE", "{{ database }}"),
+        ("web2: mesh_operator_bind", "10.0.0.2"),
+    ]
+    assert "'database' is undefined" in found[1].message
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ ansible_facts['hostname'] }}", "{{ ansible_hostname }}", "{{ ansible_facts.nodename }}"],
+)
+def test_a_fact_is_refused_and_the_remedy_says_why(tmp_path: Path, template: str) -> None:
+    mesh = f'mesh_services: {{shop: {{app: {{environment: {{NODE: "{template}"}}}}}}}}'
+    folder = shop_with(tmp_path, mesh)
+    (problem,) = problems_of(folder)
+    assert problem.variable == "web1 and 1 more: mesh_services.shop.app.environment.NODE"
+    assert "Facts such as ansible_" in problem.remedy
+    assert "not known when the mesh is planned" in problem.remedy
+
+
+def test_facts_that_were_gathered_before_are_not_taken_either() -> None:
+    facts = {
+        "ansible_facts": {"hostname": "x"},
+        "ansible_hostname": "x",
+        "ansible_host": "10.0.0.1",
+    }
+    for name, expected in (("ansible_hostname", None), ("ansible_host", "10.0.0.1")):
+        template = trust_as_template(f"{{{{ {name} }}}}")
+        raw = {**facts, "mesh_zone": template}
+        try:
+            found = from_hostvars(Path("inventory"), {}, {"web1": raw}).hosts["web1"]["mesh_zone"]
+        except Problems as problems:
+            found = None
+            assert "Facts" in problems.items[0].remedy
+        assert found == expected
+
+
+def test_a_variable_that_only_some_hosts_have_is_refused_where_they_are_in_the_mesh(
+    tmp_path: Path,
+) -> None:
+    mesh = OWN.replace('"{{ database }}"', "x") + "mesh_edges: {front: {group: edge, port: 80}}\n"
+    folder = shop_with(
+        tmp_path, mesh, group_vars__shop={"mesh_envoy_version": "1.39.3"},
+        group_vars__all__more={"ansible_host": "10.0.1.{{ groups.all.index(inventory_hostname) }}",
+                               "mesh_tracing": {"sampling": 0}},
+    )  # fmt: skip
+    found = load(folder)
+    assert found.lacking == {"mesh_envoy_version": ("web1", frozenset({"edge1"}))}
+    with pytest.raises(Problems) as caught:
+        compile_mesh(found)
+    (problem,) = [each for each in caught.value.items if each.variable == "mesh_envoy_version"]
+    assert problem.message == "is set for web1 and not for edge1; the mesh is described once"
+
+
+def test_group_vars_beside_site_yml_count_wherever_the_command_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, zone in (("project", "beside site.yml"), ("elsewhere", "in the working folder")):
+        (tmp_path / place / "group_vars").mkdir(parents=True)
+        (tmp_path / place / "group_vars/all.yml").write_text(f"mesh_zone: {zone}\n")
+    folder = written(tmp_path / "inventory", {"web1": {}})
+    monkeypatch.setattr(paths, "PROJECT", tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(folder).hosts["web1"]["mesh_zone"] == "beside site.yml"
+
+
+# Several sources
+
+
+def test_of_several_sources_the_last_one_counts(tmp_path: Path) -> None:
+    one = written(tmp_path / "one", {"web1": {"mesh_zone": "a"}, "web2": {"mesh_zone": "a"}})
+    more = tmp_path / "more.yml"
+    more.write_text("all: {hosts: {web2: {mesh_zone: b}, web3: {mesh_zone: c}}}")
+    assert {host: each["mesh_zone"] for host, each in load(one, more).hosts.items()} == {
+        "web1": "a", "web2": "b", "web3": "c",
+    }  # fmt: skip
+    assert load(more, one).hosts["web2"]["mesh_zone"] == "a"
+    assert load(more, one).mesh == MESH
+
+
+def test_a_list_of_hosts_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("web1,web2")).hosts.keys() == {"web1", "web2"}
+    one = written(tmp_path / "one", {"web1": {"mesh_zone": "a"}})
+    assert load(one, Path("web2,")).hosts.keys() == {"web1", "web2"}
+
+
+def test_each_source_that_is_not_there_is_told(tmp_path: Path) -> None:
+    one = written(tmp_path / "one", {"web1": {}})
+    with pytest.raises(Problems) as caught:
+        load(tmp_path / "none", one, tmp_path / "neither")
+    assert [each.value for each in caught.value.items] == [
+        str(tmp_path / "none"), str(tmp_path / "neither"),
+    ]  # fmt: skip
 
 
 def test_a_host_that_describes_the_mesh_differently_is_told(tmp_path: Path) -> None:
@@ -152,7 +384,7 @@ def test_every_value_that_cannot_be_resolved_is_told_with_its_place(tmp_path: Pa
     assert [(problem.variable, problem.value) for problem in found] == [
         ("web1: mesh_address", "{{ nowhere }}"),
         ("web2: mesh_address", "{{ 1 +"),
-        ("web1: mesh_services.shop.calls[1]", "{{ nothing }}"),
+        ("web1 and 1 more: mesh_services.shop.calls[1]", "{{ nothing }}"),
     ]
     assert "'nowhere' is undefined" in found[0].message
     assert f"{tmp_path}/hosts.yml" in found[0].message
@@ -187,7 +419,7 @@ from vmesh.problems import Problems
 try:
     found = load(Path(sys.argv[1]))
     print(json.dumps({"mesh": found.mesh, "hidden": sorted(found.hidden),
-                      "secrets": sorted(found.secrets)}))
+                      "secrets": sorted(found.secrets), "environments": found.environments}))
 except Problems as problems:
     print(json.dumps({"problems": str(problems)}))
 """
@@ -299,6 +531,43 @@ def test_what_a_host_says_differently_in_an_encrypted_file_is_not_shown(tmp_path
     found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))["problems"]
     assert "web2: mesh_tracing.group" in found
     assert "whispered" not in found
+
+
+def test_a_secret_of_one_group_is_known_to_its_hosts_and_shown_nowhere(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("open sesame\n")
+    mesh = """
+mesh_services:
+  shop:
+    port: 9001
+    app: {flask: services/shop, environment: {PASSWORD: "{{ secret }}", URL: "db://{{ secret }}"}}
+"""
+    inventory = shop_with(
+        tmp_path / "inventory", mesh,
+        group_vars__shop={"secret": "open1"}, host_vars__web2={"secret": "open2"},
+    )  # fmt: skip
+    for name in ("group_vars/shop.yml", "host_vars/web2.yml"):
+        vault("encrypt", inventory / name, password=password)
+    found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))
+    assert found["environments"] == {
+        "web2": {"shop": {"PASSWORD": "open2", "URL": "db://open2"}},
+    }  # fmt: skip
+    assert {tuple(way) for way in found["hidden"]} == {
+        (*ENVIRONMENT, "PASSWORD"), (*ENVIRONMENT, "URL"),
+    }  # fmt: skip
+    assert found["secrets"] == ["open1", "open2"]
+    # Where the hosts must not differ, the message shows neither text, nor one made with it.
+    mesh_file = inventory / "group_vars/all/mesh.yml"
+    mesh_file.write_text(
+        "mesh_services: {shop: {group: '{{ secret }}', operation: 'a{{ secret }}'}}"
+    )
+    (inventory / "group_vars/edge.yml").write_text("secret: open1")
+    told = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))["problems"]
+    assert "web2: mesh_services.shop.group" in told
+    assert "web2: mesh_services.shop.operation" in told
+    assert told.count("(hidden)") == 4
+    assert "open1" not in told
+    assert "open2" not in told
 
 
 def test_a_text_below_a_template_is_hidden_and_its_neighbour_is_not(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_a_recorded_proxy_is_rendered_as_it_was() -> None:
 # Secrets
 
 
+def test_what_an_app_has_on_one_host_for_itself_is_recorded_by_name_alone(tmp_path: Path) -> None:
+    own = {"shop1": {"shop": {"COLOR": "of this host", "EXTRA": "too"}}}
+    text = recorded(tmp_path, dataclasses.replace(worlds.inventory(), environments=own))
+    assert '"COLOR": null' in text
+    assert '"EXTRA": null' in text
+    assert "of this host" not in text
+
+
 @pytest.mark.parametrize(
     ("name", "value", "hidden"),
     [

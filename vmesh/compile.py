@@ -370,6 +370,7 @@ def _flask(mesh: Mesh, places: _Places, host: str, service: Service, app: FlaskA
         wsgi=app.wsgi,
         workers=app.workers,
         threads=app.threads,
+        preload=app.preload,
         grace=app.grace,
         health=app.health,
         environment={
@@ -396,7 +397,7 @@ class _Shared:
 def _shared(mesh: Mesh, service: Service) -> _Shared:
     tracing = views.tracing(mesh, service.name)
     calls, egress = [], []
-    routes = {"ingress": views.table(views.ingress_routes(service))}
+    routes = {"ingress": views.table(views.ingress_routes(service), tell_client=True)}
     for call in service.calls:
         name = f"egress-{call.upstream}"
         upstream = mesh.services.get(call.upstream)

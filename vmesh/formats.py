@@ -10,6 +10,8 @@ from typing import Any
 
 import re2
 
+from vmesh import wsgi
+
 # How large a regular expression may be once it is compiled, in RE2's steps: a class of all
 # letters of all alphabets has about 1200. files/envoy/bootstrap.yaml.j2 gives Envoy, which
 # refuses more than 100 by itself, a bound with room for another version's counting.
@@ -103,5 +105,6 @@ FORMATS: dict[str, Callable[[Any], bool]] = {
     "dns-name": is_dns_name,
     "host": lambda value: is_ipv4(value) or is_dns_name(value),
     "listening": _is_listening,
+    "wsgi": lambda value: wsgi.parse(value) is not None,
     "re2": lambda value: re2_fault(value) is None,
 }

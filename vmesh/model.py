@@ -29,14 +29,16 @@ _NOT_MERGED = ("hash_on",)
 class FlaskApp:
     """A Flask application that gunicorn serves.
 
-    `source` is a folder, relative to the project. `grace` are the seconds that running requests
-    get when a new process takes over, `health` the path that it must answer first.
+    `source` is a folder, relative to the project. `preload`: gunicorn imports it before it
+    forks. `grace` are the seconds that running requests get when a new process takes over, `health`
+    the path that it must answer first.
     """
 
     source: str
     wsgi: str
     workers: int
     threads: int
+    preload: bool
     grace: int
     health: str
     environment: dict[str, str]
@@ -354,6 +356,7 @@ def _app(value: Given | None) -> FlaskApp | ExternalApp | None:
         wsgi=value["wsgi"],
         workers=value["workers"],
         threads=value["threads"],
+        preload=value["preload"],
         grace=value["grace"],
         health=value["health"],
         environment={key: str(text) for key, text in value["environment"].items()},

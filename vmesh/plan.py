@@ -45,6 +45,7 @@ class FlaskPlan:
     wsgi: str
     workers: int
     threads: int
+    preload: bool
     grace: int
     health: str
     environment: dict[str, str]

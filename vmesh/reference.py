@@ -50,6 +50,21 @@ them in `/etc/vmesh/<service>.env` on its host.
 The URLs are on loopback addresses that follow from the names of caller and call alone, so no
 change elsewhere moves them.
 
+Of a request, a Flask app sees the client and not the Envoys, without a line of its own:
+
+- `request.remote_addr`, from `x-envoy-external-address`: the address of the client as the edge
+  trusts it; of a call inside the mesh, the caller's.
+- `request.scheme`, from `x-forwarded-proto`: `http` or `https`, as the client asked for it.
+- `request.host`, URLs of `url_for(..., _external=True)` and redirects, from `x-forwarded-host` and
+  `x-forwarded-port`, else from `host`: the name and port that the client asked for.
+
+A client cannot forge them: the edge writes the first two itself and takes the others only from
+peers that it trusts. Of a list in such a header the last value counts. `ProxyFix` is not needed.
+What is behind an `external` app gets the same headers and reads them itself.
+
+gunicorn itself believes no header: not `X-Forwarded-Ssl`, not `SCRIPT_NAME`. A header whose name
+has a `_` does not reach a Flask app, as WSGI cannot tell `_` from `-`; an `external` app gets it.
+
 ## Trace headers between hops
 
 Envoy makes the spans, one for each HTTP hop: at the edge, into a service, out of a service. An

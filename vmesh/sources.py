@@ -5,19 +5,17 @@ Compile reads no file; this looks whether they are there and what they should be
 
 from __future__ import annotations
 
-import re
+import ast
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmesh import paths
-from vmesh.artifacts import pins
+from vmesh import paths, wsgi
+from vmesh.artifacts import app_folder, pins
+from vmesh.artifacts.app_folder import AppFolder
 from vmesh.model import Address, FlaskApp, Mesh
 from vmesh.plan import Plan
 from vmesh.problems import Problem
-
-LOCK = "requirements.txt"
-_GUNICORN = re.compile(r"^gunicorn\b", re.MULTILINE | re.IGNORECASE)
 
 
 def check_sources(plan: Plan) -> list[Problem]:
@@ -56,29 +54,65 @@ def _app(where: str, app: FlaskApp) -> Iterator[Problem]:
             f"Name the folder of a Flask app; a relative path begins at {paths.PROJECT}",
         )
         return
-    module = app.wsgi.partition(":")[0].replace(".", "/")
-    if not any((folder / file).is_file() for file in (f"{module}.py", f"{module}/__init__.py")):
-        yield Problem(
-            f"{where}.wsgi",
-            app.wsgi,
-            f"names a module that is not in {app.source}: there is no {module}.py",
-            "Name the module and the Flask app in it, as in `app:app`",
-        )
-    yield from _lock(f"{where}.flask", app.source, folder / LOCK)
+    found = app_folder.look(folder)
+    for refusal in (*found.refusals, *app_folder.look_at_lock(folder)):
+        yield Problem(f"{where}.flask", app.source, refusal.message, refusal.remedy)
+    yield from _module(f"{where}.wsgi", app, folder, found)
 
 
-def _lock(where: str, source: str, lock: Path) -> Iterator[Problem]:
-    remedy = f"Lock its libraries: `uv pip compile --generate-hashes requirements.in -o {LOCK}`"
-    text = _text(lock)
-    if text is None:
-        yield Problem(where, source, f"has no {LOCK} that can be read", remedy)
-    elif not _GUNICORN.search(text):
+def _module(where: str, app: FlaskApp, folder: Path, found: AppFolder) -> Iterator[Problem]:
+    target = wsgi.parse(app.wsgi)
+    assert target is not None, "the schema refuses what cannot be read"
+    module = target.module.replace(".", "/")
+    files = (f"{module}.py", f"{module}/__init__.py")
+    file = next((name for name in files if name in found.files), None)
+    if file is None:
+        left_out = any((folder / name).is_file() for name in files)
         yield Problem(
             where,
-            source,
-            f"has a {LOCK} without gunicorn, which runs the app",
-            f"Add gunicorn. {remedy}",
+            app.wsgi,
+            f"names a module of {app.source} that stays on the controller, by the default patterns"
+            f" or {app_folder.IGNORE_FILE}"
+            if left_out
+            else f"names a module that is not in {app.source}: there is no {module}.py",
+            f"Take it in by a line in {app_folder.IGNORE_FILE}, as in `!/{files[0]}`"
+            if left_out
+            else "Name the module and the Flask app in it, as in `app:app`",
         )
+    elif not target.called and _makes_apps(found.files[file], target.name):
+        yield Problem(
+            where,
+            app.wsgi,
+            f"is a function in {file} and no WSGI app: those are called with two arguments",
+            f"If it makes the app, have it called: `{app.wsgi}()`",
+        )
+
+
+def _makes_apps(file: Path, name: str) -> bool:
+    """Tell whether `name` is a function of `file` that gunicorn cannot call as a WSGI app."""
+    try:
+        module = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    bound = [each for each in module.body if name in _names(each)]
+    function = bound[-1] if bound else None
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
+        return False
+    given = function.args
+    needed = len(given.posonlyargs) + len(given.args) - len(given.defaults)
+    return needed != 2 and not (given.vararg and not given.defaults)
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement of a module may bind."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    return {
+        each.id if isinstance(each, ast.Name) else (each.asname or each.name)
+        for each in ast.walk(statement)
+        if isinstance(each, ast.alias)
+        or (isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+    }
 
 
 def _addresses(mesh: Mesh) -> Iterator[tuple[str, Address]]:

@@ -265,9 +265,13 @@ def tracing(mesh: Mesh, proxy: str, own: Tracing | None = None) -> View:
 # Routes
 
 
-def table(routes: list[View]) -> View:
-    """Return a route table with one virtual host for whatever comes."""
-    return {"tell_trace": False, "virtual_hosts": [virtual_host("all", ["*"], routes)]}
+def table(routes: list[View], *, tell_client: bool = False) -> View:
+    """Return a route table with one virtual host for whatever comes.
+
+    tell_client: the upstream learns the address of a client that no Envoy before has told
+    """
+    hosts = [virtual_host("all", ["*"], routes)]
+    return {"tell_trace": False, "tell_client": tell_client, "virtual_hosts": hosts}
 
 
 def virtual_host(
@@ -409,6 +413,7 @@ def edge_table(mesh: Mesh, edge: Edge) -> View:
     """Return the route table of an edge."""
     return {
         "tell_trace": True,
+        "tell_client": False,
         "virtual_hosts": [_edge_virtual_host(mesh, edge, host) for host in edge.virtual_hosts],
     }
 

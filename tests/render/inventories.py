@@ -45,6 +45,8 @@ _BY_FORMAT: dict[str, tuple[str, ...]] = {
     "re2": ("/.*", "/[0-9]+", "(?i)/a|b", "/(a)(b)?", "\\d{3}-\\w+", "[^/]*", "/\\x00", "/é+",
             "a{900}", "\\pL", "/(?P<name>x)", "^$", ".", "\\Q.*\\E", "[[:alpha:]]", "\\pN\\pL*",
             "{{ x }}"),
+    "wsgi": ("app:app", "a.b_c.d:e", "app:f()", "app:f('it', -1, b=None)",
+             "app:f(\"$x `y` \\\\\")"),
     "body": ("", "hi\n", "é" * 2048, "x" * 4096, "{{ x }}", "%s %REQ(x)%", "\"'`$\\", "a\r\n\tb"),
 }  # fmt: skip
 _BY_FORMAT["host"] = (*_BY_FORMAT["dns-name"], "192.0.2.7", "1.2.3.4")

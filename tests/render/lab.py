@@ -24,11 +24,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
+from meshtrace.forwarded import Forwarded
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from plugins.module_utils.mesh_envoy import Admin
 from tests.render.native import Upstream, eventually, free_port
-from vmesh import paths
+from vmesh import paths, wsgi
 from vmesh.model import Edge
 from vmesh.plan import FlaskPlan, Plan, ProxyPlan, app_socket
 from vmesh.render import Layout, Renderer
@@ -70,15 +71,16 @@ class App:
 
 
 def _load(plan: FlaskPlan, environment: dict[str, str]) -> Wsgi:
-    module_name, app_name = plan.wsgi.split(":")
-    file = paths.PROJECT / plan.source / f"{module_name}.py"
+    target = wsgi.parse(plan.wsgi)
+    assert target is not None
+    file = paths.PROJECT / plan.source / f"{target.module.replace('.', '/')}.py"
     spec = importlib.util.spec_from_file_location(f"shown_{plan.name.replace('-', '_')}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with mock.patch.dict(os.environ, environment):
         spec.loader.exec_module(module)
-    found: Wsgi = getattr(module, app_name)
-    return found
+        found = getattr(module, target.name)
+        return Forwarded(found(*target.arguments, **target.keywords) if target.called else found)
 
 
 class StaticEnvoy:

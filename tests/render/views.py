@@ -105,8 +105,10 @@ def host(name: str, routes: Sequence[View], **given: Any) -> View:
     return {"name": name, "domains": ["*"], "filters": {}, "routes": list(routes), **given}
 
 
-def table(*hosts: View, tell_trace: bool = False) -> View:
-    return {"tell_trace": tell_trace, "virtual_hosts": list(hosts)}
+def table(*hosts: View, tell_trace: bool = False, tell_client: bool = False) -> View:
+    return {
+        "tell_trace": tell_trace, "tell_client": tell_client, "virtual_hosts": list(hosts),
+    }  # fmt: skip
 
 
 def cluster(name: str, *ports: int, **given: Any) -> View:

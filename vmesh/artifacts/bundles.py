@@ -8,23 +8,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vmesh import paths
-from vmesh.artifacts import cache
+from vmesh.artifacts import app_folder, cache
+from vmesh.artifacts.app_folder import LOCK
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import ARCHITECTURES
 from vmesh.progress import CommandFailed, Progress, run
 
-LOCK = "requirements.txt"
 SHARED = paths.PROJECT / "services" / "meshtrace" / "meshtrace"
 # Change it when the same input shall give another bundle.
 _FORMAT = "1"
-_CACHES = {"__pycache__", "node_modules"}
-_TESTS = {"tests", "test"}
 
 
 def slot(name: str, source: Path, python: str, arch: str) -> Slot:
@@ -39,11 +37,8 @@ def version(source: Path, python: str, arch: str) -> str:
     """
     if arch not in ARCHITECTURES:
         raise ArtifactError(f"{arch} is not supported", f"Use one of {', '.join(ARCHITECTURES)}")
-    if not (source / LOCK).is_file():
-        raise ArtifactError(
-            f"{source} has no {LOCK}, so it is not a service",
-            f"Lock its libraries with `uv pip compile --generate-hashes requirements.in -o {LOCK}`",
-        )
+    for refusal in app_folder.look_at_lock(source):
+        raise ArtifactError(f"{source} {refusal.message}", refusal.remedy)
     digest = hashlib.sha256(f"{_FORMAT} {python} {arch}".encode())
     for name, path in _content(source).items():
         for part in (name.encode(), bytes([_executable(path)]), path.read_bytes()):
@@ -55,8 +50,8 @@ def build(source: Path, name: str, python: str, arch: str, progress: Progress) -
     """Return the bundle of the service in the folder `source`, made first when it is missing.
 
     python: minor version on the VM, e.g. 3.11
-    The archive holds `app/` (the folder, without tests, caches and hidden files) and
-    `lib/` (its locked libraries and meshtrace). It carries byte code when this
+    The archive holds `app/` (the folder, without what app_folder leaves out) and `lib/`
+    (its locked libraries and meshtrace). It carries byte code when this
     interpreter has the same minor version; otherwise `compiled` is false and the VM
     should compile it once. Raises ArtifactError.
     """
@@ -92,21 +87,10 @@ def _content(source: Path) -> dict[str, Path]:
 
 
 def _folder(folder: Path, prefix: str) -> dict[str, Path]:
-    def walk(current: Path) -> Iterator[Path]:
-        for path in sorted(current.iterdir()):
-            if path.name.startswith(".") or path.name in _CACHES or path.suffix == ".pyc":
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                raise ArtifactError(
-                    f"{path} is a link out of the service's folder", "Put the file itself there"
-                )
-            if path.is_dir():
-                if not (current == folder and path.name in _TESTS):
-                    yield from walk(path)
-            elif path.is_file():
-                yield path
-
-    return {f"{prefix}/{path.relative_to(folder)}": path for path in walk(folder)}
+    found = app_folder.look(folder)
+    for refusal in found.refusals:
+        raise ArtifactError(refusal.message, refusal.remedy)
+    return {f"{prefix}/{name}": path for name, path in found.files.items()}
 
 
 def _everything(stage: Path) -> list[Member]:

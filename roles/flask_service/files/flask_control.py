@@ -18,6 +18,7 @@ for it. The package meshtrace does gunicorn's part: it tells here which process 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import re
@@ -40,6 +41,8 @@ KEPT = (
     "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LISTEN_FDS", "LISTEN_PID", "LOGNAME",
     "NOTIFY_SOCKET", "PATH", "RUNTIME_DIRECTORY", "SHELL", "USER", "GUNICORN_PID",
 )  # fmt: skip
+# How long a gunicorn may take to end that has closed its connections.
+_END_SECONDS = 5.0
 
 
 class Failed(Exception):  # noqa: N818 - says what happened
@@ -155,6 +158,10 @@ def _answer(process: subprocess.Popen[bytes], path: str, health: str, deadline: 
         except (FileNotFoundError, ConnectionRefusedError):
             pass
         except (OSError, http.client.HTTPException) as error:
+            # gunicorn listens before its workers have imported the app, and resets who waits when
+            # it ends because they cannot: a moment before it has ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_SECONDS)
             if process.poll() is None:
                 raise Failed(f"it does not answer {health}: {error}") from error
         if time.monotonic() > deadline:

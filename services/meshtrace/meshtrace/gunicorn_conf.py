@@ -13,14 +13,18 @@ import os
 import shlex
 import signal
 import sys
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from gunicorn import systemd
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import ParseException
 
 from meshtrace import logs
+from meshtrace.forwarded import Forwarded
 
 wsgi_app = os.environ.get("WSGI_APP", "app:app")
 workers = int(os.environ.get("WORKERS", "1"))
@@ -30,17 +34,22 @@ graceful_timeout = int(os.environ.get("GRACEFUL_TIMEOUT_SECONDS", "30"))
 keepalive = int(os.environ.get("KEEP_ALIVE_SECONDS", "75"))
 loglevel = os.environ.get("LOG_LEVEL", "info")
 
-# gunicorn tells systemd "ready" once the app is imported only if it imports it itself.
-preload_app = True
+# Imported before the fork, an app shares its memory among the workers, but a fork takes no thread
+# along: a scheduler that a module starts would live in the master only.
+preload_app = os.environ.get("PRELOAD", "0") == "1"
 # Instances of one user would share one control socket; systemd is who controls this process.
 control_socket_disable = True
 # A worker's heartbeat is a file's time stamp: not one to wait for a disk.
 worker_tmp_dir = "/dev/shm"
-# Envoy refuses headers above 60 KiB in all; gunicorn's own limit of one field is 8190 bytes,
-# and a request that Envoy lets through must not fail here.
-limit_request_field_size = 61440
+# Envoy limits the headers, their number and the length of the URL, and says so with a status. What
+# it lets through must not fail here: Envoy cannot be set to more than 8192 KiB of headers.
+limit_request_field_size = 8192 * 1024
 limit_request_line = 0
-limit_request_fields = 200
+limit_request_fields = 0
+# The peer on a unix socket is always trusted, and Envoy passes such headers of clients on: they
+# would choose the scheme and the place of the app. meshtrace.forwarded reads what Envoy says.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 
 _access_log = os.environ.get("ACCESS_LOG", "0") == "1"
 
@@ -84,8 +93,29 @@ def pre_request(worker: Any, req: Any) -> None:
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """Forget it: what this thread logs next belongs to nobody's request."""
+    """Forget it: what this thread logs next belongs to nobody's request.
+
+    What the app has not read of the body is read here: gunicorn would reset the connection, and
+    Envoy, which still writes, would answer 503 instead of what the app said.
+    """
     logs.serving(())
+    if environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ:
+        _read_rest(req.body, environ["gunicorn.socket"])
+
+
+_REST_SECONDS = 5.0  # at most; Envoy closes the connection as soon as it has the whole answer
+
+
+def _read_rest(body: Any, connection: Any) -> None:
+    before, deadline = connection.gettimeout(), time.monotonic() + _REST_SECONDS
+    # The client may be gone, and what it sends may be no valid body.
+    with contextlib.suppress(OSError, ParseException):
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(left)
+            if not body.read(65536):
+                break
+    with contextlib.suppress(OSError):
+        connection.settimeout(before)
 
 
 # Taking over from a running gunicorn (SIGUSR2), so that no request waits for a new release. The
@@ -122,21 +152,58 @@ def _status() -> str:
     return f"STATUS=Serving {wsgi_app}, configuration {os.environ.get('CONFIG_ID') or 'unnamed'}"
 
 
+# gunicorn tells systemd "ready" before any worker has imported the app, and its status hides which
+# configuration serves. It does not find the socket for that while it would say so.
+_notify_socket = os.environ.get("NOTIFY_SOCKET")
+
+
+def on_starting(server: Any) -> None:
+    """Keep gunicorn from telling systemd that it is ready: the first worker will."""
+    os.environ.pop("NOTIFY_SOCKET", None)
+
+
 def when_ready(server: Any) -> None:
-    """Tell systemd what this process serves, unless another one still does."""
-    if _predecessor is None:
-        systemd.sd_notify(_status(), logging.getLogger("gunicorn.error"))
+    """Go on where gunicorn would have told systemd; warn of threads that no worker will have."""
+    if _notify_socket is not None:
+        os.environ["NOTIFY_SOCKET"] = _notify_socket
+    lost = [
+        thread.name for thread in threading.enumerate() if thread is not threading.main_thread()
+    ]
+    if preload_app and lost:
+        logging.getLogger("gunicorn.error").warning(
+            "the app has started threads while it was imported (%s); with `app.preload: true` they"
+            " exist in gunicorn's master only, and no request meets them. Set `app.preload: false`,"
+            " or start them in the worker, with os.register_at_fork",
+            ", ".join(lost),
+        )
 
 
 def post_worker_init(worker: Any) -> None:
-    """Take over: a first worker of the new process can serve, so the old one may go."""
+    """Let the app see its clients; say that this process serves, the first of its workers does.
+
+    A process that takes over from another one tells that one to go.
+    """
+    worker.wsgi = Forwarded(worker.wsgi)
     master = os.getppid()
-    if _predecessor is None or _runtime is None or _serving() == str(master):
+    if _runtime is not None and _serving() == str(master):
         return
-    systemd.sd_notify(f"MAINPID={master}\n{_status()}", logging.getLogger("gunicorn.error"))
-    _tell("serving", master)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int(_predecessor), signal.SIGTERM)
+    words = ["READY=1", _status(), *([f"MAINPID={master}"] if _predecessor is not None else [])]
+    systemd.sd_notify("\n".join(words), logging.getLogger("gunicorn.error"))
+    if _runtime is not None:
+        _tell("serving", master)
+    if _predecessor is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(_predecessor), signal.SIGTERM)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Have gunicorn end when a worker could not start: it would start others for ever.
+
+    It sees to that by itself where an import raises an exception, but not where it exits.
+    """
+    if worker.pid == os.getpid() and worker.alive and not worker.booted:
+        logging.shutdown()
+        os._exit(server.WORKER_BOOT_ERROR)
 
 
 def _serving() -> str:

@@ -40,7 +40,8 @@ class Upstream:
         self._timeout = (CONNECT_TIMEOUT_SECONDS, timeout_seconds)
         self._pool_size = pool_size
         self._session = _session(pool_size)
-        # gunicorn imports the app before it forks: no two workers may share a connection.
+        # With `app.preload` gunicorn imports the app before it forks: no two workers may share a
+        # connection.
         os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:

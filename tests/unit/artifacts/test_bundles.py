@@ -166,10 +166,10 @@ def test_tests_and_caches_do_not_make_a_new_version(service: Path) -> None:
     ("requirement", "message"),
     [
         (None, r"shop has no requirements\.txt"),
-        ("gunicorn==1.0\n", r"requirements\.txt could not be installed: .*hash"),
+        ("gunicorn==1.0\n", r"libraries without hashes: gunicorn==1\.0"),
         (f"gunicorn==1.0 --hash=sha256:{'0' * 64}\n", r"could not be installed: .*[Hh]ash"),
-        (f"flask==3.0.0 --hash=sha256:{'0' * 64}\n", r"could not be installed: .*flask"),
-        ("", r"requirements\.txt does not contain gunicorn"),
+        (f"flask==3.0.0 --hash=sha256:{'0' * 64}\n", r"requirements\.txt without gunicorn"),
+        ("", r"requirements\.txt without gunicorn"),
     ],
 )
 def test_a_service_that_cannot_be_bundled(

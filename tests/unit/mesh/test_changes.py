@@ -165,6 +165,7 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
     (((f"{SHOP}/app/environment/SIZE", "9"),), ["app shop: environment SIZE is new"]),
     (((f"{SHOP}/app/environment", {}),), ["app shop: environment COLOR is gone"]),
     (((f"{SHOP}/app/threads", 4),), ["app shop: threads 8 -> 4"]),
+    (((f"{SHOP}/app/preload", True),), ["app shop: preload off -> on"]),
     (((f"{SHOP}/app/wsgi", "main:app"),), ["app shop: WSGI app app:app -> main:app"]),
     (((f"{SHOP}/app/flask", "elsewhere"),), ["app shop: folder services/shop -> elsewhere"]),
     (((f"{STOCK}/app/external", "127.0.0.1:7002"),),

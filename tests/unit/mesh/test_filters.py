@@ -58,6 +58,7 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
     bundles = {"shop": {"3.13/aarch64": {"version": "0a1b", "archive": "/cache/shop.tar.gz"}}}
     settings = {
         "name": "shop", "wsgi": "app:app", "workers": 1, "threads": 8, "environment": {},
+        "preload": False,
         "grace": 30, "health": "/healthz", "address": "10.0.0.7", "port": 9001,
     }  # fmt: skip
     host = {"python": "3.13", "arch": "aarch64"}

@@ -128,6 +128,13 @@ def test_what_is_wrong_is_left_out_and_the_rest_is_not() -> None:
             ["127.0.0.1", ":80", "localhost:80", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:080",
              "unix:run/a", "unix:/a b", f"unix:/{'a' * 107}", "unix:/\x00", "127.0.0.1:1\n"],
         ),
+        (
+            "wsgi",
+            ["app:app", "shop.web:app", "app:create_app()", "app:f('a b', -1, None, c=[1, {}])"],
+            ["app", "app.py", ":app", "a..b:c", "app:", "app: app", "app:a.b", "app:f()()",
+             "app:f(", "app:f(x)", "app:f(*[1])", "app:f(**{})", "app:f({[]: 1})", "app:f(1)\n",
+             "app:f('é')"],
+        ),
         ("re2", ["(?i)a", "a{900}", "\\pL"], ["(", "(?=a)", "\\1", "\n", "a{1e3}(", "\ud800"]),
         ("body", ["", "a\n\t\r", "x" * MAX_BODY_BYTES, "é" * 2048], ["é" * 2049, "\x00", "\ud800"]),
     ],

@@ -31,7 +31,9 @@ def app(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
     folder.mkdir()
     (folder / "app.py").write_text("")
-    (folder / "requirements.txt").write_text("flask==3.1.0\ngunicorn==23.0.0 \\\n  --hash=x\n")
+    (folder / "requirements.txt").write_text(
+        "flask==3.1.0 --hash=sha256:x\ngunicorn==23.0.0 \\\n  --hash=sha256:x\n"
+    )
     return folder
 
 
@@ -72,8 +74,48 @@ def test_a_module_may_be_in_a_package(app: Path, file: str) -> None:
     assert checked({"flask": str(app), "wsgi": "shop.web:app"}) == []
 
 
+@pytest.mark.parametrize(
+    ("wsgi", "told"),
+    [
+        ("app:create_app('it', 1)", None),
+        ("app:app", None),
+        ("app:imported", None),
+        ("app:application", None),
+        ("app:generous", None),
+        ("app:create_app", "is a function in app.py and no WSGI app"),
+        ("app:make", "is a function in app.py and no WSGI app"),
+        ("shop:create_app()", "there is no shop.py"),
+    ],
+)
+def test_a_factory_is_called_and_an_app_is_not(app: Path, wsgi: str, told: str | None) -> None:
+    (app / "app.py").write_text(
+        "from elsewhere import imported\n"
+        "def create_app(name='x', size=1, *more): ...\n"
+        "def make(): ...\n"
+        "def application(environ, start_response): ...\n"
+        "def generous(*arguments): ...\n"
+        "def app(): ...\n"
+        "app = application\n"
+    )
+    problems = checked({"flask": str(app), "wsgi": wsgi})
+    if told is None:
+        assert problems == []
+    else:
+        variable, message = only(problems)
+        assert variable == "mesh_services.shop.app.wsgi"
+        assert told in message
+
+
+def test_a_module_that_stays_on_the_controller_is_told(app: Path) -> None:
+    (app / ".vmeshignore").write_text("app.py\n")
+    (problem,) = checked({"flask": str(app)})
+    assert problem.variable == "mesh_services.shop.app.wsgi"
+    assert "stays on the controller" in problem.message
+    assert "`!/app.py`" in problem.remedy
+
+
 def test_an_app_without_its_lock_or_without_gunicorn_in_it_is_told(app: Path) -> None:
-    (app / "requirements.txt").write_text("flask==3.1.0\n# gunicorn\n")
+    (app / "requirements.txt").write_text("flask==3.1.0 --hash=sha256:x\n# gunicorn\n")
     assert "without gunicorn" in only(checked({"flask": str(app)}))[1]
     (app / "requirements.txt").unlink()
     assert "has no requirements.txt" in only(checked({"flask": str(app)}))[1]

@@ -140,8 +140,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
         made.stop()
 
 
-def test_a_new_release_takes_over_and_no_request_fails(service: Service) -> None:
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_a_new_release_takes_over_and_no_request_fails(service: Service, preload: str) -> None:
     service.release("first")
+    service.set(WORD="one", PRELOAD=preload)
     old = service.start()
     failed: list[str] = []
     answers: set[str] = set()
@@ -159,8 +161,9 @@ def test_a_new_release_takes_over_and_no_request_fails(service: Service) -> None
     for thread in [long, *asking]:
         thread.start()
     time.sleep(0.2)
-    service.release("second")
-    service.set(WORD="two")
+    # The old one serves until the new one has imported its app.
+    service.release("second", code="\ntime.sleep(0.7)\n")
+    service.set(WORD="two", PRELOAD=preload)
     done = service.reload(old)
     assert done.returncode == 0, done.stderr + service.log.read_text()
     time.sleep(0.2)

@@ -89,8 +89,7 @@ def told(notified: socket.socket, wanted: str) -> str:
 def test_it_serves_on_the_socket_it_is_handed_and_tells_systemd(tmp_path: Path) -> None:
     app = PROJECT / "services" / "service2"
     with gunicorn(tmp_path, app, CONFIG_ID="0a1b2c") as (path, notified, log):
-        told(notified, "READY=1")
-        assert "0a1b2c" in told(notified, "STATUS=Serving")
+        assert "0a1b2c" in told(notified, "READY=1")
         connection = UnixConnection(path)
         headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "x-request-id": "2e4d"}
         for _ in range(2):  # the second one on the kept connection
@@ -147,6 +146,164 @@ def test_ready_means_that_the_app_is_imported(tmp_path: Path) -> None:
         connection.request("GET", "/")
         assert connection.getresponse().status == 404
         connection.close()
+
+
+def ask(path: Path, url: str, **headers: str) -> tuple[int, str]:
+    """Ask an app on a connection of its own; _ in the names of headers becomes -."""
+    connection = UnixConnection(path)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET", url, headers=named)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+SCHEDULER = """
+import os, threading, time
+from flask import Flask
+
+ticks = []
+
+def tick():
+    while True:
+        ticks.append(os.getpid())
+        time.sleep(0.01)
+
+threading.Thread(target=tick, name="the-scheduler", daemon=True).start()
+app = Flask(__name__)
+
+@app.get("/")
+def ticked():
+    time.sleep(0.1)
+    return str(os.getpid() in ticks)
+"""
+
+
+@pytest.mark.parametrize(("preload", "runs"), [("0", "True"), ("1", "False")])
+def test_a_thread_of_a_module_runs_in_the_worker_or_is_warned_of(
+    tmp_path: Path, preload: str, runs: str
+) -> None:
+    (tmp_path / "app.py").write_text(SCHEDULER)
+    with gunicorn(tmp_path, tmp_path, PRELOAD=preload) as (path, notified, log):
+        told(notified, "READY=1")
+        assert ask(path, "/") == (200, runs)
+    warned = [
+        found["message"]
+        for found in map(json.loads, log.read_text().splitlines())
+        if found["level"] == "warning"
+    ]
+    assert len(warned) == (preload == "1")
+    assert all("the-scheduler" in text and "`app.preload: false`" in text for text in warned)
+
+
+@pytest.mark.parametrize(("preload", "imports"), [("0", 2), ("1", 1)])
+def test_each_worker_imports_the_app_unless_it_is_preloaded(
+    tmp_path: Path, preload: str, imports: int
+) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\nfrom flask import Flask\napp = Flask('x')\n"
+        "os.close(os.open(f'imported-{os.getpid()}', os.O_CREAT))\n"
+    )
+    with gunicorn(tmp_path, tmp_path, PRELOAD=preload, WORKERS="2") as (path, notified, _log):
+        told(notified, "READY=1")
+        deadline = time.monotonic() + 10
+        while len(list(tmp_path.glob("imported-*"))) < imports:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert ask(path, "/")[0] == 404
+    assert len(list(tmp_path.glob("imported-*"))) == imports
+
+
+def test_an_app_may_take_longer_to_import_than_a_worker_may_be_silent(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import time\ntime.sleep(2.5)\nfrom flask import Flask\napp = Flask('x')\n"
+    )
+    arguments = "--timeout 1"
+    with gunicorn(tmp_path, tmp_path, GUNICORN_CMD_ARGS=arguments) as (path, notified, log):
+        told(notified, "READY=1")
+        assert ask(path, "/")[0] == 404
+    assert "WORKER TIMEOUT" not in log.read_text()
+
+
+@pytest.mark.parametrize("code", ["import a_module_nobody_has", "raise SystemExit('no database')"])
+def test_an_app_that_cannot_be_imported_ends_gunicorn_and_is_never_ready(
+    tmp_path: Path, code: str
+) -> None:
+    (tmp_path / "app.py").write_text(code)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        notified.setblocking(False)
+        result = subprocess.run(
+            [*COMMAND, "--bind", f"unix:{tmp_path}/app.sock"],
+            cwd=tmp_path,
+            env=environment(NOTIFY_SOCKET=str(tmp_path / "notify")),
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        with pytest.raises(BlockingIOError):
+            notified.recv(4096)
+    assert result.returncode != 0
+
+
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_a_factory_makes_the_app_with_the_arguments_given(tmp_path: Path, preload: str) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\n"
+        "def create_app(name, size=1):\n"
+        "    app = Flask(__name__)\n"
+        "    app.get('/')(lambda: f'{name} {size}')\n"
+        "    return app\n"
+    )
+    wsgi = "shop:create_app('the shop', size=2)"
+    with gunicorn(tmp_path, tmp_path, WSGI_APP=wsgi, PRELOAD=preload) as (path, notified, _log):
+        told(notified, "READY=1")
+        assert ask(path, "/") == (200, "the shop 2")
+
+
+SEEN = """
+from flask import Flask, request, url_for
+
+app = Flask(__name__)
+
+@app.get("/<path:path>")
+def seen(path):
+    return {
+        "address": request.remote_addr,
+        "url": url_for("seen", path="here", _external=True),
+        "path": request.path,
+        "root": request.root_path,
+    }
+"""
+
+
+@pytest.mark.parametrize("preload", ["0", "1"])
+def test_an_app_sees_the_client_that_envoy_tells_and_nothing_that_a_client_invents(
+    tmp_path: Path, preload: str
+) -> None:
+    (tmp_path / "app.py").write_text(SEEN)
+    by_envoy = {"x-envoy-external-address": "203.0.113.7", "x-forwarded-proto": "https"}
+    # What gunicorn believes by itself on a unix socket, and what would look like Envoy's word.
+    invented = {
+        "x-forwarded-ssl": "off", "x-forwarded-protocol": "http", "SCRIPT_NAME": "/a",
+        "PATH_INFO": "/b", "REMOTE_USER": "root", "REMOTE_ADDR": "6.6.6.6",
+        "x_envoy_external_address": "6.6.6.6", "x_forwarded_host": "evil.example",
+        "forwarded": "for=6.6.6.6;host=evil.example", "x-forwarded-prefix": "/evil",
+        "x-forwarded-for": "6.6.6.6", "x-real-ip": "6.6.6.6",
+    }  # fmt: skip
+    with gunicorn(tmp_path, tmp_path, PRELOAD=preload) as (path, notified, _log):
+        told(notified, "READY=1")
+        connection = UnixConnection(path)
+        connection.request("GET", "/a/b", headers={"host": "shop.example", **by_envoy, **invented})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        seen = json.loads(answer.read())
+        connection.close()
+    assert seen == {
+        "address": "203.0.113.7", "url": "https://shop.example/here", "path": "/a/b", "root": "",
+    }  # fmt: skip
 
 
 def test_an_app_that_fails_to_import_is_found_before_it_is_started(tmp_path: Path) -> None:

@@ -356,7 +356,15 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
         said = policies(upstream.given if upstream else {}, call.given)
         address, port = _egress(mesh, service, call)
         egress.append(
-            views.listener(name, "OUTBOUND", address, port, tracing=tracing, websocket="always")
+            views.listener(
+                name,
+                "OUTBOUND",
+                address,
+                port,
+                tracing=tracing,
+                websocket="always",
+                http10_host=call.upstream,
+            )
         )
         route = views.forward(
             call.upstream,
@@ -381,6 +389,7 @@ def _service_proxy(
         service.port,
         tracing=views.tracing(mesh, service.name),
         websocket="always",
+        http10_host=service.name,
     )
     clusters = [
         views.local_app(service),
@@ -423,8 +432,8 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             edge.port,
             tracing=views.tracing(mesh, edge.name, edge.tracing.sampling, edge.tracing.tags),
             websocket="routes",
-            trusted=edge.trusted_cidrs,
-            edge=True,
+            http10_host=views.http10_host(edge),
+            edge=edge,
         ),
         views.listener(
             "admin",
@@ -433,6 +442,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             edge.admin_port,
             tracing=None,
             websocket="never",
+            http10_host=edge.name,
         ),
     ]
     routes = {

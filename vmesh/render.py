@@ -25,6 +25,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh import paths
+from vmesh.formats import without_dot
 from vmesh.plan import Plan, ProxyPlan, View, admin_socket
 from vmesh.problems import Problem, Problems
 from vmesh.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
@@ -79,7 +80,9 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML; YAML wants them plain.
-    environment.filters.update(tojson=_tojson, seconds=_seconds, fraction=_fraction)
+    environment.filters.update(
+        tojson=_tojson, seconds=_seconds, fraction=_fraction, with_final_dot=_with_final_dot
+    )
     environment.tests["ipv4"] = _is_ipv4
     environment.globals.update(
         watched=_watched,
@@ -113,6 +116,13 @@ def _seconds(value: float) -> str:
 def _fraction(percent: float) -> str:
     """Return a FractionalPercent of `percent`."""
     return _tojson({"numerator": round(percent * 10_000), "denominator": "MILLION"})
+
+
+def _with_final_dot(origin: str) -> str:
+    """Return the origin of the same site when its visitor wrote the dot of the root, too."""
+    scheme, _, place = origin.partition("://")
+    name, colon, port = place.partition(":")
+    return f"{scheme}://{name}.{colon}{port}"
 
 
 def _is_ipv4(value: str) -> bool:
@@ -210,7 +220,8 @@ class Renderer:
         values: View = {"cluster": _without(cluster, "endpoints"), "config_dir": config_dir}
         values |= {"host": name, "groups": None, "authorities": None}
         if cluster["type"] == "dns":
-            values |= {"host": cluster["endpoints"][0]["address"], "groups": self._groups(cluster)}
+            host = without_dot(cluster["endpoints"][0]["address"])
+            values |= {"host": host, "groups": self._groups(cluster)}
         if tls:
             values |= {"host": tls["sni"], "authorities": self._authorities(tls["ca_file"])}
         return self._text("cluster.yaml.j2", values)

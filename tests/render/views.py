@@ -58,6 +58,13 @@ def listener(name: str, **given: Any) -> View:
         "port": 0,
         "edge": False,
         "trusted_networks": [],
+        "control_networks": [],
+        "trusted_hops": 1,
+        "proxy_protocol": None,
+        "headers_with_underscores": "allow",
+        "escaped_slashes": "keep",
+        "merge_slashes": False,
+        "http10_host": "front",
         "internal_networks": [NOBODY],
         "tracing": tracing(),
         "websocket": "always",
@@ -67,7 +74,13 @@ def listener(name: str, **given: Any) -> View:
 
 def public(**given: Any) -> View:
     """Return the listener of an edge."""
-    return listener("public", **{"edge": True, "websocket": "routes", **given})
+    safe: View = {
+        "headers_with_underscores": "reject",
+        "escaped_slashes": "redirect",
+        "merge_slashes": True,
+        "http10_host": None,
+    }
+    return listener("public", **{"edge": True, "websocket": "routes", **safe, **given})
 
 
 def match(path: str, **given: Any) -> View:
@@ -104,7 +117,7 @@ def host(name: str, routes: Sequence[View], **given: Any) -> View:
 
 
 def table(*hosts: View, tell_trace: bool = False) -> View:
-    return {"tell_trace": tell_trace, "virtual_hosts": list(hosts)}
+    return {"tell_trace": tell_trace, "tell_client": tell_trace, "virtual_hosts": list(hosts)}
 
 
 def cluster(name: str, *ports: int, **given: Any) -> View:

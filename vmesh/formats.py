@@ -50,7 +50,7 @@ def _has_labels(value: str) -> bool:
 
 
 def without_dot(name: str) -> str:
-    """Return a DNS name as HTTP, TLS and certificates write it: without the dot of the root.
+    """Return a DNS name as HTTP, TLS, certificates and /etc/hosts have it: without its final dot.
 
     https://www.rfc-editor.org/rfc/rfc6066#section-3
     """

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh import explain, schema
-from vmesh.formats import origin, without_dot
+from vmesh.formats import without_dot
 from vmesh.problems import Problem
 from vmesh.schema import KeyPath
 
@@ -389,7 +389,9 @@ def _address(value: Given) -> Address | None:
     if value.get("host") is None or value.get("port") is None:
         return None
     tls = value["tls"]
-    return Address(value["host"], value["port"], None if tls is None else Tls(**tls))
+    if tls is not None and tls["sni"] is not None:
+        tls = {**tls, "sni": without_dot(tls["sni"])}
+    return Address(without_dot(value["host"]), value["port"], None if tls is None else Tls(**tls))
 
 
 def _tracing(value: Given) -> Tracing:
@@ -452,11 +454,7 @@ def _with_host(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _filters(value: Given, given: Given) -> dict[str, Any]:
-    said = {name: value[name] for name in FILTERS if name in given and value.get(name) is not None}
-    if "cors" in said:
-        cors = said["cors"]
-        said["cors"] = {**cors, "origins": [origin(each) for each in cors["origins"] or ()]}
-    return said
+    return {name: value[name] for name in FILTERS if name in given and value.get(name) is not None}
 
 
 def _virtual_host(  # noqa: PLR0913, PLR0917 - what is said, and where it stands

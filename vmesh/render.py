@@ -25,7 +25,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh import paths
-from vmesh.formats import without_dot
 from vmesh.plan import Plan, ProxyPlan, View, admin_socket
 from vmesh.problems import Problem, Problems
 from vmesh.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
@@ -220,8 +219,7 @@ class Renderer:
         values: View = {"cluster": _without(cluster, "endpoints"), "config_dir": config_dir}
         values |= {"host": name, "groups": None, "authorities": None}
         if cluster["type"] == "dns":
-            host = without_dot(cluster["endpoints"][0]["address"])
-            values |= {"host": host, "groups": self._groups(cluster)}
+            values |= {"host": cluster["endpoints"][0]["address"], "groups": self._groups(cluster)}
         if tls:
             values |= {"host": tls["sni"], "authorities": self._authorities(tls["ca_file"])}
         return self._text("cluster.yaml.j2", values)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vmesh.formats import without_dot
+from vmesh.formats import origin
 from vmesh.model import (
     Address,
     Call,
@@ -143,7 +143,7 @@ def endpoint(address: str, port: int, zone: str | None = None, priority: int = 0
 def outside(name: str, address: Address, call: Policies | None, *, http2: bool = False) -> View:
     """Return the cluster of an address outside the mesh."""
     tls = address.tls and Tls(
-        without_dot(address.tls.sni or address.host), address.tls.verify, address.tls.ca_file
+        address.tls.sni or address.host, address.tls.verify, address.tls.ca_file
     )
     return cluster(
         name,
@@ -159,8 +159,7 @@ def outside(name: str, address: Address, call: Policies | None, *, http2: bool =
 def host_header(address: Address) -> str:
     """Return the Host header that an address outside the mesh expects."""
     usual = 443 if address.tls else 80
-    host = without_dot(address.host)
-    return host if address.port == usual else f"{host}:{address.port}"
+    return address.host if address.port == usual else f"{address.host}:{address.port}"
 
 
 def local_app(service: Service) -> View:
@@ -540,6 +539,9 @@ def _filters(said: Mapping[str, Any]) -> View:
         for name, value in said.items()
         if name in ("max_request_bytes", "compression", "cors")
     }
+    if said.get("cors"):
+        origins = list(dict.fromkeys(map(origin, said["cors"]["origins"])))
+        view["cors"] = {**said["cors"], "origins": origins}
     if said.get("fault"):
         view["fault"] = {name: fault for name, fault in said["fault"].items() if fault is not None}
     if said.get("rate_limit"):

@@ -181,6 +181,7 @@ _LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
     "merge_slashes": ("merged slashes", said),
     "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
 }
+_TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
 # What a record by an earlier release, which does not say it, stands for.
 _EARLIER_LISTENER: View = {
     "control_networks": [], "trusted_hops": 1, "proxy_protocol": None, "http10_host": None,
@@ -449,7 +450,7 @@ class _Comparison:
 
     def _routes(self, part: str, table: str, old: View, new: View) -> None:
         for key, before, after in _differing(old, new, ("virtual_hosts",)):
-            text = _arrow(_words(key), said(before), said(after))
+            text = _arrow(_TABLE_WORDS.get(key, _words(key)), said(before), said(after))
             self.say(part, CHANGE, f"{_table_words(table)}: {text}")
         before_hosts, after_hosts = _by_name(old["virtual_hosts"]), _by_name(new["virtual_hosts"])
         for name, host in after_hosts.items():

@@ -50,6 +50,19 @@ them in `/etc/vmesh/<service>.env` on its host.
 The URLs are on loopback addresses that follow from the names of caller and call alone, so no
 change elsewhere moves them.
 
+## What an app learns of a client
+
+| request header | what it says | who writes it |
+|---|---|---|
+| `x-envoy-external-address` | the client's address | the edge, always: no client and no balancer can |
+| `x-forwarded-for` | the addresses on the way, the nearest last | the edge appends to a trusted peer's, and begins anew for others |
+| `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
+| `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
+
+The edge removes all other headers from which apps take such things (`forwarded`, `x-real-ip`,
+`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only peers in
+`control_cidrs` may set.
+
 ## Trace headers between hops
 
 Envoy makes the spans, one for each HTTP hop: at the edge, into a service, out of a service. An

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -160,3 +161,14 @@ def test_a_name_with_a_final_dot_is_looked_up_as_one_without(
     ports, servers = egress
     assert ask(ports["looked-up"]).status == 200
     assert servers["looked-up"].requests[-1].headers["host"] == "localhost"
+
+
+def test_an_old_app_is_understood_on_its_egress(
+    egress: tuple[dict[str, int], dict[str, Upstream]],
+) -> None:
+    ports, servers = egress
+    with socket.create_connection(("127.0.0.1", ports["plain"]), timeout=5) as connection:
+        connection.sendall(b"GET /old HTTP/1.0\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.0 200 ")
+    got = servers["plain"].requests[-1]
+    assert (got.path, got.headers["host"]) == ("/old", NAMES["plain"])

@@ -54,14 +54,14 @@ change elsewhere moves them.
 
 | request header | what it says | who writes it |
 |---|---|---|
-| `x-envoy-external-address` | the client's address | the edge, always: no client and no balancer can |
-| `x-forwarded-for` | the addresses on the way, the nearest last | the edge appends to a trusted peer's, and begins anew for others |
+| `x-envoy-external-address` | the client's address | the edge alone |
+| `x-forwarded-for` | the addresses on the way, the nearest last | the edge; before it trusted peers |
 | `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
 | `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
 
 The edge removes all other headers from which apps take such things (`forwarded`, `x-real-ip`,
-`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only peers in
-`control_cidrs` may set.
+`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only
+peers in `control_cidrs` may set.
 
 ## Trace headers between hops
 

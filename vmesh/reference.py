@@ -55,7 +55,7 @@ change elsewhere moves them.
 | request header | what it says | who writes it |
 |---|---|---|
 | `x-envoy-external-address` | the client's address | the edge alone |
-| `x-forwarded-for` | the addresses on the way, the nearest last | the edge; before it trusted peers |
+| `x-forwarded-for` | addresses on the way, nearest last | the edge; before it trusted peers |
 | `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
 | `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
 

@@ -152,6 +152,13 @@ def _headers(value: Any) -> str:
     return f"request ids as they came, {b3}"
 
 
+def _rewrite(value: Any) -> str:
+    """Return a rewrite as the user said it: an expression beside a prefix is how Envoy does it."""
+    if isinstance(value, Mapping) and "prefix" in value:
+        return said({k: v for k, v in value.items() if k not in ("regex", "substitution")})
+    return said(value)
+
+
 Words = Callable[[Any], str]
 
 _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
@@ -159,7 +166,7 @@ _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
     "idle_timeout": ("idle timeout", _seconds),
     "retry": ("retries", _retry),
     "operation": ("name of its spans", said),
-    "rewrite": ("rewrite", said),
+    "rewrite": ("rewrite", _rewrite),
     "mirror": ("mirror", _mirror),
     "hash_on": ("instance chosen by", said),
     "websocket": ("WebSocket", said),
@@ -173,6 +180,26 @@ _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
     "collector_host": ("collector's host", said),
     "tags": ("tags of spans", _tags),
 }
+_LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "websocket": ("WebSocket", said),
+    "control_networks": ("networks that may control Envoy", _networks),
+    "trusted_hops": ("trusted hops", said),
+    "proxy_protocol": ("PROXY protocol", said),
+    "headers_with_underscores": ("header names with underscores", said),
+    "escaped_slashes": ("escaped slashes", said),
+    "merge_slashes": ("merged slashes", said),
+    "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
+}
+_TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
+# What a record by an earlier release, which does not say it, stands for.
+_EARLIER_LISTENER: View = {
+    "control_networks": [], "trusted_hops": 1, "proxy_protocol": None, "http10_host": None,
+    "headers_with_underscores": "allow", "escaped_slashes": "keep", "merge_slashes": False,
+}  # fmt: skip
+_EARLIER_EDGE: View = {
+    **_EARLIER_LISTENER,
+    "headers_with_underscores": "reject", "escaped_slashes": "redirect", "merge_slashes": True,
+}  # fmt: skip
 _FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "rate_limit": ("rate limit", _bucket),
     "max_request_bytes": ("largest request body in bytes", said),
@@ -406,6 +433,7 @@ class _Comparison:
                 self.say(part, CHANGE, f"{_listener(name)}: {text}")
 
     def _listener_changes(self, old: View, new: View) -> Iterator[str]:
+        old = {**(_EARLIER_EDGE if old["edge"] else _EARLIER_LISTENER), **old}
         own = old["address"] in self.names_before and new["address"] in self.names_after
         if (old["address"], old["port"]) != (new["address"], new["port"]):
             if own and old["port"] != new["port"]:
@@ -418,18 +446,21 @@ class _Comparison:
                 _networks(old["trusted_networks"]),
                 _networks(new["trusted_networks"]),
             )
-        elif old["internal_networks"] != new["internal_networks"]:
+        elif (
+            old["internal_networks"] != new["internal_networks"]
+            and old["control_networks"] == new["control_networks"]
+        ):
             yield _arrow(
                 "internal networks",
                 _networks(old["internal_networks"]),
                 _networks(new["internal_networks"]),
             )
         told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
-        yield from _table(old, new, {"websocket": ("WebSocket", said)}, told)
+        yield from _table(old, new, _LISTENER_WORDS, told)
 
     def _routes(self, part: str, table: str, old: View, new: View) -> None:
         for key, before, after in _differing(old, new, ("virtual_hosts",)):
-            text = _arrow(_words(key), said(before), said(after))
+            text = _arrow(_TABLE_WORDS.get(key, _words(key)), said(before), said(after))
             self.say(part, CHANGE, f"{_table_words(table)}: {text}")
         before_hosts, after_hosts = _by_name(old["virtual_hosts"]), _by_name(new["virtual_hosts"])
         for name, host in after_hosts.items():

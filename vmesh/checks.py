@@ -10,7 +10,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import re2
 
@@ -30,7 +32,7 @@ from vmesh.model import (
 )
 from vmesh.plan import url_variable
 from vmesh.problems import WARNING, Problem
-from vmesh.views import in_order, route_timeout
+from vmesh.views import edge_policies, in_order, route_timeout
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.
 OWN_ENVIRONMENT = ("MESH_ADDRESS", "SERVICE_NAME")
@@ -56,8 +58,10 @@ _EDGES = "mesh_edges"
 _UNNORMAL = {
     "prefix": re.compile(r"//|/\.\.?/"),
     "path": re.compile(r"//|/\.\.?(/|$)"),
+    "path_prefix": re.compile(r"//|/\.\.?(/|$)"),
     "regex": re.compile(r"(?!)"),
 }
+_ESCAPED_SLASH = re.compile(r"%2f|%5c", re.IGNORECASE)
 _EVERY_PATH = (".*", "/.*", ".+")
 
 Hidden = frozenset[tuple[str, ...]]
@@ -74,6 +78,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
         _service_calls,
         _edge_calls,
         _routes,
+        _peers,
         _domains,
         _environments,
         _tracing,
@@ -328,13 +333,10 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
     yield from _either(f"{where}.redirect", route.redirect, "path", "prefix")
     yield from _substitution(f"{where}.rewrite", route.rewrite)
     yield from _tags(f"{where}.tracing", route.tracing.tags)
-    if _UNNORMAL[route.match.kind].search(route.match.value):
-        yield Problem(
-            f"{where}.{route.match.kind}",
-            route.match.value,
-            "never matches: the edge makes /b of //b, /./b and /a/../b before it looks",
-            "Write it without // and dots",
-        )
+    yield from _path(where, edge, route)
+    yield from _underscores(f"{where}.headers", edge, route.match.headers)
+    yield from _underscores_in_tags(f"{where}.tracing", edge, route.tracing.tags)
+    yield from _underscores_in_cors(where, edge, route.filters)
     if route.redirect is not None and set(route.redirect) == {"status"}:
         yield Problem(
             f"{where}.redirect",
@@ -359,6 +361,118 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
             f"is longer than the route's timeout, {timeout:g} s",
             "Make it shorter, or the timeout longer",
         )
+
+
+def _path(where: str, edge: Edge, route: Route) -> Iterator[Problem]:
+    """Look at the path of a route as the edge sees paths, and at what becomes of it."""
+    kind, path = route.match.kind, route.match.value
+    normal = path if edge.merge_slashes else path.replace("//", "/")
+    if _UNNORMAL[kind].search(normal):
+        doubled = "//b, " if edge.merge_slashes else ""
+        yield Problem(
+            f"{where}.{kind}",
+            path,
+            f"never matches: the edge makes /b of {doubled}/./b and /a/../b before it looks",
+            "Write it without // and dots" if doubled else "Write it without dots",
+        )
+    if kind != "regex" and edge.escaped_slashes != "keep" and _ESCAPED_SLASH.search(path):
+        yield Problem(
+            f"{where}.{kind}",
+            path,
+            "never matches: no path has an escaped slash any more when the edge looks",
+            f"Write / for it, or set escaped_slashes of {edge.name} to keep",
+        )
+    if kind == "path_prefix" and path.endswith("/"):
+        yield Problem(
+            f"{where}.path_prefix",
+            path,
+            "ends with a slash, and whole segments need none",
+            f"Write {path.rstrip('/')}, which is for {path.rstrip('/')} and all below it",
+        )
+    for key, said in (("rewrite", route.rewrite), ("redirect", route.redirect)):
+        if kind == "prefix" and path and path[-1] != "/" and said and "prefix" in said:
+            yield Problem(
+                f"{where}.{key}.prefix",
+                said["prefix"],
+                f"is put before half a segment too: {path} also matches {path}x",
+                f"Write `path_prefix: {path}` for whole segments, or end the prefix with a slash",
+                WARNING,
+            )
+
+
+def _underscores(where: str, edge: Edge, names: Iterable[str]) -> Iterator[Problem]:
+    """Find names of request headers that no request has when `edge` is done with it."""
+    for name in names:
+        if "_" in name and edge.headers_with_underscores != "allow":
+            yield Problem(
+                where,
+                name,
+                "has an underscore, and the edge lets no such header through",
+                f"Write {name.replace('_', '-')}, or set headers_with_underscores of {edge.name}"
+                " to allow",
+            )
+
+
+def _underscores_in_tags(
+    where: str, edge: Edge, tags: Mapping[str, Mapping[str, str | None]]
+) -> Iterator[Problem]:
+    for name, tag in tags.items():
+        header = tag["header"]
+        yield from _underscores(f"{where}.tags.{name}.header", edge, [header] if header else [])
+
+
+def _underscores_in_cors(
+    where: str, edge: Edge, filters: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Problem]:
+    headers = (filters.get("cors") or {}).get("headers")
+    yield from _underscores(f"{where}.cors.headers", edge, headers or ())
+
+
+def _peers(mesh: Mesh) -> Iterator[Problem]:
+    """Find what an edge says of trusted peers that it has none of, or cannot tell apart."""
+    for edge in mesh.edges.values():
+        if edge.proxy_protocol and not edge.trusted_cidrs:
+            yield Problem(
+                f"{_of(edge)}.proxy_protocol",
+                edge.proxy_protocol,
+                "is for the peers in trusted_cidrs alone, and there are none: nobody could connect",
+                "Set trusted_cidrs to the networks of the balancers that speak it",
+            )
+        if edge.proxy_protocol and edge.control_cidrs:
+            yield Problem(
+                f"{_of(edge)}.control_cidrs",
+                list(edge.control_cidrs),
+                "has no meaning with proxy_protocol: what comes is from a balancer's clients",
+                "Remove it, or give these peers an edge without proxy_protocol",
+            )
+        if edge.trusted_hops and not (edge.trusted_cidrs or edge.control_cidrs):
+            yield Problem(
+                f"{_of(edge)}.trusted_hops",
+                edge.trusted_hops,
+                "has no meaning, as no peer is trusted",
+                "Set trusted_cidrs to the networks of the proxies in front, or remove it",
+            )
+        yield from _underscores_in_tags(f"{_of(edge)}.tracing", edge, edge.tracing.tags)
+        for name in sorted({name for route in edge.routes for name in route.to}):
+            yield from _underscores_in_hash(mesh, edge, name)
+
+
+def _underscores_in_hash(mesh: Mesh, edge: Edge, upstream: str) -> Iterator[Problem]:
+    """Look at the header by which `edge` chooses an instance of `upstream`."""
+    own = next((call.given for call in edge.calls if call.upstream == upstream), {})
+    said = edge_policies(mesh, edge, upstream)
+    header = (said.hash_on or {}).get("header")
+    if said.load_balancing != "ring_hash" or header is None:
+        return
+    if "hash_on" in own:
+        yield from _underscores(f"{_of(edge)}.calls.{upstream}.hash_on.header", edge, [header])
+        return
+    # Other callers may send it, so it is no mistake in itself.
+    for problem in _underscores(
+        f"mesh_services.{upstream}.policies.hash_on.header", edge, [header]
+    ):
+        message = f"{problem.message}: {edge.name} chooses any instance"
+        yield replace(problem, message=message, severity=WARNING)
 
 
 def _tags(where: str, tags: Mapping[str, Mapping[str, str | None]]) -> Iterator[Problem]:
@@ -427,7 +541,9 @@ def _shared_cors(mesh: Mesh, edge: Edge) -> Iterator[Problem]:
             seen.append(cors)
             said = mesh.given[_EDGES][edge.name].get("virtual_hosts") or {}
             own = isinstance(said, Mapping) and "cors" in (said.get(host.name) or {})
-            yield from _cors(host.where if own else _of(edge), host.filters)
+            place = host.where if own else _of(edge)
+            yield from _cors(place, host.filters)
+            yield from _underscores_in_cors(place, edge, host.filters)
 
 
 def _shadows(host: VirtualHost) -> Iterator[Problem]:
@@ -452,8 +568,11 @@ def _covers(one: Match, other: Match) -> bool:
     """Tell whether every request that `other` matches is matched by `one` too."""
     if one.kind == "regex" and one.value in _EVERY_PATH:
         path = True
-    elif one.kind == "prefix" and other.kind in ("prefix", "path"):
+    elif one.kind == "prefix" and other.kind != "regex":
         path = other.value.startswith(one.value)
+    elif one.kind == "path_prefix" and other.kind != "regex":
+        whole = one.value == other.value and other.kind != "prefix"
+        path = whole or other.value.startswith(f"{one.value}/")
     else:
         path = (one.kind, one.value) == (other.kind, other.value)
     methods = not one.methods or (bool(other.methods) and set(other.methods) <= set(one.methods))

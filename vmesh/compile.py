@@ -397,14 +397,22 @@ class _Shared:
 def _shared(mesh: Mesh, service: Service) -> _Shared:
     tracing = views.tracing(mesh, service.name)
     calls, egress = [], []
-    routes = {"ingress": views.table(views.ingress_routes(service), tell_client=True)}
+    routes = {"ingress": views.table(views.ingress_routes(service), tell_client="if_absent")}
     for call in service.calls:
         name = f"egress-{call.upstream}"
         upstream = mesh.services.get(call.upstream)
         said = policies(upstream.given if upstream else {}, call.given)
         address, port = _egress(mesh, service, call)
         egress.append(
-            views.listener(name, "OUTBOUND", address, port, tracing=tracing, websocket="always")
+            views.listener(
+                name,
+                "OUTBOUND",
+                address,
+                port,
+                tracing=tracing,
+                websocket="always",
+                http10_host=call.upstream,
+            )
         )
         route = views.forward(
             call.upstream,
@@ -429,6 +437,7 @@ def _service_proxy(
         service.port,
         tracing=views.tracing(mesh, service.name),
         websocket="always",
+        http10_host=service.name,
     )
     clusters = [
         views.local_app(mesh, service),
@@ -439,8 +448,8 @@ def _service_proxy(
     return _proxy(places, host, "service", service.name, listeners, shared.routes, clusters)
 
 
-def _upstream(  # noqa: PLR0913, PLR0917 - who calls, from where, whom and how
-    mesh: Mesh, places: _Places, host: str, call: Call, said: Policies, edge: Edge | None = None
+def _upstream(  # noqa: PLR0913 - who calls, from where, whom and how
+    mesh: Mesh, places: _Places, host: str, call: Call, said: Policies, *, edge: bool = False
 ) -> View:
     if call.address is not None:
         headers = views.outside_headers(mesh, call.address)
@@ -451,7 +460,7 @@ def _upstream(  # noqa: PLR0913, PLR0917 - who calls, from where, whom and how
         places.endpoints(service, places.zones[host]),
         idle_timeout=views.UPSTREAM_IDLE,
         call=said,
-        headers=views.inside_headers(mesh, edge),
+        headers=views.inside_headers(mesh, edge=edge),
     )
 
 
@@ -475,8 +484,8 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             edge.port,
             tracing=views.tracing(mesh, edge.name, edge.tracing),
             websocket="routes",
-            trusted=edge.trusted_cidrs,
-            edge=True,
+            http10_host=views.http10_host(edge),
+            edge=edge,
         ),
         views.listener(
             "admin",
@@ -485,6 +494,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             edge.admin_port,
             tracing=None,
             websocket="never",
+            http10_host=edge.name,
         ),
     ]
     routes = {
@@ -504,7 +514,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
                 host,
                 calls.get(name) or Call(name, None, {}),
                 views.edge_policies(mesh, edge, name),
-                edge,
+                edge=True,
             )
             for name in sorted(targets)
         ),

@@ -22,6 +22,7 @@ MAX_BODY_BYTES = 4096
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 # Linux takes 107 characters for the path of a socket.
 _LISTENING = re.compile(r"unix:/[!-~]{1,106}|(?P<address>[0-9.]+):(?P<port>[1-9][0-9]{0,4})")
+_ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<name>[^:/]+)(:(?P<port>[1-9][0-9]{0,4}))?")
 # These never lead anywhere: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
 _NEVER_RESOLVES = (".invalid",)
 
@@ -37,13 +38,49 @@ def is_ipv4(value: Any) -> bool:
 
 def is_dns_name(value: str) -> bool:
     """Tell whether a name server could know `value`; an address of digits is no name."""
-    labels = value.removesuffix(".").split(".")
     return (
-        len(value) <= 253
-        and all(_LABEL.fullmatch(label) for label in labels)
-        and not labels[-1].isdigit()
+        _has_labels(value)
+        and not value.removesuffix(".").rpartition(".")[2].isdigit()
         and not never_resolves(value)
     )
+
+
+def _has_labels(value: str) -> bool:
+    """Tell whether `value` is made of labels as a DNS name is, with or without a final dot."""
+    name = value.removesuffix(".")
+    return len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split("."))
+
+
+def without_dot(name: str) -> str:
+    """Return a DNS name as HTTP, TLS, certificates and /etc/hosts have it: without its final dot.
+
+    https://www.rfc-editor.org/rfc/rfc6066#section-3
+    """
+    return name.removesuffix(".")
+
+
+def is_domain(value: str) -> bool:
+    """Tell whether a Host header in lower case can match `value`: a name, *.name, or *."""
+    name = value.removeprefix("*.")
+    return value == "*" or (_has_labels(name) and name == name.lower())
+
+
+def is_origin(value: str) -> bool:
+    """Tell whether `value` is the origin of a page as browsers send it, or * for all."""
+    found = _ORIGIN.fullmatch(value)
+    if found is None:
+        return value == "*"
+    return _has_labels(found["name"]) and int(found["port"] or 1) <= 65535
+
+
+def origin(value: str) -> str:
+    """Return an origin in the one form that browsers send: lower case, no port that is usual."""
+    found = _ORIGIN.fullmatch(value.lower())
+    if found is None:
+        return value
+    usual = {"http": "80", "https": "443"}[found["scheme"]]
+    port = f":{found['port']}" if found["port"] and found["port"] != usual else ""
+    return f"{found['scheme']}://{without_dot(found['name'])}{port}"
 
 
 def never_resolves(value: str) -> bool:
@@ -103,6 +140,8 @@ FORMATS: dict[str, Callable[[Any], bool]] = {
     "ipv4": is_ipv4,
     "ipv4-network": _is_network,
     "dns-name": is_dns_name,
+    "domain": is_domain,
+    "origin": is_origin,
     "host": lambda value: is_ipv4(value) or is_dns_name(value),
     "listening": _is_listening,
     "wsgi": lambda value: wsgi.parse(value) is not None,

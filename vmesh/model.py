@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh import explain, schema
+from vmesh.formats import without_dot
 from vmesh.problems import Problem
 from vmesh.schema import KeyPath
 
@@ -136,7 +137,7 @@ class Tracing:
 
 @dataclass(frozen=True)
 class Match:
-    """What a request must look like. `kind` is "path", "regex" or "prefix".
+    """What a request must look like. `kind` is "path", "regex", "path_prefix" or "prefix".
 
     `value` is empty where the user's match is wrong, so that nothing is known of it.
     """
@@ -186,7 +187,11 @@ class VirtualHost:
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 
-    Peers in `trusted_cidrs` may bring their own trace context and request id.
+    Peers in `trusted_cidrs` may bring their own trace context and request id, and tell how their
+    client came. Those in `control_cidrs` may set Envoy's control headers, too. `trusted_hops`
+    trusted proxies stand in front, None for as many as usual; `proxy_protocol` is "required",
+    "optional" or None. `headers_with_underscores` and `escaped_slashes` say what becomes of such
+    requests, in the words of the schema.
     `admin_port` serves the read-only admin pages on the operators' address.
     """
 
@@ -198,6 +203,13 @@ class Edge:
     address: str
     admin_port: int
     trusted_cidrs: tuple[str, ...]
+    control_cidrs: tuple[str, ...]
+    trusted_hops: int | None
+    proxy_protocol: str | None
+    headers_with_underscores: str
+    escaped_slashes: str
+    merge_slashes: bool
+    http10: bool
     tracing: Tracing
 
     @property
@@ -248,6 +260,8 @@ class Mesh:
 
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "propagate_trace")
+# The most specific first; of two prefixes the longer one is.
+MATCH_KINDS = ("path", "regex", "path_prefix", "prefix")
 FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
 OTLP_GRPC_PORT = 4317
 ZIPKIN_PORT = 9411
@@ -384,8 +398,10 @@ def _address(value: Given) -> Address | None:
     if value.get("host") is None or value.get("port") is None:
         return None
     tls = value["tls"]
+    if tls is not None and tls["sni"] is not None:
+        tls = {**tls, "sni": without_dot(tls["sni"])}
     return Address(
-        value["host"],
+        without_dot(value["host"]),
         value["port"],
         None if tls is None else Tls(**tls),
         tuple(value.get("propagate_trace") or ()),
@@ -397,15 +413,18 @@ def _tracing(value: Given) -> Tracing:
 
 
 def _match(value: Given) -> Match:
-    kind = next((kind for kind in ("path", "regex", "prefix") if value[kind] is not None), "prefix")
+    kind = next((kind for kind in MATCH_KINDS if value[kind] is not None), "prefix")
     headers: dict[str, dict[str, str | bool]] = {
         name: {"exact": wanted} if isinstance(wanted, str) else _said(wanted) or {}
         for name, wanted in (value["headers"] or {}).items()
     }
-    return Match(kind, value[kind] or "", tuple(value["methods"] or ()), headers)
+    path = value[kind] or ""
+    if path == "/" and kind == "path_prefix":
+        kind = "prefix"  # every path is below this one
+    return Match(kind, path, tuple(value["methods"] or ()), headers)
 
 
-_MATCH_KEYS = ("prefix", "path", "regex", "methods", "headers")
+_MATCH_KEYS = (*MATCH_KINDS, "methods", "headers")
 
 
 def _route(value: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]) -> Route:
@@ -420,12 +439,12 @@ def _route(value: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]
     return Route(
         match=Match("prefix", "", (), {}) if unmatched else _match(value),
         to={to: 1} if isinstance(to, str) else to,
-        redirect=_said(value["redirect"]),
+        redirect=_with_host(_said(value["redirect"])),
         answer=value["answer"],
         timeout=value["timeout"],
         idle_timeout=value["idle_timeout"],
         retries=_given(given, "retries") if sound and "retries" in given else None,
-        rewrite=_said(value["rewrite"]),
+        rewrite=_with_host(_said(value["rewrite"])),
         mirror=value["mirror"],
         websocket=value["websocket"],
         filters=_filters(value, given),
@@ -439,6 +458,13 @@ def _said(value: Given | None) -> dict[str, Any] | None:
     if value is None:
         return None
     return {key: each for key, each in value.items() if each is not None}
+
+
+def _with_host(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what is said of a request with its new host, if it gets one, as HTTP writes it."""
+    if value is None or "host" not in value:
+        return value
+    return {**value, "host": without_dot(value["host"])}
 
 
 def _filters(value: Given, given: Given) -> dict[str, Any]:
@@ -462,7 +488,7 @@ def _virtual_host(  # noqa: PLR0913, PLR0917 - what is said, and where it stands
     ]
     return VirtualHost(
         name=name,
-        domains=tuple(value["domains"] or ()),
+        domains=tuple(map(without_dot, value["domains"] or ())),
         routes=tuple(
             _route(route, route_said, (*place, "routes", index), wrong)
             for route, (index, route_said) in zip(value["routes"] or [], kept, strict=True)
@@ -496,6 +522,13 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         address=value["address"],
         admin_port=value["admin_port"],
         trusted_cidrs=tuple(value["trusted_cidrs"]),
+        control_cidrs=tuple(value["control_cidrs"]),
+        trusted_hops=value["trusted_hops"],
+        proxy_protocol=value["proxy_protocol"],
+        headers_with_underscores=value["headers_with_underscores"],
+        escaped_slashes=value["escaped_slashes"],
+        merge_slashes=value["merge_slashes"],
+        http10=value["http10"],
         tracing=_tracing(value["tracing"]),
     )
 

@@ -50,17 +50,27 @@ them in `/etc/vmesh/<service>.env` on its host.
 The URLs are on loopback addresses that follow from the names of caller and call alone, so no
 change elsewhere moves them.
 
-Of a request, a Flask app sees the client and not the Envoys, without a line of its own:
+## What an app learns of a client
 
-- `request.remote_addr`, from `x-envoy-external-address`: the address of the client as the edge
-  trusts it; of a call inside the mesh, the caller's.
-- `request.scheme`, from `x-forwarded-proto`: `http` or `https`, as the client asked for it.
-- `request.host`, URLs of `url_for(..., _external=True)` and redirects, from `x-forwarded-host` and
-  `x-forwarded-port`, else from `host`: the name and port that the client asked for.
+| request header | what it says | who writes it |
+|---|---|---|
+| `x-envoy-external-address` | the client's address; inside the mesh the caller's | an Envoy |
+| `x-forwarded-for` | addresses on the way, nearest last | the edge; before it trusted peers |
+| `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
+| `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
 
-A client cannot forge them: the edge writes the first two itself and takes the others only from
-peers that it trusts. Of a list in such a header the last value counts. `ProxyFix` is not needed.
-What is behind an `external` app gets the same headers and reads them itself.
+The edge removes all other headers from which apps take such things (`forwarded`, `x-real-ip`,
+`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only
+peers in `control_cidrs` may set. So a client cannot forge them. Of a list in such a header the last
+value counts.
+
+A Flask app reads none of them itself. These are right without a line of its own, and without
+`ProxyFix`:
+
+- `request.remote_addr`: the client's address.
+- `request.scheme`: `http` or `https`, as the client asked for it.
+- `request.host`, URLs of `url_for(..., _external=True)` and redirects: the name and port that the
+  client asked for.
 
 gunicorn itself believes no header: not `X-Forwarded-Ssl`, not `SCRIPT_NAME`. A header whose name
 has a `_` does not reach a Flask app, as WSGI cannot tell `_` from `-`; an `external` app gets it.

@@ -79,7 +79,9 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML; YAML wants them plain.
-    environment.filters.update(tojson=_tojson, seconds=_seconds, fraction=_fraction)
+    environment.filters.update(
+        tojson=_tojson, seconds=_seconds, fraction=_fraction, with_final_dot=_with_final_dot
+    )
     environment.tests["ipv4"] = _is_ipv4
     environment.globals.update(
         watched=_watched,
@@ -113,6 +115,13 @@ def _seconds(value: float) -> str:
 def _fraction(percent: float) -> str:
     """Return a FractionalPercent of `percent`."""
     return _tojson({"numerator": round(percent * 10_000), "denominator": "MILLION"})
+
+
+def _with_final_dot(origin: str) -> str:
+    """Return the origin of the same site when its visitor wrote the dot of the root, too."""
+    scheme, _, place = origin.partition("://")
+    name, colon, port = place.partition(":")
+    return f"{scheme}://{name}.{colon}{port}"
 
 
 def _is_ipv4(value: str) -> bool:

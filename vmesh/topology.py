@@ -249,6 +249,8 @@ def match_words(match: Mapping[str, Any]) -> str:
         words = f"{match['path']} (exactly)"
     elif "regex" in match:
         words = f"{match['regex']} (regex)"
+    elif "path_prefix" in match:
+        words = f"{match['path_prefix']} (and below)"
     else:
         words = str(match["prefix"])
     conditions = [_condition(each) for each in match.get("headers") or ()]

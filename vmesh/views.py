@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import ipaddress
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from vmesh.formats import origin
 from vmesh.model import (
     Address,
     Call,
@@ -69,7 +71,7 @@ _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 # Envoy refuses to fill a bucket more often than this:
 # https://www.envoyproxy.io/docs/envoy/latest/api-v3/type/v3/token_bucket.proto
 _LEAST_FILL_INTERVAL = 0.05
-_KINDS = {"path": 0, "regex": 1, "prefix": 2}
+_KINDS = {"path": 0, "regex": 1, "path_prefix": 2, "prefix": 2}
 
 Tags = Mapping[str, Mapping[str, str | None]]
 
@@ -153,13 +155,15 @@ def app_headers(mesh: Mesh) -> View:
     return {"outside": False, "keep": [], "tell_b3": mesh.tracing.export == "otlp"}
 
 
-def inside_headers(mesh: Mesh, edge: Edge | None = None) -> View | None:
+def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
     """Return what requests to another Envoy of the mesh carry, None for what they have anyway.
 
-    That Envoy tells its app B3. Where the caller's Envoy sets request ids aside, it puts them back.
+    That Envoy tells its app B3. Where the caller's Envoy may have set request ids aside, it puts
+    them back.
     """
-    sets_aside = mesh.tracing.export == "zipkin" or (edge is not None and edge.trusted_cidrs)
-    return {"outside": False, "keep": [], "tell_b3": False} if sets_aside else None
+    if edge or mesh.tracing.export == "zipkin":
+        return {"outside": False, "keep": [], "tell_b3": False}
+    return None
 
 
 def outside_headers(mesh: Mesh, address: Address) -> View:
@@ -223,24 +227,65 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     *,
     tracing: View | None,
     websocket: str,
-    trusted: Iterable[str] = (),
-    edge: bool = False,
+    http10_host: str | None,
+    edge: Edge | None = None,
 ) -> View:
-    """Return a listener; peers in `trusted` may bring their own trace context."""
-    # Envoy refuses a network that stands there twice.
-    distinct = ipaddress.collapse_addresses(map(ipaddress.IPv4Network, trusted))
-    networks = [network(str(each)) for each in distinct]
+    """Return a listener; `edge` is the one whose clients it serves, None inside the mesh.
+
+    `http10_host` is the Host of an HTTP/1.0 request that names none; None refuses HTTP/1.0.
+    """
     return {
         "name": name,
         "direction": direction,
         "address": address,
         "port": port,
-        "edge": edge,
-        "trusted_networks": networks,
-        "internal_networks": networks or [network(NOBODY)],
+        "edge": edge is not None,
+        **_peers(edge),
+        # Inside the mesh a path and headers stay as the edge or the calling app wrote them.
+        "headers_with_underscores": edge.headers_with_underscores if edge else "allow",
+        "escaped_slashes": edge.escaped_slashes if edge else "keep",
+        "merge_slashes": edge.merge_slashes if edge else False,
+        "http10_host": http10_host,
         "tracing": tracing,
         "websocket": websocket,
     }
+
+
+def _peers(edge: Edge | None) -> View:
+    """Return whom a listener of `edge` believes what: see files/envoy/filter_chains.yaml.j2."""
+    control = _distinct(edge.control_cidrs if edge else ())
+    # Envoy takes the longest network that a peer is in: a part of one with more rights would
+    # lose them, and the same network twice is refused.
+    trusted = [
+        each
+        for each in _distinct(edge.trusted_cidrs if edge else ())
+        if not any(each.subnet_of(other) for other in control)
+    ]
+    protocol = edge.proxy_protocol if edge else None
+    return {
+        "trusted_networks": [network(str(each)) for each in trusted],
+        "control_networks": [network(str(each)) for each in control],
+        # Envoy obeys the control headers of these peers alone, when they speak for themselves.
+        "internal_networks": [network(str(each)) for each in control] or [network(NOBODY)],
+        "trusted_hops": (edge and edge.trusted_hops) or (0 if protocol else 1),
+        "proxy_protocol": protocol,
+    }
+
+
+def _distinct(cidrs: Iterable[str]) -> list[ipaddress.IPv4Network]:
+    """Return the networks of `cidrs` without those that are part of another.
+
+    The network of all addresses becomes two halves: Envoy has no more regard for it than for none.
+    """
+    found = ipaddress.collapse_addresses(map(ipaddress.IPv4Network, cidrs))
+    return [half for each in found for half in (each.subnets() if not each.prefixlen else [each])]
+
+
+def http10_host(edge: Edge) -> str | None:
+    """Return the Host of requests of HTTP/1.0 that name none: a visitor of the first site."""
+    if not edge.http10:
+        return None
+    return edge.virtual_hosts[0].domains[0].replace("*", edge.name)
 
 
 def tracing(mesh: Mesh, proxy: str, own: Tracing | None = None) -> View:
@@ -265,10 +310,11 @@ def tracing(mesh: Mesh, proxy: str, own: Tracing | None = None) -> View:
 # Routes
 
 
-def table(routes: list[View], *, tell_client: bool = False) -> View:
+def table(routes: list[View], *, tell_client: str | None = None) -> View:
     """Return a route table with one virtual host for whatever comes.
 
-    tell_client: the upstream learns the address of a client that no Envoy before has told
+    tell_client: when the upstream is told the client's address: "always", "if_absent" (where no
+    Envoy before has told it) or None for never
     """
     hosts = [virtual_host("all", ["*"], routes)]
     return {"tell_trace": False, "tell_client": tell_client, "virtual_hosts": hosts}
@@ -364,17 +410,18 @@ def in_order(routes: Iterable[Route]) -> list[tuple[int, Route]]:
     """Return the routes, with their places in the inventory, in the order Envoy gets them.
 
     Envoy takes the first match. A reader of the inventory need not know that: exact paths come
-    first, then regular expressions as they stand, then prefixes, the longest first; of equal
-    paths the one with more conditions.
+    first, then regular expressions as they stand, then prefixes, the longest first, and of equal
+    ones that of whole segments; of equal paths the one with more conditions.
     """
 
-    def rank(item: tuple[int, Route]) -> tuple[int, int, str, int, int]:
+    def rank(item: tuple[int, Route]) -> tuple[int, int, str, bool, int, int]:
         index, route = item
         match = route.match
         conditions = len(match.headers) + bool(match.methods)
         if match.kind == "regex":
-            return (_KINDS["regex"], 0, "", 0, index)
-        return (_KINDS[match.kind], -len(match.value), match.value, -conditions, index)
+            return (_KINDS["regex"], 0, "", False, 0, index)
+        loose = match.kind == "prefix"
+        return (_KINDS[match.kind], -len(match.value), match.value, loose, -conditions, index)
 
     return sorted(enumerate(routes), key=rank)
 
@@ -413,7 +460,7 @@ def edge_table(mesh: Mesh, edge: Edge) -> View:
     """Return the route table of an edge."""
     return {
         "tell_trace": True,
-        "tell_client": False,
+        "tell_client": "always",
         "virtual_hosts": [_edge_virtual_host(mesh, edge, host) for host in edge.virtual_hosts],
     }
 
@@ -442,7 +489,7 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         "tracing": _route_tracing(mesh, edge, route),
     }
     if route.redirect is not None:
-        return {**base, "redirect": route.redirect}
+        return {**base, "redirect": joined(route.match, route.redirect)}
     if route.answer is not None:
         return {**base, "answer": route.answer}
     main = _main_upstream(route)
@@ -452,7 +499,7 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
     if route.retries is not None:
         call = policies(*_layers(mesh, edge.calls, main), {"retries": route.retries})
     address = next((c.address for c in edge.calls if c.upstream == main and c.address), None)
-    rewrite = dict(route.rewrite or {})
+    rewrite = joined(route.match, route.rewrite or {})
     if address is not None:
         rewrite.setdefault("host", host_header(address))
     service = mesh.services.get(main)
@@ -469,6 +516,30 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         "hash_on": hash_on(calls.values()),
         "websocket": route.websocket,
     }
+
+
+def joined(match: Match, said: Mapping[str, Any]) -> View:
+    """Return a rewrite or redirect with what keeps one slash where the new prefix meets the rest.
+
+    Envoy replaces texts: of /api/users, `/` for the prefix /api makes //users, and /v2 for /api/
+    makes /v2users. Where that is so, `regex` and `substitution` do it instead of `prefix`.
+    """
+    prefix = said.get("prefix")
+    if prefix is None or match.kind not in ("prefix", "path_prefix") or "?" in prefix:
+        return dict(said)
+    if match.value == "/":
+        # Every path begins with this slash; that of the root alone says nothing.
+        regex, by = "^(/$)?", prefix
+        ends_well = prefix.endswith("/")
+    elif match.value.endswith("/"):
+        regex, by = f"^{re.escape(match.value)}", f"{prefix.removesuffix('/')}/"
+        ends_well = prefix.endswith("/")
+    else:
+        regex, by = f"^{re.escape(match.value)}/?", prefix
+        ends_well = not prefix.endswith("/")
+    if ends_well:
+        return dict(said)
+    return {**said, "regex": regex, "substitution": by.replace("\\", r"\\")}
 
 
 def _target(to: Mapping[str, int]) -> View:
@@ -509,6 +580,9 @@ def _filters(said: Mapping[str, Any]) -> View:
         for name, value in said.items()
         if name in ("max_request_bytes", "compression", "cors")
     }
+    if said.get("cors"):
+        origins = list(dict.fromkeys(map(origin, said["cors"]["origins"])))
+        view["cors"] = {**said["cors"], "origins": origins}
     if said.get("fault"):
         view["fault"] = {name: fault for name, fault in said["fault"].items() if fault is not None}
     if said.get("rate_limit"):

@@ -10,7 +10,7 @@ import re2
 from vmesh.model import MAIN, Edge, ExternalApp, Match, Mesh, Route
 from vmesh.traces import Span
 
-KINDS = ("path", "regex", "prefix")  # the most specific first
+KINDS = {"path": 0, "regex": 1, "path_prefix": 2, "prefix": 2}  # the most specific first
 NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -73,17 +73,18 @@ def route_of(
     """Return the route that answers a GET: as docs/reference.md says, the most specific one."""
     routes = next(host.routes for host in edge.virtual_hosts if host.name == site)
     fitting = [
-        (KINDS.index(route.match.kind), _looseness(route.match), index, route)
+        (KINDS[route.match.kind], _looseness(route.match), index, route)
         for index, route in enumerate(routes)
         if _fits(route.match, path, headers)
     ]
     return min(fitting, key=lambda each: each[:3])[3]
 
 
-def _looseness(match: Match) -> tuple[int, int]:
+def _looseness(match: Match) -> tuple[int, bool, int]:
     if match.kind == "regex":
-        return (0, 0)
-    return (-len(match.value), -len(match.headers) - bool(match.methods))
+        return (0, False, 0)
+    conditions = len(match.headers) + bool(match.methods)
+    return (-len(match.value), match.kind == "prefix", -conditions)
 
 
 def _fits(match: Match, path: str, headers: Mapping[str, str]) -> bool:
@@ -95,6 +96,8 @@ def _fits(match: Match, path: str, headers: Mapping[str, str]) -> bool:
             return False
     if match.kind == "regex":
         return re2.fullmatch(match.value, path) is not None
+    if match.kind == "path_prefix":
+        return f"{path}/".startswith(f"{match.value}/")
     return path.startswith(match.value) if match.kind == "prefix" else path == match.value
 
 

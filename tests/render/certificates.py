@@ -30,7 +30,7 @@ class Authority:
         certificate = self._sign(
             _name("server"), key, x509.SubjectAlternativeName([_alternative(name)])
         )
-        file = self.folder / f"{name.replace('*', '_')}.pem"
+        file = self.folder / f"{name.replace('*', '_')[:200]}.pem"
         file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

@@ -40,6 +40,8 @@ _BY_FORMAT: dict[str, tuple[str, ...]] = {
     "ipv4-network": ("0.0.0.0/0", "10.0.0.0/8", "192.0.2.7/32", "192.0.2.7", "10.0.0.0/255.0.0.0"),
     "dns-name": ("a", "a.b", "api.example.com", "api.example.com.", "_srv._tcp.example.com",
                  "xn--caf-dma.example.com", "A.EXAMPLE.com", f"{'a' * 63}.{'b' * 63}.{'c' * 63}"),
+    "domain": ("*", "a", "*.a.b", "shop.example.com.", "my_shop", "1.2.3.4"),
+    "origin": ("*", "https://a", "http://A.b.:80", "https://my_shop:8443"),
     "listening": ("127.0.0.1:1", "0.0.0.0:65535", "unix:/a", f"unix:/{'a' * 106}",
                   "unix:/run/it's \"here\".sock".replace(" ", "_"), "10.0.0.31:7001"),
     "re2": ("/.*", "/[0-9]+", "(?i)/a|b", "/(a)(b)?", "\\d{3}-\\w+", "[^/]*", "/\\x00", "/é+",

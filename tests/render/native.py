@@ -210,7 +210,9 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
 
         def handle_request(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.command, self.path, headers, self._body(headers))
+            # As it was sent: the library takes //path for /path.
+            path = self.requestline.split()[1]
+            request = Request(self.command, path, headers, self._body(headers))
             upstream.requests.append(request)
             if headers.get("upgrade", "").lower() == "websocket":
                 self._echo_until_closed()
@@ -259,10 +261,12 @@ def echo() -> Iterator[int]:
 
 
 class Client:
-    """A client of a port of 127.0.0.1 that keeps its connection."""
+    """A client of a port of 127.0.0.1 that keeps its connection; `source` is its own address."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.connection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=10, source_address=(source, 0)
+        )
 
     def ask(
         self,
@@ -283,15 +287,16 @@ class Client:
         self.connection.close()
 
 
-def ask(
+def ask(  # noqa: PLR0913, PLR0917 - the parts of a request
     port: int,
     path: str = "/",
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
+    source: str = "127.0.0.1",
 ) -> Answer:
-    """Send one request to 127.0.0.1 on a connection of its own."""
-    client = Client(port)
+    """Send one request to 127.0.0.1 on a connection of its own, from the address `source`."""
+    client = Client(port, source)
     try:
         return client.ask(path, method, headers, body)
     finally:

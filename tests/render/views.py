@@ -60,6 +60,13 @@ def listener(name: str, **given: Any) -> View:
         "port": 0,
         "edge": False,
         "trusted_networks": [],
+        "control_networks": [],
+        "trusted_hops": 1,
+        "proxy_protocol": None,
+        "headers_with_underscores": "allow",
+        "escaped_slashes": "keep",
+        "merge_slashes": False,
+        "http10_host": "front",
         "internal_networks": [NOBODY],
         "tracing": tracing(),
         "websocket": "always",
@@ -69,7 +76,13 @@ def listener(name: str, **given: Any) -> View:
 
 def public(**given: Any) -> View:
     """Return the listener of an edge."""
-    return listener("public", **{"edge": True, "websocket": "routes", **given})
+    safe: View = {
+        "headers_with_underscores": "reject",
+        "escaped_slashes": "redirect",
+        "merge_slashes": True,
+        "http10_host": None,
+    }
+    return listener("public", **{"edge": True, "websocket": "routes", **safe, **given})
 
 
 def match(path: str, **given: Any) -> View:
@@ -105,10 +118,12 @@ def host(name: str, routes: Sequence[View], **given: Any) -> View:
     return {"name": name, "domains": ["*"], "filters": {}, "routes": list(routes), **given}
 
 
-def table(*hosts: View, tell_trace: bool = False, tell_client: bool = False) -> View:
+def table(*hosts: View, tell_trace: bool = False, tell_client: str | None = None) -> View:
     return {
-        "tell_trace": tell_trace, "tell_client": tell_client, "virtual_hosts": list(hosts),
-    }  # fmt: skip
+        "tell_trace": tell_trace,
+        "tell_client": tell_client or ("always" if tell_trace else None),
+        "virtual_hosts": list(hosts),
+    }
 
 
 def cluster(name: str, *ports: int, **given: Any) -> View:

@@ -107,7 +107,7 @@ def test_a_route_that_no_request_can_reach_is_an_error(tmp_path: Path) -> None:
     model = model_of(title)
     routes = model["mesh_edges"]["front-proxy"]["routes"]
     routes.append({"prefix": "/item", "to": "service2"})
-    assert problems(title, model, tmp_path) == ["mesh_edges.front-proxy.routes[5]"]
+    assert problems(title, model, tmp_path) == ["mesh_edges.front-proxy.routes[6]"]
 
 
 def test_a_change_of_weights_is_a_change_of_routes_alone(tmp_path: Path) -> None:

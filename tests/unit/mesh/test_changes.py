@@ -60,9 +60,33 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
     ),
     (
         ((f"{FRONT}/trusted_cidrs", ["10.0.0.0/8"]),),
-        ["edge front: listener for clients: trusted networks none -> 10.0.0.0/8",
-         *(f"edge front: {name}: headers of its requests as the tracer writes them -> request ids"
-           " as they came, without B3" for name in ("shop", "stock"))],
+        ["edge front: listener for clients: trusted networks none -> 10.0.0.0/8"],
+    ),
+    (
+        ((f"{FRONT}/control_cidrs", ["10.0.0.0/8"]),),
+        ["edge front: listener for clients: networks that may control Envoy none -> 10.0.0.0/8"],
+    ),
+    (
+        ((f"{FRONT}/trusted_cidrs", ["10.0.0.0/8"]), (f"{FRONT}/proxy_protocol", "required")),
+        [
+            "edge front: listener for clients: trusted networks none -> 10.0.0.0/8",
+            "edge front: listener for clients: trusted hops 1 -> 0",
+            "edge front: listener for clients: PROXY protocol none -> required",
+        ],
+    ),
+    (
+        (
+            (f"{FRONT}/headers_with_underscores", "allow"),
+            (f"{FRONT}/escaped_slashes", "keep"),
+            (f"{FRONT}/merge_slashes", False),
+            (f"{FRONT}/http10", True),
+        ),
+        [
+            "edge front: listener for clients: header names with underscores reject -> allow",
+            "edge front: listener for clients: escaped slashes redirect -> keep",
+            "edge front: listener for clients: merged slashes on -> off",
+            "edge front: listener for clients: HTTP/1.0 refused -> taken, as for front",
+        ],
     ),
     (
         ((f"{FRONT}/tracing", {"sampling": 10}),),
@@ -79,6 +103,17 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
         ],
     ),
     # Routes
+    (
+        ((ROUTE, {"path_prefix": "/api", "to": "shop", "rewrite": {"prefix": "/"}}),),
+        [
+            "edge front: new route /api (and below): to shop",
+            "edge front: no route / any more",
+        ],
+    ),
+    (
+        ((ROUTE, {"prefix": "/", "to": "shop", "rewrite": {"prefix": "/v2"}}),),
+        ["edge front: route /: rewrite none -> prefix /v2"],
+    ),
     (((f"{ROUTE}/timeout", 5),), ["edge front: route /: timeout 15 s -> 5 s"]),
     (((f"{ROUTE}/idle_timeout", 60),), ["edge front: route /: idle timeout 300 s -> 60 s"]),
     (((f"{ROUTE}/to", {"shop": 95, "stock": 5}),),
@@ -327,6 +362,21 @@ def test_a_new_way_of_writing_is_told_beside_a_change_of_the_inventory() -> None
         "edge front: Envoy's configuration is written differently by this version of vmesh"
         " (rest.yaml)",
     ]
+
+
+def test_a_record_by_an_earlier_release_stands_for_what_was_so_then() -> None:
+    old = worlds.states()
+    keys = (
+        "control_networks", "trusted_hops", "proxy_protocol", "headers_with_underscores",
+        "escaped_slashes", "merge_slashes", "http10_host",
+    )  # fmt: skip
+    for state in old.values():
+        for proxy in state["host"]["proxies"]:
+            for listener in proxy["view"]["listeners"]:
+                for key in keys:
+                    del listener[key]
+    front = [line for line in sentences(compared(old, worlds.states())) if "for clients" in line]
+    assert front == []
 
 
 def test_another_bootstrap_restarts_envoy() -> None:

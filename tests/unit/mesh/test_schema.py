@@ -118,8 +118,22 @@ def test_what_is_wrong_is_left_out_and_the_rest_is_not() -> None:
         ("ipv4-network", ["10.0.0.0/8", "10.0.0.1"], ["10.0.0.1/8", "10.0.0.0/33", "::/0", ""]),
         (
             "dns-name",
-            ["a", "a.example.com", "a.example.com.", "_srv._tcp.a", "xn--caf-dma.com", "a" * 63],
+            ["a", "a.example.com", "a.example.com.", "_srv._tcp.a", "xn--caf-dma.com", "a" * 63,
+             ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61, ""])],
             ["", ".", "a..b", "-a.com", "a-.com", "a" * 64, "1.2.3.4", "a.invalid", "é.com", "a\n"],
+        ),
+        (
+            "domain",
+            ["*", "a", "*.a.b", "shop.example.com.", "my_shop.example.com", "1.2.3.4", "a" * 63,
+             ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61, ""])],
+            ["", ".", "*.", "**", "a.*", "*.*.a", "A.b", "a..b", "a..", "-a", "a" * 64, "a:80",
+             "https://a", "é.com", "a\n", ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 62])],
+        ),
+        (
+            "origin",
+            ["*", "https://a.b", "http://A.b.:80", "https://my_shop:65535"],
+            ["a.b", "https://", "https://a/", "https://a:0", "https://a:65536", "ftp://a",
+             "https://*.a", "https://a\n", "null", "https://u@a"],
         ),
         ("host", ["10.0.0.1", "a.example.com"], ["10.0.0.1:80", "http://a", "10.0.0.256", "a_b/c"]),
         (

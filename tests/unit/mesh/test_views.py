@@ -150,10 +150,14 @@ def test_routes_are_in_the_order_of_how_much_they_say() -> None:
         {"path": "/b", "to": "shop"},
         {"path": "/b", "headers": {"x-a": "1"}, "methods": ["GET"], "to": "stock"},
         {"path": "/b", "headers": {"x-a": "1"}, "to": "stock"},
+        {"prefix": "/api", "methods": ["GET"], "to": "stock"},
+        {"path_prefix": "/api", "to": "stock"},
+        {"prefix": "/api/", "to": "shop"},
     )
     assert [
         (
             *(each["match"].get(kind) for kind in ("path", "regex", "prefix")),
+            *([each["match"]["path_prefix"]] if "path_prefix" in each["match"] else []),
             len(each["match"]["headers"]),
         )
         for each in found
@@ -164,6 +168,9 @@ def test_routes_are_in_the_order_of_how_much_they_say() -> None:
         (None, "/z.*", None, 0),
         (None, "/a.*", None, 0),
         (None, None, "/long/", 0),
+        (None, None, "/api/", 0),
+        (None, None, None, "/api", 0),
+        (None, None, "/api", 1),
         (None, None, "/", 1),
         (None, None, "/", 0),
     ]
@@ -312,6 +319,39 @@ def test_trusted_networks_stand_there_once() -> None:
         {"address_prefix": "10.0.0.0", "prefix_len": 8},
         {"address_prefix": "192.0.2.7", "prefix_len": 32},
     ]
+
+
+def test_a_peer_has_the_rights_of_every_network_it_is_in() -> None:
+    """Envoy takes the longest network alone, and refuses the same one in two filter chains."""
+    edge = {
+        "trusted_cidrs": ["10.0.0.0/8", "10.1.2.0/24", "192.0.2.0/24", "198.51.100.0/24"],
+        "control_cidrs": ["10.1.0.0/16", "192.0.2.0/24"],
+    }
+    listeners = proxy(plan(edge=edge), "front").view["listeners"]
+    public = next(each for each in listeners if each["name"] == "public")
+    control = [views.network("10.1.0.0/16"), views.network("192.0.2.0/24")]
+    assert public["control_networks"] == public["internal_networks"] == control
+    assert public["trusted_networks"] == [
+        views.network("10.0.0.0/8"), views.network("198.51.100.0/24"),
+    ]  # fmt: skip
+    edge = {"trusted_cidrs": ["0.0.0.0/0"], "control_cidrs": ["0.0.0.0/0"]}
+    public = proxy(plan(edge=edge), "front").view["listeners"][0]
+    assert (len(public["control_networks"]), public["trusted_networks"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("domains", "host"),
+    [
+        (["*"], "front"),
+        (["*.example.com"], "front.example.com"),
+        (["shop.example.com.", "*"], "shop.example.com"),
+    ],
+)
+def test_an_old_client_that_names_no_host_visits_the_first_site(
+    domains: list[str], host: str
+) -> None:
+    listeners = proxy(plan(edge={"domains": domains, "http10": True}), "front").view["listeners"]
+    assert listeners[0]["http10_host"] == host
 
 
 @pytest.mark.parametrize(

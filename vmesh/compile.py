@@ -13,7 +13,7 @@ from typing import Any
 
 from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
-from vmesh.inventory import Inventory
+from vmesh.inventory import Inventory, in_short
 from vmesh.model import (
     OTLP_GRPC_PORT,
     ZIPKIN_PORT,
@@ -225,12 +225,11 @@ class _Places:
         for variable, (having, lacking) in self.inventory.lacking.items():
             hosts = sorted(lacking & used)
             if hosts:
-                more = f" and {len(hosts) - 1} more" if len(hosts) > 1 else ""
                 self.problems.append(
                     Problem(
                         variable,
                         None,
-                        f"is set for {having} and not for {hosts[0]}{more}; the mesh is described"
+                        f"is set for {having} and not for {in_short(hosts)}; the mesh is described"
                         " once",
                         f"Set {variable} in group_vars/all and nowhere else",
                     )
@@ -250,7 +249,7 @@ class _Places:
                 for problem in checks.check_own_name(service, variable, place)
             ]
         self.problems += problems
-        return None if problems else {name: str(text) for name, text in given.items()}
+        return None if problems else {str(name): str(text) for name, text in given.items()}
 
     def environment(self, host: str, service: str, app: FlaskApp) -> dict[str, str]:
         """Return what the user sets in the environment of an app on a host."""

@@ -206,7 +206,9 @@ class _Reader:
             if _is_shared(variable):
                 self._note(host, plain(variable), value)
             elif variable.startswith(PREFIXES) or variable in CONNECTION:
-                own[plain(variable)] = self._own(host, variable, value)
+                found = self._own(host, variable, value)
+                if found is not _ABSENT:
+                    own[plain(variable)] = found
         return own
 
     def _raw(self, host: str) -> Mapping[str, Any]:
@@ -219,7 +221,7 @@ class _Reader:
         try:
             value = raw if _is_settled(raw) else host.resolve(raw)
             self.secrets.update(self._secrets(value))
-            return None if value is _ABSENT else plain(value)
+            return value if value is _ABSENT else plain(value)
         except self.error as error:
             place = _place(raw, getattr(error, "obj", raw), name)
             where, value = place if place else (name, raw)
@@ -316,7 +318,9 @@ class _Reader:
     def _where(self, variant: _Variant, service: str | int) -> _Place:
         """Return where a service is, of which the group may be a template."""
         found = variant.found.get(("mesh_services", service, "group"))
-        return self._place(found.value if found else variant.value[service].get("group"), service)
+        return self._place(
+            found.value if found else _at(variant.value, service).get("group"), service
+        )
 
     def _place(self, group: Any, service: str | int) -> _Place:
         """Return the place of a service by its `group`: a group's name, or a host's.
@@ -349,7 +353,7 @@ class _Reader:
                 mesh[name] = value
                 hidden.update(_hidden(usual.value, value, (name,), is_encrypted))
         self.problems += [
-            dataclasses.replace(problem, variable=f"{_hosts(hosts)}: {problem.variable}")
+            dataclasses.replace(problem, variable=f"{in_short(hosts)}: {problem.variable}")
             for problem, hosts in self.unresolved.items()
         ]
         self.problems += [self._told_apart(way, found) for way, found in self.apart.items()]
@@ -366,7 +370,7 @@ class _Reader:
             return HIDDEN if any(secret in str(text) for secret in secrets) else text
 
         return Problem(
-            f"{_hosts([each[3] for each in found])}: {_dotted(way)}",
+            f"{in_short([each[3] for each in found])}: {_dotted(way)}",
             told(other),
             f"is something else for {first}: {json.dumps(told(one), ensure_ascii=False)}, as its"
             " template differs from host to host; the mesh is described once",
@@ -390,7 +394,7 @@ class _Reader:
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for host, services in self.environments.items():
             for service, changes in services.items():
-                given = mesh["mesh_services"][service]
+                given = _at(mesh["mesh_services"], service)
                 if self._place(given.get("group"), service) not in self.places[host]:
                     continue
                 environment = given["app"].get("environment")
@@ -421,11 +425,20 @@ def _in_environment(what: _Open) -> bool:
     return what.way[0] == "mesh_services" and what.way[2:4] == _ENVIRONMENT
 
 
+def _step(key: Any) -> str:
+    """Return a key as it stands in a way: a number too is a key's name, not a place in a list."""
+    return str(plain(key))
+
+
+def _at(value: Mapping[Any, Any], step: str | int) -> Any:
+    return next(item for key, item in value.items() if _step(key) == step)
+
+
 def _open(value: Any, way: _Way) -> Iterator[_Open]:
     """Yield what Ansible has to resolve in `value`."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _open(item, (*way, plain(key)))
+            yield from _open(item, (*way, _step(key)))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from _open(item, (*way, index))
@@ -461,7 +474,7 @@ def _closed(value: Any, way: _Way, found: Mapping[_Way, _Found]) -> Any:
     """Return `value` with what was found in place of what Ansible had to resolve."""
     if isinstance(value, Mapping):
         items = {
-            plain(key): _closed(item, (*way, plain(key)), found) for key, item in value.items()
+            plain(key): _closed(item, (*way, _step(key)), found) for key, item in value.items()
         }
         return {key: item for key, item in items.items() if item is not _ABSENT}
     if isinstance(value, list | tuple):
@@ -479,7 +492,7 @@ def _apart(one: Any, other: Any, way: _Way) -> Iterator[tuple[_Way, Any, Any]]:
         return
     if way[2:4] != _ENVIRONMENT and isinstance(one, Mapping) and isinstance(other, Mapping):
         for key in {**one, **other}:
-            yield from _apart(one.get(key, _ABSENT), other.get(key, _ABSENT), (*way, key))
+            yield from _apart(one.get(key, _ABSENT), other.get(key, _ABSENT), (*way, _step(key)))
     else:
         yield way, one, other
 
@@ -488,8 +501,9 @@ def _replaced(value: Any, way: _Way, new: Any) -> Any:
     """Return a copy of `value` with `new` at `way` in it."""
     if not way:
         return {} if new is _ABSENT else new
-    copy = dict(value) if isinstance(value, Mapping) else {}
-    copy[way[0]] = _replaced(copy.get(way[0]), way[1:], new) if way[1:] else new
+    copy = {_step(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
+    step = str(way[0])
+    copy[step] = _replaced(copy.get(step), way[1:], new) if way[1:] else new
     return {key: item for key, item in copy.items() if item is not _ABSENT}
 
 
@@ -500,7 +514,8 @@ def _dotted(way: _Way) -> str:
     )
 
 
-def _hosts(names: Sequence[str]) -> str:
+def in_short(names: Sequence[str]) -> str:
+    """Return the first of some hosts, and how many more there are."""
     more = len(names) - 1
     return f"{names[0]}{f' and {more} more' if more else ''}"
 
@@ -564,8 +579,8 @@ _FACT = re.compile(r"\bansible_(?!host\b|port\b|user\b|version\b|connection\b|ss
 def _remedy(error: BaseException, value: Any) -> str:
     if isinstance(value, str) and (fact := _FACT.search(value)):
         return (
-            f"Facts such as {fact[0]} are not known when the mesh is planned, also of hosts that"
-            " cannot be reached then; set a variable of the inventory"
+            f"Facts, and what a run alone knows, as {fact[0]}, are not there when the mesh is"
+            " planned, also for hosts that cannot be reached then; set a variable of the inventory"
         )
     if "no vault secrets" in str(error) or "vault password file" in str(error):
         return "Name the file with the vault's password in ANSIBLE_VAULT_PASSWORD_FILE"
@@ -580,7 +595,7 @@ def _disagreement(
     where, value = _difference(usual.value, other.value, name)
     near = difflib.get_close_matches(name, PER_HOST, n=1, cutoff=0.8)
     return Problem(
-        f"{_hosts(other.hosts)}: {where}",
+        f"{in_short(other.hosts)}: {where}",
         HIDDEN if _SECRETS in where or is_encrypted(value) else _shown(value),
         f"is set differently for {usual.hosts[0]}; the mesh is described once",
         f"Did you mean `{near[0]}`?" if near else f"Set {name} in group_vars/all and nowhere else",
@@ -715,6 +730,7 @@ def load(*sources: Path) -> Inventory:
     Raises Problems when it cannot be read or has no host, and as from_hostvars does.
     """
     # Ansible takes half a second to import; commands that need no inventory do without.
+    from ansible.cli import CLI  # noqa: PLC0415
     from ansible.errors import AnsibleError  # noqa: PLC0415
     from ansible.inventory.manager import InventoryManager  # noqa: PLC0415
     from ansible.parsing.dataloader import DataLoader  # noqa: PLC0415
@@ -737,7 +753,9 @@ def load(*sources: Path) -> Inventory:
             loader=loader,
             sources=[str(each if paths.is_host_list(each) else each.resolve()) for each in sources],
         )
-        variables = VariableManager(loader=loader, inventory=manager)
+        variables = VariableManager(
+            loader=loader, inventory=manager, version_info=CLI.version_info(gitinfo=False)
+        )
         hostvars = HostVars(inventory=manager, variable_manager=variables, loader=loader)
         if not hostvars:
             raise Problems(

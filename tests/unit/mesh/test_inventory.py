@@ -255,8 +255,8 @@ def test_a_fact_is_refused_and_the_remedy_says_why(tmp_path: Path, template: str
     folder = shop_with(tmp_path, mesh)
     (problem,) = problems_of(folder)
     assert problem.variable == "web1 and 1 more: mesh_services.shop.app.environment.NODE"
-    assert "Facts such as ansible_" in problem.remedy
-    assert "not known when the mesh is planned" in problem.remedy
+    assert "Facts, and what a run alone knows, as ansible_" in problem.remedy
+    assert "not there when the mesh is planned" in problem.remedy
 
 
 def test_facts_that_were_gathered_before_are_not_taken_either() -> None:
@@ -303,6 +303,42 @@ def test_group_vars_beside_site_yml_count_wherever_the_command_is_run(
     monkeypatch.setattr(paths, "PROJECT", tmp_path / "project")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load(folder).hosts["web1"]["mesh_zone"] == "beside site.yml"
+
+
+def test_what_is_omitted_is_not_set(tmp_path: Path) -> None:
+    omitted = "{{ nothing | default(omit) }}"
+    more = {"mesh_zone": omitted, "mesh_envoy_version": omitted, "mesh_tracing": {"group": omitted}}
+    found = load(written(tmp_path, {"web1": {}}, group_vars__all__more=more))
+    assert found.hosts == {"web1": {}}
+    assert found.mesh == {**MESH, "mesh_tracing": {}}
+
+
+def test_keys_that_are_numbers_keys_that_yaml_merges_and_ansibles_own_variables(
+    tmp_path: Path,
+) -> None:
+    mesh = """
+base: &base {flask: services/service1, environment: {7: "{{ inventory_hostname }}"}}
+mesh_services:
+  8: {group: shop, app: {<<: *base, wsgi: "{{ 'app:' ~ 'app' }}"}}
+  9: {group: edge, app: {environment: {VERSION: "{{ ansible_version.major }}"}}}
+"""
+    found = load(shop_with(tmp_path, mesh))
+    services = found.mesh["mesh_services"]
+    assert services[8]["app"]["environment"] == {7: "web1"}
+    assert services[8]["app"]["wsgi"] == "app:app"
+    assert services[9]["app"]["environment"] == {"VERSION": 2}
+    assert found.environments == {"web2": {"8": {"7": "web2"}}}
+
+
+def test_the_group_with_the_higher_priority_counts(tmp_path: Path) -> None:
+    groups = {
+        name: {"hosts": {"web1": {}}, "vars": {"color": name, "ansible_group_priority": priority}}
+        for name, priority in (("a", 9), ("b", 1))
+    }
+    mesh = "mesh_services: {web1: {app: {environment: {COLOR: '{{ color }}'}}}}"
+    folder = written(tmp_path, {}, hosts={"all": {"children": groups}}, group_vars__all__mesh=mesh)
+    services = load(folder).mesh["mesh_services"]
+    assert services["web1"]["app"]["environment"] == {"COLOR": "a"}
 
 
 # Several sources

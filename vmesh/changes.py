@@ -176,6 +176,8 @@ _CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "idle_timeout": ("idle timeout", _seconds),
     "load_balancing": ("load balancing", said),
     "http2": ("HTTP/2", said),
+    "grpc": ("gRPC", said),
+    "keepalive": ("dead connections found by", said),
     "type": ("found by", lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, said(kind))),
 }
 _NESTED_CLUSTER_WORDS = {

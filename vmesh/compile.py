@@ -14,6 +14,8 @@ from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
 from vmesh.inventory import Inventory
 from vmesh.model import (
+    GRPC,
+    HTTP1,
     OTLP_GRPC_PORT,
     ZIPKIN_PORT,
     Call,
@@ -398,6 +400,8 @@ def _upstream(mesh: Mesh, places: _Places, host: str, call: Call, said: Policies
     return views.cluster(
         service.name,
         places.endpoints(service, places.zones[host]),
+        protocol=service.protocol,
+        keepalive=views.KEEPALIVE_PING,
         idle_timeout=views.UPSTREAM_IDLE,
         call=said,
     )
@@ -405,12 +409,19 @@ def _upstream(mesh: Mesh, places: _Places, host: str, call: Call, said: Policies
 
 def _collector(mesh: Mesh, places: _Places) -> View:
     tracing = mesh.tracing
-    http2 = tracing.export == "otlp"
     if tracing.collector is not None:
-        return views.outside(views.COLLECTOR, tracing.collector, None, http2=http2)
-    port = OTLP_GRPC_PORT if http2 else ZIPKIN_PORT
-    endpoints = [views.endpoint(places.addresses[host], port) for host in places.jaeger]
-    return views.cluster(views.COLLECTOR, endpoints, http2=http2)
+        return views.outside(views.COLLECTOR, tracing.collector, None)
+    grpc = tracing.export == "otlp"
+    endpoints = [
+        views.endpoint(places.addresses[host], OTLP_GRPC_PORT if grpc else ZIPKIN_PORT)
+        for host in places.jaeger
+    ]
+    return views.cluster(
+        views.COLLECTOR,
+        endpoints,
+        protocol=GRPC if grpc else HTTP1,
+        keepalive=views.KEEPALIVE_TCP,
+    )
 
 
 def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan:

@@ -21,6 +21,9 @@ from vmesh.schema import KeyPath
 
 Given = Mapping[str, Any]
 
+# What an upstream speaks.
+HTTP1, HTTP2, GRPC = "http1", "http2", "grpc"
+
 # Exclusive alternatives inside: the nearer one counts as a whole.
 _NOT_MERGED = ("hash_on",)
 
@@ -65,6 +68,7 @@ class Address:
     host: str
     port: int
     tls: Tls | None
+    protocol: str = HTTP1
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Service:
     group: str
     port: int | None
     app: FlaskApp | ExternalApp | None
+    protocol: str
     operation: str
     calls: tuple[Call, ...]
     given: Given  # its own policies, for all its callers
@@ -323,6 +328,7 @@ def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -
         group=value["group"] or name,
         port=value["port"],
         app=_app(value["app"]),
+        protocol=value["protocol"],
         operation=value["operation"] or name,
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
@@ -364,7 +370,7 @@ def _calls(
             given={
                 key: value
                 for key, value in _sound(_given(given, name), (*place, name), wrong).items()
-                if key not in ("host", "port", "tls")
+                if key not in ("host", "port", "tls", "protocol")
             },
         )
         for name, call in {**dict.fromkeys(map(str, given)), **calls}.items()
@@ -375,7 +381,12 @@ def _address(value: Given) -> Address | None:
     if value.get("host") is None or value.get("port") is None:
         return None
     tls = value["tls"]
-    return Address(value["host"], value["port"], None if tls is None else Tls(**tls))
+    return Address(
+        value["host"],
+        value["port"],
+        None if tls is None else Tls(**tls),
+        value.get("protocol", HTTP1),
+    )
 
 
 def _tracing(value: Given) -> Tracing:
@@ -491,6 +502,7 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     if collector is not None and collector["host"] is not None:
         port = ZIPKIN_PORT if value["export"] == "zipkin" else OTLP_GRPC_PORT
         collector = {**collector, "port": collector["port"] or port}
+        collector["protocol"] = HTTP1 if value["export"] == "zipkin" else GRPC
     address = None if collector is None else _address(collector)
     return MeshTracing(
         group=value["group"] or (None if "collector" in given else DEFAULT_JAEGER_GROUP),

@@ -259,10 +259,10 @@ def echo() -> Iterator[int]:
 
 
 class Client:
-    """A client of a port of 127.0.0.1 that keeps its connection."""
+    """A client of a port, by default of 127.0.0.1, that keeps its connection."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.connection = http.client.HTTPConnection(address, port, timeout=10)
 
     def ask(
         self,
@@ -283,15 +283,16 @@ class Client:
         self.connection.close()
 
 
-def ask(
+def ask(  # noqa: PLR0913, PLR0917 - the parts of a request
     port: int,
     path: str = "/",
     method: str = "GET",
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
+    address: str = "127.0.0.1",
 ) -> Answer:
-    """Send one request to 127.0.0.1 on a connection of its own."""
-    client = Client(port)
+    """Send one request on a connection of its own."""
+    client = Client(port, address)
     try:
         return client.ask(path, method, headers, body)
     finally:

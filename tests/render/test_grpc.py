@@ -44,6 +44,13 @@ MESH: dict[str, Any] = {
                 "health_check": {"interval": 0.1, "unhealthy_threshold": 1},
             },
         },
+        # Nobody asks for its health, so that nothing but pings is on its connections.
+        "silent": {
+            "group": "app",
+            "port": 9004,
+            "protocol": "grpc",
+            "app": {"external": "127.0.0.1:7004"},
+        },
         "plain": {
             "group": "app",
             "port": 9002,
@@ -57,6 +64,7 @@ MESH: dict[str, Any] = {
             "app": {"external": "127.0.0.1:7003"},
             "calls": {
                 "talk": {},
+                "silent": {},
                 "gone": {"host": "127.0.0.1", "port": 1, "protocol": "grpc"},
                 "foreign": {"host": "127.0.0.1", "port": 7001, "protocol": "grpc"},
             },
@@ -118,7 +126,7 @@ def world(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
         spans = stack.enter_context(Upstream("spans"))
         spans.answers(202)
         published = {8000: ("0.0.0.0", 8000)}
-        running_here = {"talk": port, "plain": plain}
+        running_here = {"talk": port, "silent": port, "plain": plain}
         lab = stack.enter_context(
             running_lab(envoy, plan, spans, published, listening=running_here)
         )
@@ -207,12 +215,14 @@ def test_an_upstream_that_is_gone_is_unavailable(world: World) -> None:
         assert "remote connection failure" in message
 
 
-def test_a_silent_stream_outlives_the_pings(caller: Caller) -> None:
+@pytest.mark.parametrize("way", ["egress-silent", "egress-foreign"])
+def test_a_silent_stream_outlives_the_pings(world: World, way: str) -> None:
     """A gRPC server ends the connection of who pings it: with pings at 30 s, in two minutes."""
-    stream = caller.server_stream("Forever", b"x", timeout=1)
-    assert next(stream) == b"x"
-    with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
-        next(stream)
+    with Caller(world.ways[way]) as caller:
+        stream = caller.server_stream("Forever", b"x", timeout=1)
+        assert next(stream) == b"x"
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            next(stream)
 
 
 def test_access_logs_and_spans_have_the_status(world: World) -> None:

@@ -273,7 +273,7 @@ def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
     said = policies(*layers)
     own = layers[-1]
     per_try = said.retries.per_try_timeout
-    if per_try is not None and per_try > said.timeout:
+    if per_try is not None and said.timeout is not None and per_try > said.timeout:
         retries = own.get("retries")
         if isinstance(retries, Mapping) and "per_try_timeout" in retries:
             yield Problem(
@@ -551,7 +551,10 @@ def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
 
 
 def _grace(mesh: Mesh) -> Iterator[Problem]:
-    """Find the services whose releases cut off requests that their callers would wait for."""
+    """Find the services whose releases cut off requests that their callers would wait for.
+
+    Answers without an end are cut off by any release, so nothing is said of them.
+    """
     for service in mesh.services.values():
         if not isinstance(service.app, FlaskApp):
             continue
@@ -573,7 +576,8 @@ def _waits(mesh: Mesh, service: Service) -> Iterator[tuple[float, str]]:
         for call in caller.calls:
             if call.upstream == service.name and call.address is None:
                 timeout = policies(service.given, call.given).timeout
-                yield timeout, f"mesh_services.{caller.name}.calls.{service.name}"
+                if timeout is not None:
+                    yield timeout, f"mesh_services.{caller.name}.calls.{service.name}"
     for edge in mesh.edges.values():
         for route in edge.routes:
             if service.name in route.to:

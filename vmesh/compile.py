@@ -364,6 +364,7 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
             call.upstream,
             upstream.operation if upstream else call.upstream,
             timeout=said.timeout,
+            idle_timeout=said.idle_timeout,
             call=said,
             rewrite={"host": views.host_header(call.address)} if call.address else None,
         )

@@ -23,6 +23,8 @@ Given = Mapping[str, Any]
 
 # What an upstream speaks.
 HTTP1, HTTP2, GRPC = "http1", "http2", "grpc"
+# A timeout that never comes.
+NONE = "none"
 
 # Exclusive alternatives inside: the nearer one counts as a whole.
 _NOT_MERGED = ("hash_on",)
@@ -86,10 +88,11 @@ class Retries:
 class Policies:
     """How an upstream is called, with every default in place. Times are in seconds.
 
-    The mappings have the keys of the schema; None is "off" or "not said".
+    The mappings have the keys of the schema; None is "off" or "not said", of `timeout` "no end".
     """
 
-    timeout: float
+    timeout: float | None
+    idle_timeout: float
     connect_timeout: float
     retries: Retries
     load_balancing: str
@@ -150,7 +153,8 @@ class Match:
 class Route:
     """What an edge does with the requests that `match`.
 
-    Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set.
+    Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set. `timeout` is NONE or
+    seconds; it and `idle_timeout` are None where the policies decide.
     `filters` has what the route itself says of rate_limit, max_request_bytes, cors,
     compression and fault.
     """
@@ -159,8 +163,8 @@ class Route:
     to: dict[str, int]
     redirect: dict[str, Any] | None
     answer: dict[str, Any] | None
-    timeout: float | None
-    idle_timeout: float
+    timeout: float | str | None
+    idle_timeout: float | None
     retries: Given | None
     rewrite: dict[str, str] | None
     mirror: dict[str, Any] | None
@@ -280,6 +284,11 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
     )
 
 
+def seconds(said: float | str) -> float | None:
+    """Return a timeout as a number of seconds; None where it is said to be NONE."""
+    return None if said == NONE else float(said)
+
+
 def policies(*layers: Given) -> Policies:
     """Return the policies that `layers` say together, a later one over an earlier one."""
     merged: dict[str, Any] = {}
@@ -288,7 +297,8 @@ def policies(*layers: Given) -> Policies:
     values = schema.filled(merged, schema.load()["$defs"]["policies"])
     retries = values["retries"]
     return Policies(
-        timeout=values["timeout"],
+        timeout=seconds(values["timeout"]),
+        idle_timeout=values["idle_timeout"],
         connect_timeout=values["connect_timeout"],
         retries=Retries(
             attempts=retries["attempts"],

@@ -27,6 +27,7 @@ from vmesh.model import (
     Tls,
     VirtualHost,
     policies,
+    seconds,
 )
 from vmesh.plan import View, app_socket
 
@@ -385,11 +386,11 @@ def streams(mesh: Mesh, edge: Edge, route: Route) -> bool:
 def route_timeout(mesh: Mesh, edge: Edge, route: Route) -> float | None:
     """Return the timeout of an edge's route; None for no end."""
     if route.timeout is not None:
-        return route.timeout
+        return seconds(route.timeout)
     if route.websocket:
         return None
     said = [
-        float(layer["timeout"])
+        seconds(layer["timeout"])
         for layer in _layers(mesh, edge.calls, _main_upstream(route) or "")
         if "timeout" in layer
     ]
@@ -448,7 +449,7 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         **_target(route.to),
         "operation": route.operation or (service.operation if service else main),
         "timeout": route_timeout(mesh, edge, route),
-        "idle_timeout": route.idle_timeout,
+        "idle_timeout": call.idle_timeout if route.idle_timeout is None else route.idle_timeout,
         "retry": retry(call),
         "rewrite": rewrite or None,
         "mirror": route.mirror

@@ -125,6 +125,10 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
         ["edge front: new virtual host for b2b.example, with 1 route"],
     ),
     (((f"{CALL}/timeout", 5),), ["shop's Envoy: calls to stock: timeout 3 s -> 5 s"]),
+    (((f"{CALL}/timeout", "none"),), ["shop's Envoy: calls to stock: timeout 3 s -> none"]),
+    (((f"{ROUTE}/timeout", "none"),), ["edge front: route /: timeout 15 s -> none"]),
+    (((f"{CALL}/idle_timeout", 60),),
+     ["shop's Envoy: calls to stock: idle timeout 300 s -> 60 s"]),
     (((f"{SHOP}/operation", "buy"),),
      ["edge front: route /: name of its spans shop -> buy",
       "shop's Envoy: requests to the app, / [with x-vmesh-health-check]: "

@@ -213,6 +213,8 @@ _CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "load_balancing": ("load balancing", said),
     "http2": ("HTTP/2", said),
     "headers": ("headers of its requests", _headers),
+    "grpc": ("gRPC", said),
+    "keepalive": ("dead connections found by", said),
     "type": ("found by", lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, said(kind))),
 }
 _NESTED_CLUSTER_WORDS = {

@@ -18,6 +18,8 @@ import re2
 
 from vmesh.formats import is_ipv4
 from vmesh.model import (
+    GRPC,
+    HTTP1,
     MAIN,
     Call,
     Edge,
@@ -32,7 +34,7 @@ from vmesh.model import (
 )
 from vmesh.plan import url_variable
 from vmesh.problems import WARNING, Problem
-from vmesh.views import edge_policies, in_order, route_timeout
+from vmesh.views import edge_policies, in_order, route_timeout, streams, upstream_protocol
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.
 OWN_ENVIRONMENT = ("MESH_ADDRESS", "SERVICE_NAME")
@@ -157,6 +159,14 @@ def _is_service(mesh: Mesh, name: str) -> bool:
 def _service_calls(mesh: Mesh) -> Iterator[Problem]:
     for service in mesh.services.values():
         where = f"mesh_services.{service.name}"
+        if service.protocol != HTTP1 and isinstance(service.app, FlaskApp):
+            yield Problem(
+                f"{where}.protocol",
+                service.protocol,
+                "is not what gunicorn speaks, which serves a Flask app",
+                "Remove it, or run the app under a server of yours and name that with app.external",
+            )
+        yield from _check_path(f"{where}.policies", service.protocol, service.given)
         yield from _policies(f"{where}.policies", service.given)
         for call in service.calls:
             if call.upstream == service.name:
@@ -175,7 +185,7 @@ def _service_calls(mesh: Mesh) -> Iterator[Problem]:
                         " host and port",
                     ),
                 )
-            yield from _call(f"{where}.calls.{call.upstream}", mesh, call)
+            yield from _call(f"{where}.calls.{call.upstream}", mesh, service.calls, call)
 
 
 def _leads_outside(mesh: Mesh, where: str, call: Call) -> bool:
@@ -213,10 +223,10 @@ def _edge_calls(mesh: Mesh) -> Iterator[Problem]:
                     "Remove it, or add a route",
                     WARNING,
                 )
-            yield from _call(f"{where}.calls.{call.upstream}", mesh, call)
+            yield from _call(f"{where}.calls.{call.upstream}", mesh, edge.calls, call)
 
 
-def _call(where: str, mesh: Mesh, call: Call) -> Iterator[Problem]:
+def _call(where: str, mesh: Mesh, calls: Iterable[Call], call: Call) -> Iterator[Problem]:
     if call.address is not None:
         if call.upstream in mesh.services:
             yield Problem(
@@ -226,8 +236,20 @@ def _call(where: str, mesh: Mesh, call: Call) -> Iterator[Problem]:
                 "Give this call another name, or remove its host and port",
             )
         yield from _tls(f"{where}.tls", call.address.host, call.address.tls)
+    yield from _check_path(where, upstream_protocol(mesh, calls, call.upstream), call.given)
     service = mesh.services.get(call.upstream)
     yield from _policies(where, service.given if service else {}, call.given)
+
+
+def _check_path(where: str, protocol: str, given: Mapping[str, object]) -> Iterator[Problem]:
+    check = given.get("health_check")
+    if protocol == GRPC and isinstance(check, Mapping) and "path" in check:
+        yield Problem(
+            f"{where}.health_check.path",
+            check["path"],
+            "has no meaning with grpc, whose health checks call grpc.health.v1.Health",
+            "Remove it",
+        )
 
 
 def _tls(where: str, host: str, tls: Tls | None) -> Iterator[Problem]:
@@ -257,7 +279,7 @@ def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
     said = policies(*layers)
     own = layers[-1]
     per_try = said.retries.per_try_timeout
-    if per_try is not None and per_try > said.timeout:
+    if per_try is not None and said.timeout is not None and per_try > said.timeout:
         retries = own.get("retries")
         if isinstance(retries, Mapping) and "per_try_timeout" in retries:
             yield Problem(
@@ -351,6 +373,23 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
             route.filters["max_request_bytes"],
             "would hold back all that is sent over a WebSocket",
             "Remove it from this route",
+        )
+    other = next(
+        (name for name in route.to if upstream_protocol(mesh, edge.calls, name) != HTTP1), None
+    )
+    if route.websocket and other is not None:
+        yield Problem(
+            f"{where}.websocket",
+            True,
+            f"leads to {other}, which speaks HTTP/2, and the upgrade is one of HTTP/1.1",
+            "Remove it, or serve WebSockets by a service with protocol http1",
+        )
+    if "max_request_bytes" in route.filters and streams(mesh, edge, route):
+        yield Problem(
+            f"{where}.max_request_bytes",
+            route.filters["max_request_bytes"],
+            "would hold back all that is sent over a stream of gRPC",
+            "Remove it from this route, and limit the size of messages in the app",
         )
     timeout = route_timeout(mesh, edge, route)
     per_try = (route.retries or {}).get("per_try_timeout")
@@ -632,7 +671,10 @@ def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
 
 
 def _grace(mesh: Mesh) -> Iterator[Problem]:
-    """Find the services whose releases cut off requests that their callers would wait for."""
+    """Find the services whose releases cut off requests that their callers would wait for.
+
+    Answers without an end are cut off by any release, so nothing is said of them.
+    """
     for service in mesh.services.values():
         if not isinstance(service.app, FlaskApp):
             continue
@@ -654,7 +696,8 @@ def _waits(mesh: Mesh, service: Service) -> Iterator[tuple[float, str]]:
         for call in caller.calls:
             if call.upstream == service.name and call.address is None:
                 timeout = policies(service.given, call.given).timeout
-                yield timeout, f"mesh_services.{caller.name}.calls.{service.name}"
+                if timeout is not None:
+                    yield timeout, f"mesh_services.{caller.name}.calls.{service.name}"
     for edge in mesh.edges.values():
         for route in edge.routes:
             if service.name in route.to:

@@ -15,6 +15,8 @@ from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
 from vmesh.inventory import Inventory, in_short
 from vmesh.model import (
+    GRPC,
+    HTTP1,
     OTLP_GRPC_PORT,
     ZIPKIN_PORT,
     Call,
@@ -417,6 +419,7 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
             call.upstream,
             upstream.operation if upstream else call.upstream,
             timeout=said.timeout,
+            idle_timeout=said.idle_timeout,
             call=said,
             rewrite={"host": views.host_header(call.address)} if call.address else None,
         )
@@ -457,6 +460,8 @@ def _upstream(  # noqa: PLR0913 - who calls, from where, whom and how
     return views.cluster(
         service.name,
         places.endpoints(service, places.zones[host]),
+        protocol=service.protocol,
+        keepalive=views.KEEPALIVE_PING,
         idle_timeout=views.UPSTREAM_IDLE,
         call=said,
         headers=views.inside_headers(mesh, edge=edge),
@@ -465,12 +470,19 @@ def _upstream(  # noqa: PLR0913 - who calls, from where, whom and how
 
 def _collector(mesh: Mesh, places: _Places) -> View:
     tracing = mesh.tracing
-    http2 = tracing.export == "otlp"
     if tracing.collector is not None:
-        return views.outside(views.COLLECTOR, tracing.collector, None, http2=http2)
-    port = OTLP_GRPC_PORT if http2 else ZIPKIN_PORT
-    endpoints = [views.endpoint(places.addresses[host], port) for host in places.jaeger]
-    return views.cluster(views.COLLECTOR, endpoints, http2=http2)
+        return views.outside(views.COLLECTOR, tracing.collector, None)
+    grpc = tracing.export == "otlp"
+    endpoints = [
+        views.endpoint(places.addresses[host], OTLP_GRPC_PORT if grpc else ZIPKIN_PORT)
+        for host in places.jaeger
+    ]
+    return views.cluster(
+        views.COLLECTOR,
+        endpoints,
+        protocol=GRPC if grpc else HTTP1,
+        keepalive=views.KEEPALIVE_TCP,
+    )
 
 
 def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan:

@@ -276,9 +276,11 @@ def _meant(value: Any, schema: Schema) -> str | None:
 
 
 def _quoted(value: Any, schema: Schema) -> str | None:
+    accepts = validator().evolve(schema=schema).is_valid
     if isinstance(value, bool):
-        return "it in quotes"  # what YAML made true of, on or yes, nobody knows any more
-    if isinstance(value, int | float) and validator().evolve(schema=schema).is_valid(str(value)):
+        # What YAML made true of, on or yes, nobody knows any more.
+        return "it in quotes" if any(accepts(word) for word in _TRUTHS) else None
+    if isinstance(value, int | float) and accepts(str(value)):
         return f'"{value}"'
     return None
 
@@ -286,7 +288,9 @@ def _quoted(value: Any, schema: Schema) -> str | None:
 def _number_in(value: str, schema: Schema) -> str | None:
     """Return the number that the text `value` has, in the unit that the schema takes."""
     found = _QUANTITY.fullmatch(value)
-    if found is None or schema.get("type") not in ("number", "integer"):
+    kinds = schema.get("type", ())
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if found is None or not {"number", "integer"} & set(kinds):
         return None
     scale = {"": 1.0}
     if "seconds" in _expected(schema):

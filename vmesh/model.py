@@ -22,6 +22,11 @@ from vmesh.schema import KeyPath
 
 Given = Mapping[str, Any]
 
+# What an upstream speaks.
+HTTP1, HTTP2, GRPC = "http1", "http2", "grpc"
+# A timeout that never comes.
+NONE = "none"
+
 # Exclusive alternatives inside: the nearer one counts as a whole.
 _NOT_MERGED = ("hash_on",)
 
@@ -72,6 +77,7 @@ class Address:
     port: int
     tls: Tls | None
     propagate_trace: tuple[str, ...] = ()
+    protocol: str = HTTP1
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,11 @@ class Retries:
 class Policies:
     """How an upstream is called, with every default in place. Times are in seconds.
 
-    The mappings have the keys of the schema; None is "off" or "not said".
+    The mappings have the keys of the schema; None is "off" or "not said", of `timeout` "no end".
     """
 
-    timeout: float
+    timeout: float | None
+    idle_timeout: float
     connect_timeout: float
     retries: Retries
     load_balancing: str
@@ -122,6 +129,7 @@ class Service:
     group: str
     port: int | None
     app: FlaskApp | ExternalApp | None
+    protocol: str
     operation: str
     calls: tuple[Call, ...]
     given: Given  # its own policies, for all its callers
@@ -152,7 +160,8 @@ class Match:
 class Route:
     """What an edge does with the requests that `match`.
 
-    Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set.
+    Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set. `timeout` is NONE or
+    seconds; it and `idle_timeout` are None where the policies decide.
     `filters` has what the route itself says of rate_limit, max_request_bytes, cors,
     compression and fault.
     """
@@ -161,8 +170,8 @@ class Route:
     to: dict[str, int]
     redirect: dict[str, Any] | None
     answer: dict[str, Any] | None
-    timeout: float | None
-    idle_timeout: float
+    timeout: float | str | None
+    idle_timeout: float | None
     retries: Given | None
     rewrite: dict[str, str] | None
     mirror: dict[str, Any] | None
@@ -259,7 +268,7 @@ class Mesh:
 
 
 # What a call says of an address outside the mesh; all else are policies.
-ADDRESS_KEYS = ("host", "port", "tls", "propagate_trace")
+ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.
 MATCH_KINDS = ("path", "regex", "path_prefix", "prefix")
 FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
@@ -297,6 +306,11 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
     )
 
 
+def seconds(said: float | str) -> float | None:
+    """Return a timeout as a number of seconds; None where it is said to be NONE."""
+    return None if said == NONE else float(said)
+
+
 def policies(*layers: Given) -> Policies:
     """Return the policies that `layers` say together, a later one over an earlier one."""
     merged: dict[str, Any] = {}
@@ -305,7 +319,8 @@ def policies(*layers: Given) -> Policies:
     values = schema.filled(merged, schema.load()["$defs"]["policies"])
     retries = values["retries"]
     return Policies(
-        timeout=values["timeout"],
+        timeout=seconds(values["timeout"]),
+        idle_timeout=values["idle_timeout"],
         connect_timeout=values["connect_timeout"],
         retries=Retries(
             attempts=retries["attempts"],
@@ -345,6 +360,7 @@ def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -
         group=value["group"] or name,
         port=value["port"],
         app=_app(value["app"]),
+        protocol=value["protocol"],
         operation=value["operation"] or name,
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
@@ -405,6 +421,7 @@ def _address(value: Given) -> Address | None:
         value["port"],
         None if tls is None else Tls(**tls),
         tuple(value.get("propagate_trace") or ()),
+        value.get("protocol", HTTP1),
     )
 
 
@@ -538,6 +555,7 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     if collector is not None and collector["host"] is not None:
         port = ZIPKIN_PORT if value["export"] == "zipkin" else OTLP_GRPC_PORT
         collector = {**collector, "port": collector["port"] or port}
+        collector["protocol"] = HTTP1 if value["export"] == "zipkin" else GRPC
     address = None if collector is None else _address(collector)
     return MeshTracing(
         group=value["group"] or (None if "collector" in given else DEFAULT_JAEGER_GROUP),

@@ -15,6 +15,8 @@ from typing import Any
 
 from vmesh.formats import origin
 from vmesh.model import (
+    GRPC,
+    HTTP1,
     Address,
     Call,
     Edge,
@@ -28,6 +30,7 @@ from vmesh.model import (
     Tracing,
     VirtualHost,
     policies,
+    seconds,
 )
 from vmesh.plan import View, app_socket
 
@@ -65,6 +68,12 @@ UPSTREAM_IDLE = 300.0
 # costs next to nothing.
 APP_IDLE = 1.0
 
+# An Envoy is pinged in HTTP/2's own way. A gRPC server is not: it takes pings that come more often
+# than every five minutes for an attack, and ends the connection with all its streams. There the
+# kernel asks. (A request that times out does not close a connection of HTTP/2, as it does one of
+# HTTP/1.1.)
+KEEPALIVE_PING, KEEPALIVE_TCP = "ping", "tcp"
+
 # In these cases an upstream has not begun to process a request.
 _NOTHING_BEGUN = ("connect-failure", "refused-stream", "reset-before-request")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
@@ -100,7 +109,8 @@ def cluster(  # noqa: PLR0913 - each is a fact of its own
     endpoints: list[View],
     *,
     kind: str = "eds",
-    http2: bool = False,
+    protocol: str = HTTP1,
+    keepalive: str | None = None,
     idle_timeout: float | None = None,
     call: Policies | None = None,
     tls: Tls | None = None,
@@ -108,14 +118,18 @@ def cluster(  # noqa: PLR0913 - each is a fact of its own
 ) -> View:
     """Return a cluster; without `call` it is one inside the host or of vmesh's own.
 
+    `keepalive` is how a connection of HTTP/2, which outlives its requests, is found to be dead.
     `headers` tells what its requests carry beside the tracer's own: `app_headers`,
     `inside_headers` or `outside_headers`.
     """
+    http2 = protocol != HTTP1
     view: View = {
         "name": name,
         "type": kind,
         "endpoints": endpoints,
         "http2": http2,
+        "grpc": protocol == GRPC,
+        "keepalive": keepalive if http2 else None,
         "idle_timeout": idle_timeout,
         "connect_timeout": 1.0,
         "load_balancing": "least_request",
@@ -174,12 +188,7 @@ def outside_headers(mesh: Mesh, address: Address) -> View:
 
 
 def outside(
-    name: str,
-    address: Address,
-    call: Policies | None,
-    *,
-    http2: bool = False,
-    headers: View | None = None,
+    name: str, address: Address, call: Policies | None, headers: View | None = None
 ) -> View:
     """Return the cluster of an address outside the mesh."""
     tls = address.tls and Tls(
@@ -189,7 +198,8 @@ def outside(
         name,
         [endpoint(address.host, address.port)],
         kind="dns",
-        http2=http2,
+        protocol=address.protocol,
+        keepalive=KEEPALIVE_TCP,
         idle_timeout=UPSTREAM_IDLE,
         call=call,
         tls=tls,
@@ -213,7 +223,13 @@ def local_app(mesh: Mesh, service: Service) -> View:
         else:
             address, port = listening.rsplit(":", 1)
             where = endpoint(address, int(port))
-    return cluster(LOCAL_APP, [where], idle_timeout=APP_IDLE, headers=app_headers(mesh))
+    return cluster(
+        LOCAL_APP,
+        [where],
+        protocol=service.protocol,
+        idle_timeout=APP_IDLE,
+        headers=app_headers(mesh),
+    )
 
 
 # Listeners
@@ -442,14 +458,28 @@ def _main_upstream(route: Route) -> str | None:
     return max(route.to, key=lambda name: route.to[name], default=None)
 
 
+def upstream_protocol(mesh: Mesh, calls: Iterable[Call], upstream: str) -> str:
+    """Return what `upstream`, a service or one of the addresses in `calls`, speaks."""
+    address = next((c.address for c in calls if c.upstream == upstream and c.address), None)
+    if address is not None:
+        return address.protocol
+    service = mesh.services.get(upstream)
+    return service.protocol if service else HTTP1
+
+
+def streams(mesh: Mesh, edge: Edge, route: Route) -> bool:
+    """Tell whether a route leads to gRPC, whose requests may be streams."""
+    return any(upstream_protocol(mesh, edge.calls, name) == GRPC for name in route.to)
+
+
 def route_timeout(mesh: Mesh, edge: Edge, route: Route) -> float | None:
     """Return the timeout of an edge's route; None for no end."""
     if route.timeout is not None:
-        return route.timeout
+        return seconds(route.timeout)
     if route.websocket:
         return None
     said = [
-        float(layer["timeout"])
+        seconds(layer["timeout"])
         for layer in _layers(mesh, edge.calls, _main_upstream(route) or "")
         if "timeout" in layer
     ]
@@ -480,7 +510,8 @@ def _edge_virtual_host(mesh: Mesh, edge: Edge, host: VirtualHost) -> View:
 def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) -> View:
     """Return a route of an edge; `shared` filters are those of its virtual host."""
     filters = _filters({**shared, **route.filters})
-    if route.websocket:
+    # The limit holds a body back until it is complete, and a stream never is.
+    if route.websocket or streams(mesh, edge, route):
         filters.pop("max_request_bytes", None)
     base: View = {
         "match": _match(route.match, with_preflight="cors" in filters),
@@ -508,7 +539,7 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         **_target(route.to),
         "operation": route.operation or (service.operation if service else main),
         "timeout": route_timeout(mesh, edge, route),
-        "idle_timeout": route.idle_timeout,
+        "idle_timeout": call.idle_timeout if route.idle_timeout is None else route.idle_timeout,
         "retry": retry(call),
         "rewrite": rewrite or None,
         "mirror": route.mirror

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import itertools
+import json
 import os
 import re
 import socket
@@ -37,7 +38,10 @@ from vmesh.static_form import StaticForms
 
 Place = tuple[str, int]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_OPTIONS = ("--use-dynamic-base-id", "--concurrency", "1", "-l", "warning")
+_OPTIONS = (
+    "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning",
+    "--file-flush-interval-msec", "50",
+)  # fmt: skip
 _SYSTEMCTL = re.compile(
     r"\./mesh ssh (?P<host>\S+) sudo systemctl "
     r"(?P<what>stop|start|kill -s STOP|kill -s CONT) (?P<kind>envoy|flask)@(?P<name>\S+)"
@@ -96,13 +100,23 @@ class StaticEnvoy:
         files = Renderer(Layout(str(folder), str(folder))).files(plan)
         (folder / "static.json").write_text(StaticForms().text(files))
         self.admin = Admin(str(run / "admin.sock"))
+        self.access_log = folder / "access.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def logged(self) -> list[dict[str, Any]]:
+        """Return what the access log says so far, a mapping for each request."""
+        return [json.loads(line) for line in self.access_log.read_text().splitlines()]
+
+    def counter(self, name: str) -> int:
+        """Return a counter or gauge; 0 where Envoy has none of this name."""
+        _, body = self.admin.get(f"/stats?filter=^{re.escape(name)}$")
+        return int(body.rpartition(": ")[2] or 0)
+
     def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
+        with (self.folder / "log").open("ab") as log, self.access_log.open("ab") as access_log:
             self.process = subprocess.Popen(
                 [self.binary, "-c", self.folder / "static.json", *_OPTIONS],
-                stdout=subprocess.DEVNULL,
+                stdout=access_log,
                 stderr=log,
             )
 
@@ -135,6 +149,10 @@ class NativeLab:
     envoys: dict[tuple[str, str], StaticEnvoy] = field(default_factory=dict)
     apps: dict[tuple[str, str], App] = field(default_factory=dict)
     ports: dict[int, Place] = field(default_factory=dict)  # of the lab's 127.0.0.1 -> here
+
+    def text_of(self, place: Place) -> str:
+        """Return a place as a client writes it."""
+        return _text(place)
 
     def run(self, line: str) -> str:
         """Run one command of a document; return what it prints."""
@@ -172,17 +190,19 @@ class NativeLab:
 
 
 @contextmanager
-def running_lab(
+def running_lab(  # noqa: PLR0913, PLR0917 - what runs, and where
     envoy: Path,
     plan: Plan,
     spans: Upstream,
     published: dict[int, Place],
     scripts: Mapping[str, Path] | None = None,
+    listening: Mapping[str, int] | None = None,
 ) -> Iterator[NativeLab]:
     """Start all of `plan`; `published` tells what the lab's own ports lead to.
 
     Spans go to the stand-in `spans`. `scripts` are the programs behind external apps, by name;
-    they listen on $PORT. Others have a stand-in.
+    they listen on $PORT. `listening` are the ports of 127.0.0.1 of those that run already. Others
+    have a stand-in.
     """
     lab = NativeLab(next(iter(plan.mesh.edges.values())))
     ports = itertools.count(20001)
@@ -202,7 +222,9 @@ def running_lab(
                 app = App(flask, _moved(flask.environment, lab.places))
                 lab.apps[host, flask.name] = stack.enter_context(app)
             for external in each.external_apps:
-                if script := (scripts or {}).get(external.name):
+                if external.name in (listening or {}):
+                    port = (listening or {})[external.name]
+                elif script := (scripts or {}).get(external.name):
                     environment = _moved(external.environment, lab.places)
                     port = stack.enter_context(_program(script, environment))
                 else:

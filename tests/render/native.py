@@ -261,11 +261,14 @@ def echo() -> Iterator[int]:
 
 
 class Client:
-    """A client of a port of 127.0.0.1 that keeps its connection; `source` is its own address."""
+    """A client of a port, by default of 127.0.0.1, that keeps its connection.
 
-    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+    `source` is the client's own address.
+    """
+
+    def __init__(self, port: int, source: str = "127.0.0.1", address: str = "127.0.0.1") -> None:
         self.connection = http.client.HTTPConnection(
-            "127.0.0.1", port, timeout=10, source_address=(source, 0)
+            address, port, timeout=10, source_address=(source, 0)
         )
 
     def ask(
@@ -294,9 +297,10 @@ def ask(  # noqa: PLR0913, PLR0917 - the parts of a request
     headers: Mapping[str, str] | None = None,
     body: bytes | Iterable[bytes] | None = None,
     source: str = "127.0.0.1",
+    address: str = "127.0.0.1",
 ) -> Answer:
-    """Send one request to 127.0.0.1 on a connection of its own, from the address `source`."""
-    client = Client(port, source)
+    """Send one request on a connection of its own, from the address `source`."""
+    client = Client(port, source, address)
     try:
         return client.ask(path, method, headers, body)
     finally:

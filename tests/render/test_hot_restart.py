@@ -20,10 +20,12 @@ import pytest
 from plugins.module_utils.mesh_envoy import bring
 from roles.envoy.templates import envoy_control
 from roles.envoy.templates.envoy_control import Failure, Settings, renew
+from tests.render.grpc_app import Caller, Talk, serving
 from tests.render.native import Native, eventually, free_port, native, on_loopback, port_of
 from tests.render.test_changes import streaming
 from tests.render.views import cluster, collector, host, proxy, public, route, table
 from vmesh import artifacts
+from vmesh.plan import View
 from vmesh.progress import Plain
 
 NAME = "front"
@@ -225,28 +227,39 @@ class Running:
         bring(self.made.proxy, self.made.files())
 
 
+@contextmanager
+def supervised(
+    envoy: Path, root: Path, shop: View, end_stream: threading.Event
+) -> Iterator[Running]:
+    """Run an edge in front of the cluster `shop` under a supervisor."""
+    plan = on_loopback(
+        proxy(
+            [public()],
+            {"public": table(host("all", [route("/", "shop", timeout=60.0)]))},
+            [shop, collector(free_port())],
+            NAME,
+        )
+    )
+    with native(envoy, root, plan) as made:
+        supervisor = Supervisor(root, envoy)
+        try:
+            for name, content in made.files().items():
+                path = root / "etc" / NAME / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(content)
+            supervisor.start(NAME)
+            yield Running(made, supervisor, port_of(plan, "public"), end_stream)
+        finally:
+            supervisor.kill_all()
+
+
 @pytest.fixture
 def front(envoy: Path, tmp_path: Path) -> Iterator[Running]:
-    with streaming() as stream:
-        plan = on_loopback(
-            proxy(
-                [public()],
-                {"public": table(host("all", [route("/", "shop", timeout=60.0)]))},
-                [cluster("shop", stream.port), collector(free_port())],
-                NAME,
-            )
-        )
-        with native(envoy, tmp_path, plan) as made:
-            supervisor = Supervisor(tmp_path, envoy)
-            try:
-                for name, content in made.files().items():
-                    path = tmp_path / "etc" / NAME / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(content)
-                supervisor.start(NAME)
-                yield Running(made, supervisor, port_of(plan, "public"), stream.end)
-            finally:
-                supervisor.kill_all()
+    with (
+        streaming() as stream,
+        supervised(envoy, tmp_path, cluster("shop", stream.port), stream.end) as running,
+    ):
+        yield running
 
 
 def test_started_means_ready(front: Running) -> None:
@@ -451,3 +464,39 @@ def test_what_is_not_running_is_started(front: Running) -> None:
     front.supervisor.kill_all()
     assert renew(NAME, front.supervisor).startswith(f"{NAME}: started, process none -> ")
     assert front.admin.is_ready()
+
+
+def test_calls_of_grpc_move_to_the_new_process_and_streams_stay(
+    envoy: Path, tmp_path: Path
+) -> None:
+    """A connection of HTTP/2 carries many calls: it is told to go, and none of them is lost."""
+    statuses: list[str] = []
+    done = threading.Event()
+    with (
+        serving(Talk()) as port,
+        supervised(envoy, tmp_path, cluster("shop", port, http2=True), done) as front,
+        Caller(f"127.0.0.1:{front.port}") as caller,
+        Caller(f"127.0.0.1:{front.port}") as other,
+    ):
+        stream = other.server_stream("Forever", b"x", timeout=30)
+        assert next(stream) == b"x"
+
+        def calls() -> None:
+            while not done.is_set():
+                statuses.append(caller.status("Unary", b"x")[0])
+
+        thread = threading.Thread(target=calls)
+        thread.start()
+        try:
+            assert eventually(lambda: len(statuses) > 20)
+            front.change_bootstrap()
+            renew(NAME, front.supervisor)
+            assert front.epoch == 1
+            renewed = len(statuses)
+            assert eventually(lambda: len(statuses) > renewed + 50)
+        finally:
+            done.set()
+            thread.join()
+        assert set(statuses) == {"OK"}
+        assert not stream.done()
+        stream.cancel()

@@ -134,6 +134,8 @@ def cluster(name: str, *ports: int, **given: Any) -> View:
         "type": "eds",
         "endpoints": endpoints,
         "http2": False,
+        "grpc": False,
+        "keepalive": None,
         "idle_timeout": 300.0,
         "connect_timeout": 1.0,
         "load_balancing": "least_request",

@@ -43,6 +43,15 @@ def edge_plan(edge: Mapping[str, Any]) -> ProxyPlan:
     return plan
 
 
+def service_plan(name: str, calls: Mapping[str, Mapping[str, Any]] | None = None) -> ProxyPlan:
+    """Return the Envoy of a service of base.yml; `calls` lays policies over those of its calls."""
+    given = beginning("base")
+    for upstream, policies in (calls or {}).items():
+        given.mesh["mesh_services"][name]["calls"][upstream] = dict(policies)
+    proxies = [each for host in compile_mesh(given).hosts.values() for each in host.proxies]
+    return on_loopback(next(each for each in proxies if each.name == name))
+
+
 def _named(parts: list[View], name: str) -> list[View]:
     return [each for each in parts if each["name"] == name]
 

@@ -167,14 +167,15 @@ class Upstream:
     """An HTTP server of 127.0.0.1 that keeps what it got and answers as `reply` says.
 
     `reply` turns a Request into status and body; without it the request's headers come back.
-    A WebSocket gets its bytes back. `certificate` (a PEM file with its key) makes it TLS;
-    `server_names` are those that clients asked for.
+    `headers` go along with each answer. A WebSocket gets its bytes back. `certificate` (a PEM file
+    with its key) makes it TLS; `server_names` are those that clients asked for.
     """
 
     def __init__(self, name: str, certificate: Path | None = None) -> None:
         self.name = name
         self.requests: list[Request] = []
         self.server_names: list[str | None] = []
+        self.headers: list[tuple[str, str]] = []
         self.reply: Callable[[Request], tuple[int, bytes]] = lambda got: (200, got.as_json())
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -221,6 +222,8 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("x-upstream", upstream.name)
             self.send_header("content-type", "application/json")
+            for header in upstream.headers:
+                self.send_header(*header)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

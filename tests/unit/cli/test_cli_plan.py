@@ -134,7 +134,7 @@ def test_changed_code_of_a_service_is_a_new_release(
 ) -> None:
     source = tmp_path / "shop"
     source.mkdir()
-    (source / "requirements.txt").touch()
+    (source / "requirements.txt").write_text("gunicorn==23.0.0 --hash=sha256:0\n")
     (source / "app.py").write_text("one")
     mesh = worlds.changed(("mesh_services/shop/app/flask", str(source)))
     inventory(place, mesh)

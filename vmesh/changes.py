@@ -150,6 +150,7 @@ _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
     "idle_timeout": ("idle timeout", _seconds),
     "retry": ("retries", _retry),
     "operation": ("name of its spans", said),
+    "request_body_buffer_limit": ("bytes of a body kept for a retry", said),
     "rewrite": ("rewrite", said),
     "mirror": ("mirror", _mirror),
     "hash_on": ("instance chosen by", said),
@@ -170,6 +171,10 @@ _FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "cors": ("CORS", said),
     "compression": ("compression", said),
     "fault": ("fault", said),
+}
+_LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "websocket": ("WebSocket", said),
+    "proxy_100_continue": ("Expect: 100-continue passed on to the app", said),
 }
 _CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "connect_timeout": ("connect timeout", _seconds),
@@ -417,7 +422,7 @@ class _Comparison:
                 _networks(new["internal_networks"]),
             )
         told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
-        yield from _table(old, new, {"websocket": ("WebSocket", said)}, told)
+        yield from _table(old, new, _LISTENER_WORDS, told)
 
     def _routes(self, part: str, table: str, old: View, new: View) -> None:
         for key, before, after in _differing(old, new, ("virtual_hosts",)):

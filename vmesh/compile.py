@@ -437,6 +437,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             websocket="routes",
             trusted=edge.trusted_cidrs,
             edge=True,
+            proxy_100_continue=not views.holds_back(edge),
         ),
         views.listener(
             "admin",

@@ -203,6 +203,7 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     websocket: str,
     trusted: Iterable[str] = (),
     edge: bool = False,
+    proxy_100_continue: bool = True,
 ) -> View:
     """Return a listener; peers in `trusted` may bring their own trace context."""
     # Envoy refuses a network that stands there twice.
@@ -218,7 +219,20 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
         "internal_networks": networks or [network(NOBODY)],
         "tracing": tracing,
         "websocket": websocket,
+        "proxy_100_continue": proxy_100_continue,
     }
+
+
+def holds_back(edge: Edge) -> bool:
+    """Tell whether some route of `edge` holds bodies back.
+
+    An app behind it could not ask for a body, as it gets no header before all of it is there.
+    """
+    return any(
+        "max_request_bytes" in {**host.filters, **route.filters}
+        for host in edge.virtual_hosts
+        for route in host.routes
+    )
 
 
 def tracing(mesh: Mesh, proxy: str, sampling: float | None = None, own: Tags | None = None) -> View:
@@ -267,6 +281,7 @@ def forward(  # noqa: PLR0913 - each is a fact of its own
         "timeout": timeout,
         "idle_timeout": idle_timeout,
         "retry": retry(call),
+        "request_body_buffer_limit": call and call.request_body_buffer_limit,
         "rewrite": rewrite,
         "mirror": None,
         "hash_on": hash_on([call]) if call else [],
@@ -308,7 +323,11 @@ def ingress_routes(service: Service) -> list[View]:
     # No end of its own to a silent stream: the caller's Envoy has one. What an app that is just
     # being renewed cannot have begun to process is sent to it again.
     retry = {"on": ",".join(_NOTHING_BEGUN), "attempts": 2, "per_try_timeout": None}
-    own = {**forward(LOCAL_APP, service.operation, idle_timeout=0.0), "retry": retry}
+    own = {
+        **forward(LOCAL_APP, service.operation, idle_timeout=0.0),
+        "retry": retry,
+        "request_body_buffer_limit": policies(service.given).request_body_buffer_limit,
+    }
     check = {
         **own,
         "match": {"prefix": "/", "headers": [{"name": HEALTH_CHECK_HEADER, "present": True}]},
@@ -397,6 +416,15 @@ def route_timeout(mesh: Mesh, edge: Edge, route: Route) -> float | None:
     return said[-1] if said else EDGE_TIMEOUT
 
 
+def body_buffer(mesh: Mesh, edge: Edge, route: Route) -> int | None:
+    """Return the bytes that an edge's route is said to keep of a body; None if nothing is said."""
+    key = "request_body_buffer_limit"
+    if route.request_body_buffer_limit is not None:
+        return route.request_body_buffer_limit
+    layers = _layers(mesh, edge.calls, _main_upstream(route) or "")
+    return next((int(layer[key]) for layer in reversed(layers) if key in layer), None)
+
+
 def edge_table(mesh: Mesh, edge: Edge) -> View:
     """Return the route table of an edge."""
     return {
@@ -451,6 +479,8 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         "timeout": route_timeout(mesh, edge, route),
         "idle_timeout": call.idle_timeout if route.idle_timeout is None else route.idle_timeout,
         "retry": retry(call),
+        "request_body_buffer_limit": body_buffer(mesh, edge, route)
+        or max(call.request_body_buffer_limit, filters.get("max_request_bytes", 0)),
         "rewrite": rewrite or None,
         "mirror": route.mirror
         and {"cluster": route.mirror["to"], "percent": route.mirror["percent"]},

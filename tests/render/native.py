@@ -175,6 +175,7 @@ class Upstream:
         self.name = name
         self.requests: list[Request] = []
         self.server_names: list[str | None] = []
+        self.pause = 0.0  # seconds before a body is read
         self.reply: Callable[[Request], tuple[int, bytes]] = lambda got: (200, got.as_json())
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -210,6 +211,7 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
 
         def handle_request(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
+            time.sleep(upstream.pause)
             request = Request(self.command, self.path, headers, self._body(headers))
             upstream.requests.append(request)
             if headers.get("upgrade", "").lower() == "websocket":

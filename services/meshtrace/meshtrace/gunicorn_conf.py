@@ -12,7 +12,9 @@ import logging
 import os
 import shlex
 import signal
+import socket
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,10 @@ worker_tmp_dir = "/dev/shm"
 limit_request_field_size = 61440
 limit_request_line = 0
 limit_request_fields = 200
+
+# How long an answer may take to get to an Envoy of the same host that is busy sending.
+_REST_SECONDS = 2.0
+_REST_BYTES = 65536
 
 _access_log = os.environ.get("ACCESS_LOG", "0") == "1"
 
@@ -86,6 +92,25 @@ def pre_request(worker: Any, req: Any) -> None:
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Forget it: what this thread logs next belongs to nobody's request."""
     logs.serving(())
+    if sock := environ.get("gunicorn.socket"):
+        _read_rest(req.body, sock)
+
+
+def _read_rest(body: Any, sock: socket.socket) -> None:
+    """Take in what an app left of a request that it refused, until the sender has the answer.
+
+    gunicorn gives up after 64 KiB and closes the connection. For Envoy, which is still sending
+    then, that is a failed request: it answers 503 in place of the app. Once it has read the
+    answer it sends no more.
+    """
+    before, deadline = sock.gettimeout(), time.monotonic() + _REST_SECONDS
+    with contextlib.suppress(Exception):  # a body that cannot be read is the worker's to treat
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            if not body.read(_REST_BYTES):
+                break
+    with contextlib.suppress(OSError):
+        sock.settimeout(before)
 
 
 # Taking over from a running gunicorn (SIGUSR2), so that no request waits for a new release. The

@@ -167,6 +167,7 @@ _ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
     "retry": ("retries", _retry),
     "operation": ("name of its spans", said),
     "rewrite": ("rewrite", _rewrite),
+    "request_body_buffer_limit": ("bytes of a body kept for a retry", said),
     "mirror": ("mirror", _mirror),
     "hash_on": ("instance chosen by", said),
     "websocket": ("WebSocket", said),
@@ -182,6 +183,7 @@ _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
 }
 _LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
     "websocket": ("WebSocket", said),
+    "proxy_100_continue": ("Expect: 100-continue passed on to the app", said),
     "control_networks": ("networks that may control Envoy", _networks),
     "trusted_hops": ("trusted hops", said),
     "proxy_protocol": ("PROXY protocol", said),

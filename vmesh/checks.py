@@ -34,7 +34,14 @@ from vmesh.model import (
 )
 from vmesh.plan import url_variable
 from vmesh.problems import WARNING, Problem
-from vmesh.views import edge_policies, in_order, route_timeout, streams, upstream_protocol
+from vmesh.views import (
+    body_buffer,
+    edge_policies,
+    in_order,
+    route_timeout,
+    streams,
+    upstream_protocol,
+)
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.
 OWN_ENVIRONMENT = ("MESH_ADDRESS", "SERVICE_NAME")
@@ -391,6 +398,7 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
             "would hold back all that is sent over a stream of gRPC",
             "Remove it from this route, and limit the size of messages in the app",
         )
+    yield from _body_limits(where, mesh, edge, route)
     timeout = route_timeout(mesh, edge, route)
     per_try = (route.retries or {}).get("per_try_timeout")
     if per_try is not None and timeout is not None and per_try > timeout:
@@ -512,6 +520,28 @@ def _underscores_in_hash(mesh: Mesh, edge: Edge, upstream: str) -> Iterator[Prob
     ):
         message = f"{problem.message}: {edge.name} chooses any instance"
         yield replace(problem, message=message, severity=WARNING)
+
+
+def _body_limits(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem]:
+    """Find a route that lets bodies pass which it cannot send again, although it is to."""
+    host = next(host for host in edge.virtual_hosts if route in host.routes)
+    largest = {**host.filters, **route.filters}.get("max_request_bytes")
+    kept = body_buffer(mesh, edge, route)
+    if largest is None or kept is None or kept >= largest or not route.to:
+        return
+    if route.websocket or streams(mesh, edge, route):
+        return  # nothing is held back there
+    main = next(iter(route.to))
+    attempts = edge_policies(mesh, edge, main).retries.attempts
+    if (route.retries or {}).get("attempts", attempts):
+        yield Problem(
+            f"{where}.request_body_buffer_limit",
+            kept,
+            f"is less than max_request_bytes, {largest}: larger bodies pass, but never again after"
+            " a failure",
+            "Remove it, raise it, or set retries: {attempts: 0}",
+            WARNING,
+        )
 
 
 def _tags(where: str, tags: Mapping[str, Mapping[str, str | None]]) -> Iterator[Problem]:

@@ -497,6 +497,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
             websocket="routes",
             http10_host=views.http10_host(edge),
             edge=edge,
+            proxy_100_continue=not views.holds_back(edge),
         ),
         views.listener(
             "admin",

@@ -102,6 +102,7 @@ class Policies:
     idle_timeout: float
     connect_timeout: float
     retries: Retries
+    request_body_buffer_limit: int
     load_balancing: str
     hash_on: dict[str, Any] | None
     circuit_breaker: dict[str, int]
@@ -173,6 +174,7 @@ class Route:
     timeout: float | str | None
     idle_timeout: float | None
     retries: Given | None
+    request_body_buffer_limit: int | None
     rewrite: dict[str, str] | None
     mirror: dict[str, Any] | None
     websocket: bool
@@ -329,6 +331,7 @@ def policies(*layers: Given) -> Policies:
             budget_percent=retries["budget"]["percent"],
             min_concurrent=retries["budget"]["min_concurrent"],
         ),
+        request_body_buffer_limit=values["request_body_buffer_limit"],
         load_balancing=values["load_balancing"],
         hash_on=values["hash_on"],
         circuit_breaker=values["circuit_breaker"],
@@ -461,6 +464,7 @@ def _route(value: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]
         timeout=value["timeout"],
         idle_timeout=value["idle_timeout"],
         retries=_given(given, "retries") if sound and "retries" in given else None,
+        request_body_buffer_limit=value["request_body_buffer_limit"],
         rewrite=_with_host(_said(value["rewrite"])),
         mirror=value["mirror"],
         websocket=value["websocket"],

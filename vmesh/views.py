@@ -245,6 +245,7 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     websocket: str,
     http10_host: str | None,
     edge: Edge | None = None,
+    proxy_100_continue: bool = True,
 ) -> View:
     """Return a listener; `edge` is the one whose clients it serves, None inside the mesh.
 
@@ -264,7 +265,20 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
         "http10_host": http10_host,
         "tracing": tracing,
         "websocket": websocket,
+        "proxy_100_continue": proxy_100_continue,
     }
+
+
+def holds_back(edge: Edge) -> bool:
+    """Tell whether some route of `edge` holds bodies back.
+
+    An app behind it could not ask for a body, as it gets no header before all of it is there.
+    """
+    return any(
+        "max_request_bytes" in {**host.filters, **route.filters}
+        for host in edge.virtual_hosts
+        for route in host.routes
+    )
 
 
 def _peers(edge: Edge | None) -> View:
@@ -361,6 +375,7 @@ def forward(  # noqa: PLR0913 - each is a fact of its own
         "timeout": timeout,
         "idle_timeout": idle_timeout,
         "retry": retry(call),
+        "request_body_buffer_limit": call and call.request_body_buffer_limit,
         "rewrite": rewrite,
         "mirror": None,
         "hash_on": hash_on([call]) if call else [],
@@ -402,7 +417,12 @@ def ingress_routes(service: Service) -> list[View]:
     # No end of its own to a silent stream: the caller's Envoy has one. What an app that is just
     # being renewed cannot have begun to process is sent to it again.
     retry = {"on": ",".join(_NOTHING_BEGUN), "attempts": 2, "per_try_timeout": None}
-    return [{**forward(LOCAL_APP, service.operation, idle_timeout=0.0), "retry": retry}]
+    own = {
+        **forward(LOCAL_APP, service.operation, idle_timeout=0.0),
+        "retry": retry,
+        "request_body_buffer_limit": policies(service.given).request_body_buffer_limit,
+    }
+    return [own]
 
 
 def admin_routes() -> list[View]:
@@ -486,6 +506,15 @@ def route_timeout(mesh: Mesh, edge: Edge, route: Route) -> float | None:
     return said[-1] if said else EDGE_TIMEOUT
 
 
+def body_buffer(mesh: Mesh, edge: Edge, route: Route) -> int | None:
+    """Return the bytes that an edge's route is said to keep of a body; None if nothing is said."""
+    key = "request_body_buffer_limit"
+    if route.request_body_buffer_limit is not None:
+        return route.request_body_buffer_limit
+    layers = _layers(mesh, edge.calls, _main_upstream(route) or "")
+    return next((int(layer[key]) for layer in reversed(layers) if key in layer), None)
+
+
 def edge_table(mesh: Mesh, edge: Edge) -> View:
     """Return the route table of an edge."""
     return {
@@ -541,6 +570,8 @@ def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) 
         "timeout": route_timeout(mesh, edge, route),
         "idle_timeout": call.idle_timeout if route.idle_timeout is None else route.idle_timeout,
         "retry": retry(call),
+        "request_body_buffer_limit": body_buffer(mesh, edge, route)
+        or max(call.request_body_buffer_limit, filters.get("max_request_bytes", 0)),
         "rewrite": rewrite or None,
         "mirror": route.mirror
         and {"cluster": route.mirror["to"], "percent": route.mirror["percent"]},

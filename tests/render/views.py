@@ -70,6 +70,7 @@ def listener(name: str, **given: Any) -> View:
         "internal_networks": [NOBODY],
         "tracing": tracing(),
         "websocket": "always",
+        "proxy_100_continue": True,
         **given,
     }
 
@@ -99,6 +100,7 @@ def route(path: str, cluster: str | None = None, **given: Any) -> View:
         "timeout": 10.0,
         "idle_timeout": None,
         "retry": RETRY,
+        "request_body_buffer_limit": 1048576,
         "rewrite": None,
         "mirror": None,
         "hash_on": [],

@@ -23,7 +23,7 @@ def ride(target: Target) -> Reply:
         assert reply.status == 200, f"{reply.status}: {reply.body}"
         return reply
 
-    found = until("a ride", order, 60.0)
+    found = until("a ride", order, 120.0)
     assert found is not None
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from vmesh.model import Rollout as Settings
 from vmesh.record import State, parts_of
@@ -75,6 +76,55 @@ def rollout(
         else:
             members.append(Member(host, kinds(state), renewed(before, state)))
     return Rollout(new, batches(members, settings), tuple(steady), removed)
+
+
+def in_the_way(
+    wanted: Mapping[str, State],
+    recorded: Mapping[str, State],
+    there: Mapping[str, Collection[str]],
+) -> list[str]:
+    """Return, in sentences, which new Envoys want a port that another one on the host has.
+
+    wanted, recorded, there: as for `rollout`. What is new begins before anything else changes.
+    """
+    found = []
+    for host, state in wanted.items():
+        proxies = recorded.get(host, _NOTHING)["host"]["proxies"]
+        running = [proxy for proxy in proxies if _part(proxy) in there[host]]
+        for proxy in state["host"]["proxies"]:
+            if _part(proxy) in there[host]:
+                continue
+            for other in running:
+                ports = sorted({mine[1] for mine in _places(proxy) for theirs in _places(other)
+                                if _overlap(mine, theirs)})  # fmt: skip
+                if ports:
+                    numbers = ", ".join(map(str, ports))
+                    found.append(
+                        f"On {host} {_called(other)} listens on port {numbers}, which the new"
+                        f" {_called(proxy)} is to have."
+                    )
+    return found
+
+
+_NOTHING: State = {"host": {"proxies": []}}
+_ANY = "0.0.0.0"
+
+
+def _part(proxy: Mapping[str, Any]) -> str:
+    return f"envoy@{proxy['name']}"
+
+
+def _called(proxy: Mapping[str, Any]) -> str:
+    return f"{proxy['kind']} {proxy['name']}"
+
+
+def _places(proxy: Mapping[str, Any]) -> set[tuple[str, int]]:
+    listeners = proxy["view"].get("listeners", ())
+    return {(listener["address"], listener["port"]) for listener in listeners}
+
+
+def _overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    return one[1] == other[1] and (one[0] == other[0] or _ANY in (one[0], other[0]))
 
 
 def rollback(states: Mapping[str, State], settings: Settings) -> Rollout:

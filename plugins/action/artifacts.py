@@ -4,18 +4,20 @@ It runs on the controller alone and never counts as a change. Arguments:
 
   wanted: {envoy: [architectures], jaeger: [architectures]}
   bundles: [{name, source, python, arch}]
+  programs: {hotrod: [architectures]}, the applications of the examples
   jaeger_release: {path or url, sha256}, by default the variable of that name
   envoy_version: one of the pinned versions; none or empty for the default
 
 Result: `artifacts`, by name and architecture, each with version, archive, sha256,
-contents and compiled; bundles as `artifacts.bundles[name]["<python>/<arch>"]`.
-Envoy and Jaeger must be in the cache; bundles are built when they are not.
+contents and compiled; bundles as `artifacts.bundles[name]["<python>/<arch>"]`, programs as
+`artifacts.programs[name][arch]`. Envoy and Jaeger must be in the cache; bundles and programs are
+built when they are not.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh import artifacts, paths
 
-_ARGUMENTS = ("wanted", "bundles", "jaeger_release", "envoy_version")
+_ARGUMENTS = ("wanted", "bundles", "programs", "jaeger_release", "envoy_version")
 
 
 class _Shown:
@@ -66,6 +68,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 for name, by_arch in releases.items()
             }
             found["bundles"] = _bundles(arguments.get("bundles") or [], progress)
+            found["programs"] = _programs(arguments.get("programs") or {}, progress)
         except artifacts.ArtifactError as error:
             # Ansible prints a chain of causes one after the other; this one says it all.
             raise AnsibleActionFail(str(error)) from None
@@ -84,6 +87,18 @@ def _bundles(wanted: list[Mapping[str, Any]], progress: _Shown) -> dict[str, Any
         bundle = artifacts.build_bundle(source, name, python, arch, progress)
         found.setdefault(name, {})[f"{python}/{arch}"] = _described(bundle)
     return found
+
+
+def _programs(
+    wanted: Mapping[str, Sequence[str]], progress: _Shown
+) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        name: {
+            arch: _described(artifacts.build_program(name, arch, progress))
+            for arch in architectures
+        }
+        for name, architectures in wanted.items()
+    }
 
 
 def _described(artifact: artifacts.Artifact) -> dict[str, Any]:

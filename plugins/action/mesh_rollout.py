@@ -16,7 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh import applied, history, record, running
 from vmesh.model import Rollout as Settings
-from vmesh.rollout import Rollout, rollback, rollout
+from vmesh.rollout import Rollout, in_the_way, rollback, rollout
+
+_HAND_OVER = (
+    "What is new begins before anything that is there ends, so two Envoys would want the same port."
+    " Keep the name, or give the new one another port, or run site.yml without the new one first,"
+    " so that the port is free. Nothing was changed."
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -60,15 +66,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             wanted, settings = applied.describe(
                 sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
             )
-            if not self._task.check_mode:
-                applied.keep(sources, wanted)
+            there = {host: answer["parts"] for host, answer in answers.items()}
+            if conflicts := in_the_way(wanted, recorded, there):
+                raise AnsibleActionFail(f"{' '.join(conflicts)} {_HAND_OVER}")
             found = rollout(
                 wanted,
                 recorded,
-                {host: answer["parts"] for host, answer in answers.items()},
+                there,
                 settings,
                 {host for host, answer in answers.items() if answer["interrupted"]},
             )
+            if not self._task.check_mode:
+                applied.keep(sources, wanted)
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         return {**result, **self._told(found, settings, answers, place)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vmesh import paths
-from vmesh.artifacts import bundles, cache, envoy, jaeger, pins
+from vmesh.artifacts import bundles, cache, envoy, hotrod, jaeger, pins
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.jaeger import JaegerRelease
@@ -17,12 +17,14 @@ from vmesh.progress import Progress
 __all__ = [
     "ARCHITECTURES",
     "NAMES",
+    "PROGRAMS",
     "SYSTEM_PACKAGES",
     "Artifact",
     "ArtifactError",
     "JaegerRelease",
     "adopt_jaeger",
     "build_bundle",
+    "build_program",
     "cached",
     "controller_arch",
     "ensure",
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 NAMES = ("envoy", "jaeger")
+# Applications of the examples: no mesh needs them, so they are built when a play asks for them.
+PROGRAMS = ("hotrod",)
 # What the controller needs from its distribution: Go trusts the system's certificates.
 SYSTEM_PACKAGES = ("ca-certificates",)
 
@@ -145,6 +149,23 @@ def build_bundle(source: Path, name: str, python: str, arch: str, progress: Prog
     return bundles.build(source, name, python, arch, progress)
 
 
+def build_program(name: str, arch: str, progress: Progress) -> Artifact:
+    """Return an application of an example, made first when it is missing.
+
+    name: one of PROGRAMS
+    Raises ArtifactError with why it cannot be had, and the remedy.
+    """
+    if name not in PROGRAMS:
+        raise ArtifactError(f"There is no program {name}", f"Use one of {', '.join(PROGRAMS)}")
+    committed = pins.load()
+    slot = hotrod.slot(committed, _known(arch))
+
+    def make(scratch: Path, entry: Path) -> Artifact:
+        return hotrod.build(committed, arch, scratch, entry, progress)
+
+    return cache.get_or_make(slot, progress, make)
+
+
 def controller_arch() -> str:
     """Return this machine's architecture in the words used here."""
     machine = platform.machine()
@@ -158,13 +179,19 @@ def _slot(
     release: JaegerRelease | None,
     envoy_version: str | None = None,
 ) -> Slot:
-    if arch not in ARCHITECTURES:
-        raise ArtifactError(f"{arch} is not supported", f"Use one of {', '.join(ARCHITECTURES)}")
+    _known(arch)
     if name == "envoy":
         return envoy.slot(committed, arch, envoy_version)
     if name == "jaeger":
         return jaeger.slot(committed, arch, release)
     raise ArtifactError(f"There is no artifact {name}", f"Use one of {', '.join(NAMES)}")
+
+
+def _known(arch: str) -> str:
+    """Return an architecture that there are artifacts for; raises ArtifactError for any other."""
+    if arch not in ARCHITECTURES:
+        raise ArtifactError(f"{arch} is not supported", f"Use one of {', '.join(ARCHITECTURES)}")
+    return arch
 
 
 def _maker(

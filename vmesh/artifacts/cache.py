@@ -62,8 +62,8 @@ class Slot:
     @property
     def remedy(self) -> str:
         """What a user does when it is missing."""
-        if self.kind == "bundles":
-            return "Run the command again: the bundle is built anew"
+        if self.kind != "artifacts":
+            return "Run the command again: it is built anew"
         arch = "" if self.arch == "x86_64" else f" --arch {self.arch}"
         return f"Run `./mesh fetch{arch}{self.option}`"
 

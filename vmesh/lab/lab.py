@@ -98,6 +98,21 @@ class Lab:
 
     def preflight(self) -> list[Problem]:
         """Return everything on this machine that stands in the way of `up`."""
+        return [*self._missing_apps(), *self._unready()]
+
+    def _missing_apps(self) -> list[Problem]:
+        return [
+            Problem(
+                "lab_apps",
+                app,
+                "is not there",
+                f"Name a playbook; a relative path begins at {paths.PROJECT}",
+            )
+            for app in self.spec.apps
+            if not (paths.PROJECT / app).is_file()
+        ]
+
+    def _unready(self) -> list[Problem]:
         machines = self.machines()
         running = frozenset(pid for machine in machines if (pid := machine.pid()) is not None)
         to_start = [machine for machine in machines if machine.pid() is None]

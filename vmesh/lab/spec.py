@@ -91,6 +91,7 @@ class LabSpec:
     disk_gb: int
     acceleration: str  # auto: kvm where it works, else tcg
     vms: tuple[VmSpec, ...]
+    apps: tuple[str, ...] = ()  # playbooks that install what vmesh does not, once the mesh is there
 
 
 class _Reader:
@@ -125,6 +126,13 @@ class _Reader:
                          f"Use one of: {', '.join(choices)}.")  # fmt: skip
             return choices[0]
         return str(value)
+
+    def texts(self, variable: str, value: Any, example: str) -> tuple[str, ...]:
+        """Return `value` where it is a list of texts; else that is a problem."""
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            self.problem(variable, value, "not a list of texts", f"Write it as [{example}].")
+            return ()
+        return tuple(value)
 
     def name(self, variable: str, value: Any, default: str) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -173,6 +181,7 @@ def lab_spec(inventory: InventoryLike) -> LabSpec:
             LEAST_DISK_GB, 1024, DEFAULT_DISK_GB,
         ),
         vms=tuple(_vm_spec(reader, name, variables[name]) for name in names),
+        apps=reader.texts("lab_apps", common.get("lab_apps", []), "services/mine/install.yml"),
     )  # fmt: skip
     _find_duplicates(reader, spec)
     if reader.problems:

@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 
 from tests.unit.artifacts.conftest import Recorded, make_wheel
 from tests.unit.artifacts.test_bundles import GUNICORN, OTHER, lock
+from tests.unit.artifacts.test_jaeger import stand_in
 from vmesh import artifacts, paths
 
 
@@ -72,3 +73,19 @@ def test_archives_are_handed_over_and_bundles_built(
     assert Path(bundle["archive"]).is_file()
     assert bundle["compiled"] is False
     assert run_action(**arguments) == result | {"msg": "everything is in the cache"}
+
+
+def test_programs_of_examples_are_built_for_each_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "path")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path'}:/usr/bin:/bin")
+    result = run_action(programs={"hotrod": ["x86_64", "aarch64"]})
+    assert "building HotROD 2.13.0" in result["msg"]
+    found = result["artifacts"]["programs"]["hotrod"]
+    assert {arch: Path(each["archive"]).name for arch, each in found.items()} == {
+        "x86_64": "hotrod-2.13.0-x86_64.tar.gz",
+        "aarch64": "hotrod-2.13.0-aarch64.tar.gz",
+    }
+    with pytest.raises(AnsibleActionFail, match="riscv is not supported"):
+        run_action(programs={"hotrod": ["riscv"]})

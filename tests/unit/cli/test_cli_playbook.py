@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vmesh import paths
 from vmesh.cli import playbook
+from vmesh.cli.playbook import Outcome
+from vmesh.cli.up import apply_all
+from vmesh.progress import Steps
 
 
 def outcome(*events: dict[str, object], code: int = 0) -> playbook.Outcome:
@@ -47,6 +52,67 @@ def test_failures_and_unreachable_hosts_are_named_and_so_are_the_others() -> Non
         "b: unreachable: timed out",
         "without a failure: c",
     ]
+
+
+def test_two_runs_one_after_the_other_count_as_one() -> None:
+    first = outcome({"event": "stats", "hosts": {"a": counts(changed=3), "b": counts()}})
+    first.followed_by(
+        outcome(
+            {"event": "failed", "host": "a", "task": "Run each service", "message": "no unit"},
+            {"event": "unreachable", "host": "c", "message": "timed out"},
+            {"event": "stats", "hosts": {"a": counts(changed=1, failures=1), "c": counts()}},
+            code=2,
+        )
+    )
+    assert (first.code, first.changed) == (2, 4)
+    assert first.hosts["a"] == counts(ok=10, changed=4, failures=1)
+    assert playbook.summary(first) == [
+        "a: failed: Run each service",
+        "    no unit",
+        "c: unreachable: timed out",
+        "without a failure: b",
+    ]
+
+
+def test_a_run_does_not_take_the_events_of_one_before_it_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(1, tmp_path / "up.log", io.StringIO())
+    said = iter([{"event": "failed", "host": "a", "task": "Old", "message": "old"},
+                 {"event": "stats", "hosts": {"a": counts(changed=1)}}])  # fmt: skip
+
+    def follow(_command: object, env: dict[str, str], _log: Path, look: Callable[[], None]) -> int:
+        with Path(env["VMESH_EVENTS"]).open("a") as file:
+            file.write(json.dumps(next(said)) + "\n")
+        look()
+        return 0
+
+    monkeypatch.setattr(playbook, "follow", follow)
+    first = playbook.apply(tmp_path, steps, fast=False)
+    second = playbook.apply(tmp_path, steps, fast=False, playbook="services/mine/install.yml")
+    assert [failure.task for failure in first.failures] == ["Old"]
+    assert (second.failures, second.changed) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("codes", "ran"),
+    [([0, 0, 0], ["site.yml", "a.yml", "b.yml"]), ([0, 2], ["site.yml", "a.yml"]),
+     ([4], ["site.yml"])],
+)  # fmt: skip
+def test_applications_come_after_the_mesh_and_only_when_it_is_there(
+    codes: list[int], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def apply(*_: object, playbook: str, **__: object) -> Outcome:
+        done.append(playbook)
+        return Outcome(code=codes[len(done) - 1])
+
+    monkeypatch.setattr(playbook, "apply", apply)
+    steps = Steps(1, tmp_path / "up.log", io.StringIO())
+    ended, last = apply_all(tmp_path, steps, ["site.yml", "a.yml", "b.yml"], fast=True)
+    assert done == ran
+    assert (ended.code, last) == (codes[-1], ran[-1])
 
 
 def test_the_users_own_settings_of_ansible_win_and_their_callbacks_stay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_a_disk_of_another_debian_is_not_started_as_this_one(lab: Lab) -> None:
     (problem,) = [item for item in lab.preflight() if item.variable == "lab_suite"]
     assert "trixie" in problem.message
     assert "--purge" in problem.remedy
+
+
+def test_a_playbook_that_is_not_there_is_told_before_a_vm_is_started(lab: Lab) -> None:
+    apps = ("services/stock/install.yml", "services/none/install.yml")
+    lab.spec = replace(lab.spec, apps=apps)
+    found = [item for item in lab.preflight() if item.variable == "lab_apps"]
+    assert [item.value for item in found] == ["services/none/install.yml"]
 
 
 def test_purging_removes_also_what_the_inventory_forgot(lab: Lab, tmp_path: Path) -> None:

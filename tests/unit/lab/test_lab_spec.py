@@ -47,6 +47,7 @@ def problems(**changes: dict[str, Any]) -> dict[str, Any]:
 def test_a_lab_is_read_with_defaults_filled_in() -> None:
     spec = read()
     assert (spec.name, spec.suite, spec.acceleration) == ("mine", "bookworm", "auto")
+    assert spec.apps == ()
     front, back = spec.vms
     assert [(f.host_port, f.vm_port) for f in front.forwards] == [(2221, 22), (8000, 80)]
     assert (front.memory_mb, back.memory_mb, back.ssh_port) == (512, 1024, 2222)
@@ -63,6 +64,7 @@ def test_everything_wrong_is_told_at_once_with_variable_and_value() -> None:
         front={
             "ansible_port": "ssh", "mesh_address": "10.0.0.1", "lab_suite": "sid",
             "lab_memory_mb": 64, "lab_publish": [8000], "lab_network_port": True,
+            "lab_apps": "install.yml",
         },
         back={"ansible_host": "back.example.org", "ansible_user": "root"},
     )  # fmt: skip
@@ -73,6 +75,7 @@ def test_everything_wrong_is_told_at_once_with_variable_and_value() -> None:
         "lab_memory_mb of front": 64,
         "lab_publish of front": [8000],
         "lab_network_port": True,
+        "lab_apps": "install.yml",
         "ansible_host of back": "back.example.org",
         "ansible_user of back": "root",
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vmesh.model import Rollout as Settings
-from vmesh.rollout import Member, batches, rollout, size
+from vmesh.rollout import Member, batches, in_the_way, rollout, size
 
 State = dict[str, Any]
 SETTINGS = Settings(
@@ -183,3 +183,42 @@ def test_any_rollout_keeps_its_promises() -> None:
             for kind in member.kinds:
                 seen[kind] = seen.get(kind, 0) + 1
         assert begun or len(order) <= canary * len(kinds)
+
+
+def listening(state: State, name: str, address: str, port: int) -> State:
+    """Return `state` with a listener for the proxy `name`."""
+    changed = copy.deepcopy(state)
+    for proxy in changed["host"]["proxies"]:
+        if proxy["name"] == name:
+            proxy["view"] = {"listeners": [{"name": "in", "address": address, "port": port}]}
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        # Another name for the same edge.
+        (("front", "10.0.0.1", 8000), ("shop", "10.0.0.1", 8000), True),
+        (("front", "0.0.0.0", 8000), ("shop", "10.0.0.1", 8000), True),
+        (("front", "10.0.0.1", 8000), ("shop", "0.0.0.0", 8000), True),
+        (("front", "10.0.0.1", 8000), ("shop", "10.0.0.1", 8080), False),
+        (("front", "127.0.0.1", 8000), ("shop", "10.0.0.1", 8000), False),
+    ],
+)
+def test_a_new_envoy_does_not_take_the_port_of_one_that_is_there(
+    old: tuple[str, str, int], new: tuple[str, str, int], told: bool
+) -> None:
+    before = {"edge1": listening(state(edge=old[0]), *old)}
+    wanted = {"edge1": listening(state(edge=new[0]), *new)}
+    there = {"edge1": [f"envoy@{old[0]}"]}
+    found = in_the_way(wanted, before, there)
+    assert bool(found) is told
+    if told:
+        assert found == [
+            "On edge1 edge front listens on port 8000, which the new edge shop is to have."
+        ]
+    # Nothing is known of a host that was never recorded; what runs has its port already, and
+    # what was recorded but is gone has none.
+    assert in_the_way(wanted, {}, there) == []
+    assert in_the_way(wanted, before, {"edge1": [f"envoy@{old[0]}", f"envoy@{new[0]}"]}) == []
+    assert in_the_way(wanted, before, {"edge1": []}) == []

@@ -121,7 +121,7 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
 
 
 def apply_all(
-    inventory: Path, steps: Steps, playbooks: Sequence[str], *, fast: bool
+    inventory: Sequence[Path], steps: Steps, playbooks: Sequence[str], *, fast: bool
 ) -> tuple[playbook.Outcome, str]:
     """Run playbooks one after the other, until one fails.
 

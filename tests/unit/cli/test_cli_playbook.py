@@ -88,8 +88,8 @@ def test_a_run_does_not_take_the_events_of_one_before_it_for_its_own(
         return 0
 
     monkeypatch.setattr(playbook, "follow", follow)
-    first = playbook.apply(tmp_path, steps, fast=False)
-    second = playbook.apply(tmp_path, steps, fast=False, playbook="services/mine/install.yml")
+    first = playbook.apply([tmp_path], steps, fast=False)
+    second = playbook.apply([tmp_path], steps, fast=False, playbook="services/mine/install.yml")
     assert [failure.task for failure in first.failures] == ["Old"]
     assert (second.failures, second.changed) == ([], 1)
 
@@ -110,7 +110,7 @@ def test_applications_come_after_the_mesh_and_only_when_it_is_there(
 
     monkeypatch.setattr(playbook, "apply", apply)
     steps = Steps(1, tmp_path / "up.log", io.StringIO())
-    ended, last = apply_all(tmp_path, steps, ["site.yml", "a.yml", "b.yml"], fast=True)
+    ended, last = apply_all([tmp_path], steps, ["site.yml", "a.yml", "b.yml"], fast=True)
     assert done == ran
     assert (ended.code, last) == (codes[-1], ran[-1])
 

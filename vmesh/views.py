@@ -244,6 +244,8 @@ def tracing(mesh: Mesh, proxy: str, sampling: float | None = None, own: Tags | N
         "sampling": mesh.tracing.sampling if sampling is None else sampling,
         "collector": COLLECTOR,
         "collector_host": host_header(collector) if collector else COLLECTOR,
+        "collector_path": mesh.tracing.path,
+        "headers": mesh.tracing.headers,
         "tags": tags(mesh.tracing.tags, own or {}),
     }
 

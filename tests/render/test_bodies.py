@@ -7,7 +7,6 @@ import select
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import pytest
 
 from tests.render.inventories import inventory
 from tests.render.lab import NativeLab, Place, running_lab
-from tests.render.native import Upstream, ask, eventually, free_port
+from tests.render.native import Upstream, ask, eventually, free_port, serving
 from vmesh import paths
 from vmesh.compile import compile_mesh
 
@@ -109,27 +108,6 @@ class Lingering(Refusing):
     lingers = True
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Takes many connections at once, and says nothing of those that are reset."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
-    server = Server(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 FLASK_APP = """
 from flask import Flask, request
 
@@ -203,8 +181,8 @@ def world(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
             name: stack.enter_context(Upstream(name)) for name in ("shop", "small", "copy")
         }
         here = {name: upstream.port for name, upstream in upstreams.items()}
-        here["rude"] = stack.enter_context(_serving(Refusing))
-        here["polite"] = stack.enter_context(_serving(Lingering))
+        here["rude"] = stack.enter_context(serving(Refusing))
+        here["polite"] = stack.enter_context(serving(Lingering))
         here["flask"] = stack.enter_context(_flask(tmp_path_factory.mktemp("flask")))
         spans = stack.enter_context(Upstream("spans"))
         published = {8000: ("0.0.0.0", 8000), 8080: ("0.0.0.0", 8080)}

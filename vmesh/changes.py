@@ -179,6 +179,8 @@ _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
     "service": ("service name of its spans", said),
     "collector": ("collector of spans", upstream_words),
     "collector_host": ("collector's host", said),
+    "collector_path": ("collector's path", said),
+    "headers": ("headers to the collector", said),
     "tags": ("tags of spans", _tags),
 }
 _LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {

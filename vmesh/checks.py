@@ -21,6 +21,7 @@ from vmesh.model import (
     GRPC,
     HTTP1,
     MAIN,
+    OTLP,
     Call,
     Edge,
     FlaskApp,
@@ -33,7 +34,7 @@ from vmesh.model import (
     policies,
 )
 from vmesh.plan import url_variable
-from vmesh.problems import WARNING, Problem
+from vmesh.problems import HIDDEN, WARNING, Problem
 from vmesh.views import (
     body_buffer,
     edge_policies,
@@ -60,6 +61,10 @@ GUNICORN_ENVIRONMENT = (
 )
 _SECRET_NAME = re.compile(
     r"(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|PRIVATE_KEY|API_?KEY|ACCESS_KEY)", re.IGNORECASE
+)
+# Of headers, which have - in their names.
+_SECRET_HEADER = re.compile(
+    r"(auth|password|secret|token|credential|key|cookie|signature)", re.IGNORECASE
 )
 
 _EDGES = "mesh_edges"
@@ -97,6 +102,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
     return [
         *(problem for each in checks for problem in each(mesh)),
         *_plain_secrets(mesh, hidden),
+        *_plain_headers(mesh, hidden),
     ]
 
 
@@ -700,6 +706,19 @@ def _plain_secrets(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
             )
 
 
+def _plain_headers(mesh: Mesh, hidden: Hidden) -> Iterator[Problem]:
+    for name in mesh.tracing.headers:
+        place = ("mesh_tracing", "collector", "headers", name)
+        if _SECRET_HEADER.search(name) and place not in hidden:
+            yield Problem(
+                ".".join(place),
+                HIDDEN,
+                "looks like a secret and stands in the inventory in plain text",
+                "Encrypt it: `ansible-vault encrypt_string`, and put its output here",
+                WARNING,
+            )
+
+
 def _grace(mesh: Mesh) -> Iterator[Problem]:
     """Find the services whose releases cut off requests that their callers would wait for.
 
@@ -736,6 +755,12 @@ def _waits(mesh: Mesh, service: Service) -> Iterator[tuple[float, str]]:
                     yield given, f"a route of {edge.name}, {route.match.kind} {route.match.value},"
 
 
+def _said_of_collector(mesh: Mesh) -> Mapping[str, object]:
+    given = mesh.given.get("mesh_tracing")
+    said = given.get("collector") if isinstance(given, Mapping) else None
+    return said if isinstance(said, Mapping) else {}
+
+
 def _tracing(mesh: Mesh) -> Iterator[Problem]:
     tracing = mesh.tracing
     if tracing.group is not None and tracing.collector is not None:
@@ -748,6 +773,14 @@ def _tracing(mesh: Mesh) -> Iterator[Problem]:
     yield from _tags("mesh_tracing", tracing.tags)
     for edge in mesh.edges.values():
         yield from _tags(f"{_of(edge)}.tracing", edge.tracing.tags)
+    path = _said_of_collector(mesh).get("path")
+    if path is not None and tracing.export == OTLP:
+        yield Problem(
+            "mesh_tracing.collector.path",
+            path,
+            "has no meaning with otlp, which is gRPC and has its own path",
+            "Remove it, or set export to otlp_http",
+        )
     if tracing.collector is not None:
         yield from _tls("mesh_tracing.collector.tls", tracing.collector.host, tracing.collector.tls)
 

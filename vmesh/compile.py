@@ -15,9 +15,9 @@ from vmesh import checks, explain, views
 from vmesh.formats import is_ipv4
 from vmesh.inventory import Inventory, in_short
 from vmesh.model import (
-    GRPC,
-    HTTP1,
+    EXPORTS,
     OTLP_GRPC_PORT,
+    OTLP_HTTP_PORT,
     ZIPKIN_PORT,
     Call,
     Edge,
@@ -47,7 +47,6 @@ from vmesh.plan import (
 )
 from vmesh.problems import ERROR, WARNING, Problem, Problems, without
 
-OTLP_HTTP_PORT = 4318
 JAEGER_UI_PORT = 16686
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
@@ -472,16 +471,10 @@ def _collector(mesh: Mesh, places: _Places) -> View:
     tracing = mesh.tracing
     if tracing.collector is not None:
         return views.outside(views.COLLECTOR, tracing.collector, None)
-    grpc = tracing.export == "otlp"
-    endpoints = [
-        views.endpoint(places.addresses[host], OTLP_GRPC_PORT if grpc else ZIPKIN_PORT)
-        for host in places.jaeger
-    ]
+    port, protocol, _ = EXPORTS[tracing.export]
+    endpoints = [views.endpoint(places.addresses[host], port) for host in places.jaeger]
     return views.cluster(
-        views.COLLECTOR,
-        endpoints,
-        protocol=GRPC if grpc else HTTP1,
-        keepalive=views.KEEPALIVE_TCP,
+        views.COLLECTOR, endpoints, protocol=protocol, keepalive=views.KEEPALIVE_TCP
     )
 
 

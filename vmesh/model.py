@@ -231,10 +231,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class MeshTracing:
-    """Where spans go: to the mesh's own Jaeger on `group`, or to a `collector`."""
+    """Where spans go: to the mesh's own Jaeger on `group`, or to a `collector`.
+
+    `path` is where requests over HTTP go, `headers` what the collector wants beside spans.
+    """
 
     group: str | None
     collector: Address | None
+    path: str
+    headers: dict[str, str] = field(repr=False)
     export: str
     sampling: float
     tags: dict[str, dict[str, str | None]]
@@ -275,7 +280,15 @@ ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 MATCH_KINDS = ("path", "regex", "path_prefix", "prefix")
 FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
 OTLP_GRPC_PORT = 4317
+OTLP_HTTP_PORT = 4318
 ZIPKIN_PORT = 9411
+# How spans are sent: port, protocol, and path over HTTP.
+OTLP, OTLP_HTTP, ZIPKIN = "otlp", "otlp_http", "zipkin"
+EXPORTS = {
+    OTLP: (OTLP_GRPC_PORT, GRPC, ""),
+    OTLP_HTTP: (OTLP_HTTP_PORT, HTTP1, "/v1/traces"),
+    ZIPKIN: (ZIPKIN_PORT, HTTP1, "/api/v2/spans"),
+}
 DEFAULT_JAEGER_GROUP = "jaeger"
 # The virtual host that an edge's own `routes` and `domains` make.
 MAIN = "main"
@@ -556,14 +569,15 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     collector = value["collector"]
+    port, protocol, path = EXPORTS[value["export"]]
     if collector is not None and collector["host"] is not None:
-        port = ZIPKIN_PORT if value["export"] == "zipkin" else OTLP_GRPC_PORT
-        collector = {**collector, "port": collector["port"] or port}
-        collector["protocol"] = HTTP1 if value["export"] == "zipkin" else GRPC
+        collector = {**collector, "port": collector["port"] or port, "protocol": protocol}
     address = None if collector is None else _address(collector)
     return MeshTracing(
         group=value["group"] or (None if "collector" in given else DEFAULT_JAEGER_GROUP),
         collector=address,
+        path=(collector or {}).get("path") or path,
+        headers=(collector or {}).get("headers") or {},
         export=value["export"],
         sampling=value["sampling"],
         tags=value["tags"],

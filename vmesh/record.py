@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 from vmesh import paths
 from vmesh.inventory import Inventory
 from vmesh.plan import HostPlan, ProxyPlan
-from vmesh.problems import LONG, hide
+from vmesh.problems import HIDDEN, LONG, hide
 
 FORMAT = 1
 # Before the hash of a text that was made with HIDDEN in place of a value.
@@ -233,9 +233,17 @@ def shown(plan: HostPlan, secrets: Secrets) -> dict[str, Any]:
     host = dataclasses.asdict(plan)
     for proxy in host["proxies"]:
         proxy["view"] = secrets.masked(proxy["view"])
+        for listener in proxy["view"]["listeners"]:
+            _hide_headers(listener["tracing"])
     for app in (*host["flask_services"], *host["external_apps"]):
         app["environment"] = secrets.settings(app["name"], app["environment"])
     return host
+
+
+def _hide_headers(tracing: dict[str, Any] | None) -> None:
+    """Hide what a collector of spans wants, wherever that stands in the inventory."""
+    if tracing and tracing["headers"]:
+        tracing["headers"] = dict.fromkeys(tracing["headers"], HIDDEN)
 
 
 def digest(text: str) -> str:

@@ -80,7 +80,11 @@ def _environment() -> Environment:
     )
     # Jinja's own tojson escapes <, >, & and ' for HTML; YAML wants them plain.
     environment.filters.update(
-        tojson=_tojson, seconds=_seconds, fraction=_fraction, with_final_dot=_with_final_dot
+        tojson=_tojson,
+        seconds=_seconds,
+        fraction=_fraction,
+        with_final_dot=_with_final_dot,
+        literal=_literal,
     )
     environment.tests["ipv4"] = _is_ipv4
     environment.globals.update(
@@ -122,6 +126,11 @@ def _with_final_dot(origin: str) -> str:
     scheme, _, place = origin.partition("://")
     name, colon, port = place.partition(":")
     return f"{scheme}://{name}.{colon}{port}"
+
+
+def _literal(value: str) -> str:
+    """Return `value` for a field in which Envoy replaces commands as in `%REQ(x)%`."""
+    return value.replace("%", "%%")
 
 
 def _is_ipv4(value: str) -> bool:
@@ -259,6 +268,12 @@ class Renderer:
         return self._read[ca_file]
 
 
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read: headers to a collector are secrets."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+
+
 class _Folder:
     """A folder that is to hold certain files in the end and no others."""
 
@@ -299,10 +314,10 @@ class _Folder:
             self.folders.add(str(folder))
         if known in self.sizes:
             temporary = Path(f"{known}.{os.getpid()}")
-            temporary.write_bytes(content)
+            _write_private(temporary, content)
             temporary.replace(path)
         else:
-            path.write_bytes(content)
+            _write_private(path, content)
         return path
 
     def sweep(self) -> None:

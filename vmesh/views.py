@@ -17,6 +17,7 @@ from vmesh.formats import origin
 from vmesh.model import (
     GRPC,
     HTTP1,
+    ZIPKIN,
     Address,
     Call,
     Edge,
@@ -166,7 +167,7 @@ def app_headers(mesh: Mesh) -> View:
 
     Envoy's Zipkin tracer writes B3 itself.
     """
-    return {"outside": False, "keep": [], "tell_b3": mesh.tracing.export == "otlp"}
+    return {"outside": False, "keep": [], "tell_b3": mesh.tracing.export != ZIPKIN}
 
 
 def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
@@ -175,7 +176,7 @@ def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
     That Envoy tells its app B3. Where the caller's Envoy may have set request ids aside, it puts
     them back.
     """
-    if edge or mesh.tracing.export == "zipkin":
+    if edge or mesh.tracing.export == ZIPKIN:
         return {"outside": False, "keep": [], "tell_b3": False}
     return None
 
@@ -183,7 +184,7 @@ def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
 def outside_headers(mesh: Mesh, address: Address) -> View:
     """Return what requests to an address outside carry: the forms that the user lets go along."""
     keep = list(address.propagate_trace)
-    tell_b3 = mesh.tracing.export == "otlp" and "b3" in keep
+    tell_b3 = mesh.tracing.export != ZIPKIN and "b3" in keep
     return {"outside": True, "keep": keep, "tell_b3": tell_b3}
 
 
@@ -333,6 +334,8 @@ def tracing(mesh: Mesh, proxy: str, own: Tracing | None = None) -> View:
         "sampling": mesh.tracing.sampling if sampling is None else sampling,
         "collector": COLLECTOR,
         "collector_host": host_header(collector) if collector else COLLECTOR,
+        "collector_path": mesh.tracing.path,
+        "headers": mesh.tracing.headers,
         "tags": tags(mesh.tracing.tags, own.tags if own else {}),
     }
 

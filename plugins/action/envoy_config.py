@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from plugins.module_utils.mesh_envoy import concealed
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -22,10 +27,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
-        options["files"] = {
-            str(path.relative_to(folder)): path.read_text()
+        parts = {
+            str(path.relative_to(folder)): concealed(path.read_text())
             for path in sorted(folder.rglob("*.yaml"))
         }
+        # Ansible logs a module's options on the host, but for those that it is told not to.
+        options["files"] = {name: text for name, (text, _) in parts.items()}
+        options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}
         if not options["files"]:
             raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
         result: dict[str, Any] = self._execute_module(

@@ -520,6 +520,23 @@ def differences(old: Files, new: Files) -> list[str]:
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
+# A line of a file that ends so has a secret as its `value`: vmesh's templates mark them.
+_SECRET = re.compile(r'^(.*\bvalue: )("(?:[^"\\]|\\.)*")(.*\} # secret)$', re.MULTILINE)
+_CONCEALED = '"(hidden)"'
+
+
+def concealed(text: str) -> tuple[str, list[str]]:
+    """Return a file without the secrets in it, and these, as the file has them."""
+    secrets = [found[2] for found in _SECRET.finditer(text)]
+    return _SECRET.sub(rf"\g<1>{_CONCEALED}\g<3>", text), secrets
+
+
+def revealed(text: str, secrets: list[str]) -> str:
+    """Return a file with its secrets in place again."""
+    left = iter(secrets)
+    return _SECRET.sub(lambda found: f"{found[1]}{next(left)}{found[3]}", text)
+
+
 @contextlib.contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
     """Have an error of the system name `folder` where it names nothing: a full disk does not."""

@@ -30,6 +30,12 @@ options:
       this in from O(config_dir).
     type: dict
     required: true
+  secrets:
+    description: >-
+      What of the files neither Ansible nor its log may show, in the order in which it stands in
+      each. The action plugin takes it out of O(files), and the module puts it in again.
+    type: dict
+    default: {}
   config_dir:
     description: Folder on the controller that holds the rendered files; for the action plugin.
     type: path
@@ -105,7 +111,9 @@ from ansible.module_utils.mesh_envoy import (  # noqa: E402
     Store,
     Systemd,
     bring,
+    concealed,
     differences,
+    revealed,
 )
 
 
@@ -114,8 +122,8 @@ def _diff(old: Files, new: Files) -> list[dict[str, str]]:
         {
             "before_header": name,
             "after_header": name,
-            "before": old.get(name, ""),
-            "after": new.get(name, ""),
+            "before": concealed(old.get(name, ""))[0],
+            "after": concealed(new.get(name, ""))[0],
         }
         for name in differences(old, new)
     ]
@@ -126,6 +134,7 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "config_dir": {"type": "path"},
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
@@ -138,7 +147,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     options: dict[str, Any] = module.params
-    new: Files = options["files"]
+    new: Files = {
+        name: revealed(text, options["secrets"].get(name, []))
+        for name, text in options["files"].items()
+    }
     try:
         gid = grp.getgrnam(options["group"]).gr_gid
     except KeyError:

@@ -258,6 +258,28 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Takes many connections at once, and says nothing of those that are reset."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve HTTP by `handler` at a port of 127.0.0.1, which is what it yields."""
+    server = Server(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextmanager
 def echo() -> Iterator[int]:
     """Run an upstream that answers with the request headers it got; yields its port."""

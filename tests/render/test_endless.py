@@ -6,11 +6,10 @@ import gzip
 import http.client
 import http.server
 import re
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +18,7 @@ import pytest
 
 from tests.render.inventories import inventory
 from tests.render.lab import NativeLab, Place, running_lab
-from tests.render.native import Upstream, eventually
+from tests.render.native import Upstream, eventually, serving
 from vmesh.compile import compile_mesh
 from vmesh.plan import ProxyPlan
 from vmesh.render import Renderer
@@ -96,18 +95,6 @@ class Events(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
-def _events() -> Iterator[int]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Events)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 class HastyRenderer(Renderer):
     """Has every listener give up a silent stream early: what Envoy does in five minutes."""
 
@@ -149,7 +136,7 @@ def world(envoy: Path) -> Iterator[World]:
     plan = compile_mesh(inventory(MESH, HOSTS, {name: (name,) for name in HOSTS}))
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.render.lab.Renderer", HastyRenderer)
-        port = stack.enter_context(_events())
+        port = stack.enter_context(serving(Events))
         spans = stack.enter_context(Upstream("spans"))
         here = {"events": port, "patient": port}
         published = {8000: ("0.0.0.0", 8000)}

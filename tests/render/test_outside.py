@@ -68,7 +68,7 @@ class Outside:
         return self.servers[name].requests[-1].headers
 
 
-@pytest.fixture(scope="module", params=["otlp", "zipkin"])
+@pytest.fixture(scope="module", params=["otlp", "otlp_http", "zipkin"])
 def outside(
     request: pytest.FixtureRequest, envoy: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outside]:

@@ -39,7 +39,7 @@ UUID = "17cf7cce-b653-4565-8881-27ead1accbb0"
 Headers = list[tuple[str, str]]
 
 SHARES = (0, 100)
-EXPORTS = ("otlp", "zipkin")
+EXPORTS = ("otlp", "otlp_http", "zipkin")
 KINDS = ("inside", "edge")
 
 
@@ -89,9 +89,12 @@ def hop(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hop]:
                     listeners.append(made)
                     routes[made["name"]] = table(host("all", [route("/", f"app-{export}")]))
         clusters = [
-            cluster("app-otlp", app.port),
-            cluster("app-zipkin", app.port, headers={**APP, "tell_b3": False}),
+            *(
+                cluster(f"app-{export}", app.port, headers={**APP, "tell_b3": export != "zipkin"})
+                for export in EXPORTS
+            ),
             {**collector(free_port()), "name": "otlp_collector"},
+            cluster("otlp_http_collector", spans.port, headers=None),
             cluster("zipkin_collector", spans.port, headers=None),
         ]
         plan = on_loopback(proxy(listeners, routes, clusters))

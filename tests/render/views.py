@@ -42,6 +42,8 @@ def tracing(**given: Any) -> View:
         "sampling": 100.0,
         "collector": "tracing_collector",
         "collector_host": "127.0.0.1:9411",
+        "collector_path": "/api/v2/spans",
+        "headers": {},
         "tags": [],
         **given,
     }

@@ -378,3 +378,15 @@ def test_after_a_rollback_the_record_is_the_one_of_then(site: Path) -> None:
     assert (last["run"], last["asked"]) == (8, "rollback")
     assert last["hosts"]["web1"]["result"] == "rolled back"
     assert (last["hosts"]["web1"]["from"], last["hosts"]["web1"]["to"]) == (7, 8)
+
+
+def test_headers_to_a_collector_are_not_recorded_nor_told(tmp_path: Path) -> None:
+    def states(value: str) -> dict[str, Any]:
+        collector = {"host": "otel.example.com", "headers": {"x-scope": value}}
+        of = worlds.inventory(worlds.changed(("mesh_tracing", {"collector": collector})))
+        assert value not in recorded(tmp_path, of)
+        return worlds.states(of, render=Renderer().files)
+
+    assert states("acme horses") == states("acme mules"), "as with other hidden values"
+    (listener, *_) = states("acme horses")["shop1"]["host"]["proxies"][0]["view"]["listeners"]
+    assert listener["tracing"]["headers"] == {"x-scope": HIDDEN}

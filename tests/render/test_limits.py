@@ -204,6 +204,13 @@ def _answers(
         way.app.headers = []
 
 
+def kept_body(way: WholeWay, row: Row) -> None:
+    for name in ("public", "ingress"):
+        table = _dump(way.made, "route_configs")[name]
+        for route in table["virtual_hosts"][0]["routes"]:
+            assert route["request_body_buffer_limit"] == str(_number(row)), name
+
+
 def in_flight(way: WholeWay, row: Row) -> None:
     for cluster in way.made.proxy.admin.get("/clusters")[1].splitlines():
         if cluster.startswith(f"{SERVICE}::default_priority::max_requests::"):
@@ -235,6 +242,7 @@ SIZE_CASES: dict[str, Callable[[WholeWay, Row], None]] = {
     "a request's headers, its first line included": request_headers,
     "number of a request's headers": request_header_count,
     "a request's body": request_body,
+    "bytes of a body that Envoy keeps to send it again": kept_body,
     "an answer's headers": answer_headers,
     "number of an answer's headers": answer_header_count,
     "requests at once on a client's HTTP/2 connection": streams,

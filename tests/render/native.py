@@ -211,7 +211,8 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
 
         def handle_request(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            time.sleep(upstream.pause)
+            if upstream.pause:
+                time.sleep(upstream.pause)
             request = Request(self.command, self.path, headers, self._body(headers))
             upstream.requests.append(request)
             if headers.get("upgrade", "").lower() == "websocket":

@@ -214,7 +214,8 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             # As it was sent: the library takes //path for /path.
             path = self.requestline.split()[1]
-            time.sleep(upstream.pause)
+            if upstream.pause:
+                time.sleep(upstream.pause)
             request = Request(self.command, path, headers, self._body(headers))
             upstream.requests.append(request)
             if headers.get("upgrade", "").lower() == "websocket":

@@ -147,6 +147,8 @@ def _headers(value: Any) -> str:
     if not isinstance(value, Mapping):
         return "as the tracer writes them"
     b3 = "with B3" if value["tell_b3"] else "without B3"
+    if value["removes"]:
+        return f"without {said(value['removes'])}"
     if value["outside"]:
         return f"trace context as {said(value['keep'])} alone, {b3}"
     return f"request ids as they came, {b3}"

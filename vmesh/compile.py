@@ -470,7 +470,8 @@ def _upstream(  # noqa: PLR0913 - who calls, from where, whom and how
 def _collector(mesh: Mesh, places: _Places) -> View:
     tracing = mesh.tracing
     if tracing.collector is not None:
-        return views.outside(views.COLLECTOR, tracing.collector, None)
+        headers = views.collector_headers()
+        return views.outside(views.COLLECTOR, tracing.collector, None, headers)
     port, protocol, _ = EXPORTS[tracing.export]
     endpoints = [views.endpoint(places.addresses[host], port) for host in places.jaeger]
     return views.cluster(

@@ -75,6 +75,9 @@ APP_IDLE = 1.0
 # HTTP/1.1.)
 KEEPALIVE_PING, KEEPALIVE_TCP = "ping", "tcp"
 
+# What Envoy adds to requests that it makes itself.
+_ENVOYS_OWN = ("x-envoy-internal", "x-forwarded-for", "x-envoy-expected-rq-timeout-ms")
+
 # In these cases an upstream has not begun to process a request.
 _NOTHING_BEGUN = ("connect-failure", "refused-stream", "reset-before-request")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
@@ -167,7 +170,8 @@ def app_headers(mesh: Mesh) -> View:
 
     Envoy's Zipkin tracer writes B3 itself.
     """
-    return {"outside": False, "keep": [], "tell_b3": mesh.tracing.export != ZIPKIN}
+    tell_b3 = mesh.tracing.export != ZIPKIN
+    return {"outside": False, "keep": [], "tell_b3": tell_b3, "removes": []}
 
 
 def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
@@ -177,15 +181,23 @@ def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
     them back.
     """
     if edge or mesh.tracing.export == ZIPKIN:
-        return {"outside": False, "keep": [], "tell_b3": False}
+        return {"outside": False, "keep": [], "tell_b3": False, "removes": []}
     return None
+
+
+def collector_headers() -> View:
+    """Return what spans carry to a collector outside: nothing that Envoy adds to its own requests.
+
+    What the user names as the collector's headers goes along, whatever it is called.
+    """
+    return {"outside": False, "keep": [], "tell_b3": False, "removes": list(_ENVOYS_OWN)}
 
 
 def outside_headers(mesh: Mesh, address: Address) -> View:
     """Return what requests to an address outside carry: the forms that the user lets go along."""
     keep = list(address.propagate_trace)
     tell_b3 = mesh.tracing.export != ZIPKIN and "b3" in keep
-    return {"outside": True, "keep": keep, "tell_b3": tell_b3}
+    return {"outside": True, "keep": keep, "tell_b3": tell_b3, "removes": []}
 
 
 def outside(

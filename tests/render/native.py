@@ -176,7 +176,8 @@ class Upstream:
         self.requests: list[Request] = []
         self.server_names: list[str | None] = []
         self.headers: list[tuple[str, str]] = []
-        self.pause = 0.0  # seconds before a body is read
+        self.reads = threading.Event()  # while it is not set, no body is read
+        self.reads.set()
         self.reply: Callable[[Request], tuple[int, bytes]] = lambda got: (200, got.as_json())
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -214,8 +215,7 @@ def _handler(upstream: Upstream) -> type[http.server.BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             # As it was sent: the library takes //path for /path.
             path = self.requestline.split()[1]
-            if upstream.pause:
-                time.sleep(upstream.pause)
+            upstream.reads.wait(20)
             request = Request(self.command, path, headers, self._body(headers))
             upstream.requests.append(request)
             if headers.get("upgrade", "").lower() == "websocket":

@@ -111,6 +111,8 @@ def test_every_request_to_the_collector_has_its_headers(envoy: Path, export: str
     got = _collected(envoy, export, headers={"authorization": KEY, "x-tenant": "acme"})
     assert {each["authorization"] for each in got.headers} == {KEY}
     assert {each["x-tenant"] for each in got.headers} == {"acme"}
+    ours = ("x-envoy", "x-forwarded", "x-request-id", "x-b3", "traceparent", "x-vmesh")
+    assert not [name for each in got.headers for name in each if name.startswith(ours)]
 
 
 @pytest.mark.parametrize(

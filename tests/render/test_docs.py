@@ -64,6 +64,7 @@ def _demonstrations() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("section", "model", "block"), list(_demonstrations()))
+@pytest.mark.slow
 def test_the_commands_print_what_is_shown(
     section: Section, model: str, block: Block, envoy: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def _traces(spans: list[dict[str, Any]]) -> dict[str, int]:
 ALL_HOPS = 4  # the edge, into service1, out of it, into service2
 
 
+@pytest.mark.slow
 def test_requests_are_traced_as_often_as_the_recipe_says(envoy: Path, tmp_path: Path) -> None:
     with _recipe("Sampling", envoy, tmp_path) as (lab, collector):
         lab.run("curl -s 127.0.0.1:8000/service/1?[1-10]")
@@ -274,6 +276,7 @@ def _timeless(lines: Iterable[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("section", "model", "files", "command"), list(_shown_traces()))
+@pytest.mark.slow
 def test_a_trace_looks_as_shown(  # noqa: PLR0913, PLR0917 - what is shown, and what is needed
     section: Section,
     model: str,

@@ -23,6 +23,8 @@ from vmesh.compile import compile_mesh
 from vmesh.plan import ProxyPlan
 from vmesh.render import Renderer
 
+pytestmark = pytest.mark.slow
+
 IDLE = 0.5
 SHORTER, LONGER = 0.3, 2.0
 # Envoy leaves a client of HTTP/1.1 so long to read what it got before it closes the connection.

@@ -314,6 +314,7 @@ def slow(upstream: Upstream, until: threading.Event) -> None:
 
 
 # Its name is short, as it is part of the path of a socket, which may have 107 characters.
+@pytest.mark.slow
 def test_leaving_ends_well(host: Host, upstream: Upstream, tmp_path: Path) -> None:
     """An Envoy that leaves answers what it has begun, and is stopped then."""
     stopped = tmp_path / "stopped"

@@ -28,6 +28,8 @@ from vmesh import artifacts
 from vmesh.plan import View
 from vmesh.progress import Plain
 
+pytestmark = pytest.mark.slow
+
 NAME = "front"
 PROGRAM = Path(envoy_control.__file__)
 # What the role sets on a host of a mesh, and this machine may not have.

@@ -430,6 +430,7 @@ def test_an_instance_that_takes_no_connection_is_given_up(envoy: Path, tmp_path:
             assert made.access_log()[-1]["flags"] == row["flag"].strip("`")
 
 
+@pytest.mark.slow
 def test_a_client_that_is_slow_with_its_headers_is_given_up(way: WholeWay) -> None:
     row = TIMES["until a client has sent its headers"]
     with logged(way, row), socket.create_connection(("127.0.0.1", way.port), timeout=15) as slow:

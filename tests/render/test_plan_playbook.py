@@ -135,6 +135,7 @@ def test_a_limit_leaves_the_other_hosts_out_and_not_out_of_the_configuration(
     assert "changed=0" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_run_applies_stays_as_it_is_while_it_goes_on(
     inventory: Path, envoy: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ OUTLIER = {
     "ejection_time": 30,
     "max_ejected_percent": 50,
 }
-APP: View = {"outside": False, "keep": [], "tell_b3": True}
+APP: View = {"outside": False, "keep": [], "tell_b3": True, "removes": []}
 RETRY = {
     "on": "connect-failure,refused-stream,reset-before-request",
     "attempts": 2,

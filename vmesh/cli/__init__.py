@@ -234,6 +234,12 @@ def _fetch(command: argparse.ArgumentParser) -> None:
     command.add_argument("--jaeger-sha256", metavar="HEX", help="the SHA-256 of that archive")
 
 
+def _check(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--all", action="store_true", help="also run the tests that are slow, as `mesh test` does"
+    )
+
+
 def _test(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--alongside", action="store_true", help="leave a running lab running meanwhile"
@@ -292,7 +298,8 @@ def _down(command: argparse.ArgumentParser) -> None:
 _OPTIONS = {
     "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "plan": _plan,
     "history": _history, "rollback": _rollback,
-    "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "test": _test,
+    "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "check": _check,
+    "test": _test,
     "bench": _bench, "down": _down,
 }  # fmt: skip
 

@@ -38,10 +38,17 @@ class Verdict:
     output: str
 
 
-def tools(python: Sequence[str], workers: int) -> tuple[Tool, ...]:
-    """Return the checks, the longest first; `python` are folders, `workers` pytest's processes."""
+def tools(python: Sequence[str], workers: int, *, every: bool) -> tuple[Tool, ...]:
+    """Return the checks, the longest first.
+
+    python: folders
+    workers: pytest's processes
+    every: the tests that are marked as slow as well
+    """
+    chosen = () if every else ("-m", "not slow")
+    tests = ("pytest", "-q", "-n", str(workers), *chosen, "tests/unit", "tests/render")
     return (
-        Tool("tests", (("pytest", "-q", "-n", str(workers), "tests/unit", "tests/render"),)),
+        Tool("tests", (tests,)),
         Tool(
             "ansible-lint",
             (("ansible-lint", "--profile", "production", "--offline", "-q", "--nocolor"),),
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run all checks; exit code 1 when one fails."""
     log = new_log("check")
     prepare(arguments, log)
-    verdicts = check(log)
+    verdicts = check(log, every=arguments.all)
     return OK if all(verdict.code == 0 for verdict in verdicts) else FAILED
 
 
@@ -70,9 +77,10 @@ def prepare(arguments: argparse.Namespace, log: Path) -> None:
             supplies.provide_envoy(steps)
 
 
-def check(log: Path) -> list[Verdict]:
+def check(log: Path, *, every: bool) -> list[Verdict]:
     """Run the checks, a line for each as it ends, then the output of those that failed.
 
+    `every` is for the slow tests as well.
     Very long output is cut on the screen; `log` has all of it.
     """
     python = [name for name in PYTHON if any((paths.PROJECT / name).rglob("*.py"))]
@@ -82,7 +90,7 @@ def check(log: Path) -> list[Verdict]:
     # As many at once as there are cores: the tools are busy, not waiting.
     with ThreadPoolExecutor(max_workers=cores) as pool:
         # Half of what tests do is waiting for servers, so there are two at work for each core.
-        futures = [pool.submit(_run, tool, env) for tool in tools(python, 2 * cores)]
+        futures = [pool.submit(_run, tool, env) for tool in tools(python, 2 * cores, every=every)]
         for future in futures:
             future.add_done_callback(_say)
         verdicts = [future.result() for future in futures]

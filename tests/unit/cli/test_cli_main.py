@@ -285,8 +285,10 @@ def test_a_service_that_stands_there_twice_is_a_mistake_from_any_folder(tmp_path
 
 
 def test_a_check_that_cannot_be_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "tools", lambda *_: (check.Tool("none", (("no-such-tool",),)),))
-    (verdict,) = check.check(tmp_path / "log")
+    monkeypatch.setattr(
+        check, "tools", lambda *_, **__: (check.Tool("none", (("no-such-tool",),)),)
+    )
+    (verdict,) = check.check(tmp_path / "log", every=False)
     assert verdict.code != 0
     assert "no-such-tool" in verdict.output
 
@@ -295,8 +297,8 @@ def test_a_check_with_one_failing_command_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tool = check.Tool("two", (("sh", "-c", "echo reason; exit 1"), ("true",)))
-    monkeypatch.setattr(check, "tools", lambda *_: (tool, check.Tool("good", (("true",),))))
-    assert [verdict.code for verdict in check.check(tmp_path / "log")] == [1, 0]
+    monkeypatch.setattr(check, "tools", lambda *_, **__: (tool, check.Tool("good", (("true",),))))
+    assert [verdict.code for verdict in check.check(tmp_path / "log", every=False)] == [1, 0]
     told = capsys.readouterr().out
     assert "reason" in told
     assert "check: 1 failed" in told

@@ -152,6 +152,7 @@ def hosts(tmp_path: Path) -> Iterator[Path]:
     applied.lock([tmp_path / f"{tmp_path.name}.json"]).unlink()
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_goes_on(hosts: Path) -> None:
     refused = play(hosts)
     assert refused.returncode == 2

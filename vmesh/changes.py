@@ -239,8 +239,13 @@ _APP_KEYS = ("name", "environment", "address", "port")
 
 
 def _differing(old: View, new: View, but: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the keys with other values, in the order of `new`; a missing one counts as None."""
+    """Yield the keys with other values, in the order of `new`; a missing one counts as None.
+
+    A key that the record of an earlier release lacks, and that is switched off, is no change.
+    """
     for key in dict.fromkeys([*new, *old]):
+        if key not in old and not new[key]:
+            continue
         if key not in but and old.get(key) != new.get(key):
             yield key, old.get(key), new.get(key)
 

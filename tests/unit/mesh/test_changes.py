@@ -396,6 +396,16 @@ def test_a_record_by_an_earlier_release_stands_for_what_was_so_then() -> None:
     assert front == []
 
 
+def test_a_key_that_is_off_is_no_change_after_a_release_that_did_not_know_it() -> None:
+    old = worlds.states()
+    for state in old.values():
+        for proxy in state["host"]["proxies"]:
+            for cluster in proxy["view"]["clusters"]:
+                if not cluster["grpc"]:
+                    del cluster["grpc"]
+    assert [line for line in sentences(compared(old, worlds.states())) if "gRPC" in line] == []
+
+
 def test_another_bootstrap_restarts_envoy() -> None:
     old = worlds.states(render=lambda proxy: {**worlds.render(proxy), "bootstrap.yaml": "earlier"})
     found = sentences(compared(old, worlds.states()), changes.RESTART)

@@ -23,7 +23,8 @@ from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, windows
 from bench.change_rows import SERVICE
 from bench.change_world import HELLO, Change, World
-from vmesh import artifacts, record
+from vmesh import artifacts
+from vmesh.rollout import record
 
 TAKEN_PORT = 8009
 FULL = "/var/tmp/vmesh-full"

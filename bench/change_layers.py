@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from vmesh import record
 from vmesh.artifacts.archives import Member, sha256_of, write_archive
 from vmesh.artifacts.cache import Artifact
+from vmesh.rollout import record
 
 Values = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.change_report import Row, counted, ends, executions, lost
 from bench.change_world import HELLO, TIME_LIMIT_SECONDS, Change, World
-from vmesh.load import (
+from bench.load import (
     KEPT,
     NEW,
     Download,

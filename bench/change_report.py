@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vmesh.load import Counts, Report, StreamResult, Verdict
+from bench.load import Counts, Report, StreamResult, Verdict
 
 Event = Mapping[str, Any]
 

@@ -24,7 +24,8 @@ from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, before_ejection, in_flight, overlapping, windows
 from bench.change_world import World
 from tests.live.waiting import until
-from vmesh import artifacts, paths
+from vmesh import artifacts
+from vmesh.base import paths
 from vmesh.lab import Lab
 from vmesh.lab.ssh import set_clock
 

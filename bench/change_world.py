@@ -22,10 +22,10 @@ from bench.change_report import Event
 from tests.live.site import run_site
 from tests.live.waiting import until
 from tests.live.web import Reply, request
-from vmesh import paths
+from vmesh.base import paths
+from vmesh.base.progress import new_log
 from vmesh.cli import connect, playbook
 from vmesh.cli.mesh import Mesh, read
-from vmesh.progress import new_log
 
 HELLO = "/streams/hello"
 # A request may take a route's whole timeout until it fails.

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.live.jaeger import Jaeger
 from tests.live.target import Target, Vm
-from vmesh import paths
+from vmesh.base import paths
 from vmesh.cli import connect
 
 BATCHES_A_SECOND = 4

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from vmesh import paths
+from vmesh.base import paths
 from vmesh.cli.playbook import mitogen_strategies
 
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)

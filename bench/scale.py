@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import scale_inventory
-from vmesh import paths
+from vmesh.base import paths
 
 Row = dict[str, Any]
 
@@ -49,9 +49,9 @@ PLAN_TASK = "Compile, render and validate the mesh on the controller"
 
 def plan_once(inventory: Path, folder: Path) -> Row:
     """Read, compile and render `inventory` in this process; return the seconds and megabytes."""
-    from vmesh.compile import compile_mesh  # noqa: PLC0415
-    from vmesh.inventory import load  # noqa: PLC0415
-    from vmesh.render import write_plan  # noqa: PLC0415
+    from vmesh.compile.compiler import compile_mesh  # noqa: PLC0415
+    from vmesh.model.inventory import load  # noqa: PLC0415
+    from vmesh.render.renderer import write_plan  # noqa: PLC0415
 
     times = [time.monotonic()]
     loaded = load(inventory)

@@ -11,7 +11,7 @@ import sys
 
 import ansible.module_utils
 
-from vmesh import paths
+from vmesh.base import paths
 
 _FOLDER = paths.PROJECT / "plugins" / "module_utils"
 ansible.module_utils.__path__.append(str(_FOLDER))

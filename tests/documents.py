@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
-from vmesh import paths
-from vmesh.inventory import Inventory, load
+from vmesh.base import paths
+from vmesh.model.inventory import Inventory, load
 
 DOCS = paths.PROJECT / "docs"
 LAB = paths.PROJECT / "inventory" / "lab"

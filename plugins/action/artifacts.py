@@ -27,7 +27,8 @@ from ansible.utils.display import Display
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import artifacts, paths
+from vmesh import artifacts
+from vmesh.base import paths
 
 _ARGUMENTS = ("wanted", "bundles", "programs", "jaeger_release", "envoy_version")
 

@@ -14,16 +14,16 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import record, running
-from vmesh.applied import build_folder, lock
 from vmesh.artifacts import ArtifactError, envoy_binary
-from vmesh.compile import compile_mesh
-from vmesh.inventory import from_hostvars
-from vmesh.plan import HostPlan, Plan
-from vmesh.problems import ERROR, WARNING, Problem, Problems
-from vmesh.render import write_plan
-from vmesh.sources import check_sources
-from vmesh.validate import validate_all
+from vmesh.artifacts.sources import check_sources
+from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import HostPlan, Plan
+from vmesh.model.inventory import from_hostvars
+from vmesh.render.renderer import write_plan
+from vmesh.render.validate import validate_all
+from vmesh.rollout import record, run_lock
+from vmesh.rollout.desired_state import build_folder, lock
 
 
 def what_runs_on(host: HostPlan, folder: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     Never "changed": it writes to the controller's build folder only. Fails with all
     problems of the inventory at once, before any host is touched, and where another run goes on
-    (vmesh.running), except in check mode. With -v it tells how long each step took.
+    (vmesh.rollout.run_lock), except in check mode. With -v it tells how long each step took.
     """
 
     _requires_connection = False
@@ -104,7 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             plan = compile_mesh(inventory)
             watch.took("compile")
             _stop_at(check_sources(plan))
-            if not check and (reason := running.refused_here(lock(sources))):
+            if not check and (reason := run_lock.refused_here(lock(sources))):
                 raise AnsibleActionFail(reason)
             forms = write_plan(plan, folder)
             watch.took("render")

@@ -15,14 +15,14 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import applied, changes, history, record
-from vmesh.record import State
-from vmesh.render import Renderer
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import changes, desired_state, history, record
+from vmesh.rollout.record import State
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a host: a result of vmesh.history, its states' numbers, and why."""
+    """What became of a host: a result of vmesh.rollout.history, its states' numbers, and why."""
 
     result: str
     before: int = 0
@@ -96,8 +96,8 @@ def _newest(variables: Mapping[str, Any]) -> int:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Writes applied/<inventory>/: <host>.json (vmesh.record) for each host that has the state of
-    this run, and a line of the history (vmesh.history). Arguments:
+    """Writes applied/<inventory>/: <host>.json (vmesh.rollout.record) for each host that has the state of
+    this run, and a line of the history (vmesh.rollout.history). Arguments:
 
     run, who, asked: its number, who runs it, and what was asked for in a word or two
     hosts: those still in the play
@@ -135,7 +135,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             run.earlier = {h: state for h in fates if (state := record.earlier(place, h))}
             if rollback is None:
-                states = _applied(run, fates, applied.kept(sources))
+                states = _applied(run, fates, desired_state.kept(sources))
             else:
                 states = _rolled_back(run, fates, hostvars, list(rollback.get("parts") or ()))
             line = _line(run, fates, states)

@@ -14,9 +14,9 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh import applied, history, record, running
-from vmesh.model import Rollout as Settings
-from vmesh.rollout import Rollout, in_the_way, rollback, rollout
+from vmesh.model.types import RolloutPolicy
+from vmesh.rollout import desired_state, history, record, run_lock
+from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 
 _HAND_OVER = (
     "What is new begins before anything that is there ends, so two Envoys would want the same port."
@@ -26,7 +26,7 @@ _HAND_OVER = (
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Returns the rollout (vmesh.rollout) of a run, for the playbooks:
+    """Returns the rollout (vmesh.rollout.batches) of a run, for the playbooks:
 
     run: its number; who: runs it; observe, max_fail, ...: as in mesh_rollout
     order: the hosts of all batches, one after the other, those on which nothing should change last
@@ -36,7 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
     will have then is written to the build folder, where mesh_record finds it. With `rollback` (any
     mapping) they go back to what they had, which they know themselves. Fails, with nothing done,
-    where another run goes on (vmesh.running), except in check mode. Never "changed".
+    where another run goes on (vmesh.rollout.run_lock), except in check mode. Never "changed".
     """
 
     _requires_connection = False
@@ -60,10 +60,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not self._task.check_mode and (reason := _refusal(sources, answers, variables)):
                 raise AnsibleActionFail(reason)
             if self._task.args.get("rollback") is not None:
-                settings = applied.rollout_settings(sources, variables["groups"], hostvars)
+                settings = desired_state.rollout_settings(sources, variables["groups"], hostvars)
                 found = rollback(recorded, settings)
                 return {**result, **self._told(found, settings, answers, place)}
-            wanted, settings = applied.describe(
+            wanted, settings = desired_state.describe(
                 sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
             )
             there = {host: answer["parts"] for host, answer in answers.items()}
@@ -77,14 +77,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 {host for host, answer in answers.items() if answer["interrupted"]},
             )
             if not self._task.check_mode:
-                applied.keep(sources, wanted)
+                desired_state.keep(sources, wanted)
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         return {**result, **self._told(found, settings, answers, place)}
 
     @staticmethod
     def _told(
-        found: Rollout, settings: Settings, answers: Mapping[str, Any], place: Path
+        found: RolloutPlan, settings: RolloutPolicy, answers: Mapping[str, Any], place: Path
     ) -> dict[str, Any]:
         order = [host for batch in found.batches for host in batch]
         sizes = [len(batch) for batch in found.batches] or [0]
@@ -94,7 +94,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "changed": False,
             "run": 1 + max(newest, history.newest(place)),
-            "who": running.me(),
+            "who": run_lock.me(),
             "observe": settings.observe,
             "max_fail": settings.max_fail,
             "max_error_increase": settings.max_error_increase,
@@ -115,7 +115,7 @@ def _refusal(
     Raises OSError.
     """
     # Also for a rollback, which has no mesh_plan.
-    if reason := running.refused_here(applied.lock(sources)):
+    if reason := run_lock.refused_here(desired_state.lock(sources)):
         return reason
-    take_over = boolean(variables.get(running.TAKE_OVER, False))
-    return running.refused_there(answers, running.me(), take_over=take_over)
+    take_over = boolean(variables.get(run_lock.TAKE_OVER, False))
+    return run_lock.refused_there(answers, run_lock.me(), take_over=take_over)

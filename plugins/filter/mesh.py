@@ -10,13 +10,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vmesh.failures import cause
+from vmesh.base.failures import cause
 
 Plan = Mapping[str, Any]
 
 
 def parts_of(host: Plan) -> list[str]:
-    """Return the parts of a host of the plan, by the names of vmesh.record.parts_of."""
+    """Return the parts of a host of the plan, by the names of vmesh.rollout.record.parts_of."""
     every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
     parts = [f"envoy@{proxy['name']}" for proxy in every]
     parts += [f"flask@{service['name']}" for service in host["flask_services"]]

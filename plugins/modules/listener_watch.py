@@ -85,7 +85,7 @@ from ansible.module_utils.mesh_envoy import Admin  # noqa: E402
 
 Counted = dict[str, Any]
 
-# The names of the listeners are their prefixes in Envoy's statistics (vmesh.compile).
+# The names of the listeners are their prefixes in Envoy's statistics (vmesh.compile.compiler).
 STATISTICS = "^http[.](ingress|public)[.]downstream_rq_(completed|5xx|time)$"
 QUERY = "/stats?format=json&histogram_buckets=cumulative&filter=" + quote(STATISTICS)
 LEAST_ERRORS, LEAST_FOR_TIMES = 2, 20

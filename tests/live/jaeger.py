@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 
 from tests.live.waiting import until
 from tests.live.web import request
-from vmesh import traces
-from vmesh.traces import Span
+from vmesh.traces import waterfall
+from vmesh.traces.waterfall import Span
 
 # A proxy sends its spans at least once a second; Jaeger writes them in batches.
 SETTLE_SECONDS = 3.0
@@ -28,7 +28,7 @@ class Jaeger:
         if reply.status == http.client.NOT_FOUND:
             return []
         assert reply.status == http.client.OK, f"Jaeger answers {reply.status}: {reply.body[:300]}"
-        return traces.parse(json.loads(reply.body))
+        return waterfall.parse(json.loads(reply.body))
 
     def services(self, timeout: float = 60.0) -> set[str]:
         """Return the names of the services that have spans; an error when Jaeger is away."""

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.live.target import inventory_path, results_dir
-from vmesh import paths, status
+from vmesh.base import paths
 from vmesh.cli import connect
 from vmesh.cli.mesh import Mesh, read
+from vmesh.cli.output import status
 
 SECONDS = 120.0
 

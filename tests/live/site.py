@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmesh.base.progress import new_log
 from vmesh.cli import playbook
-from vmesh.progress import new_log
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ import testinfra
 from tests.live import guest
 from tests.live.jaeger import Jaeger
 from tests.live.web import Reply, request
-from vmesh import paths
+from vmesh.base import paths
 from vmesh.cli.mesh import Mesh, read
-from vmesh.model import Edge
-from vmesh.plan import HostPlan
+from vmesh.compile.host_spec import HostPlan
+from vmesh.model.types import Edge
 
 # The VMs may be emulated: every ssh connection is kept, and a dead one is noticed.
 SSH_OPTIONS = (

@@ -15,7 +15,7 @@ import yaml
 
 from tests.live.site import Result, run_site
 from tests.live.target import Target
-from vmesh import paths
+from vmesh.base import paths
 
 pytestmark = pytest.mark.side_effect
 

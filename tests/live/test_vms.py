@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.guest import STRANGER
 from tests.live.target import Target, Vm
-from vmesh.plan import FlaskPlan, HostPlan, ProxyPlan, admin_socket
+from vmesh.compile.host_spec import FlaskPlan, HostPlan, ProxyPlan, admin_socket
 
 HEALTH = "GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 READY = "GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"

@@ -15,9 +15,9 @@ from tests.live.spans import Node, difference, expected
 from tests.live.target import Target, Vm
 from tests.live.web import Reply, request
 from vmesh.cli import connect
-from vmesh.model import Edge, Mesh
-from vmesh.plan import HostPlan, admin_socket
-from vmesh.traces import Span
+from vmesh.compile.host_spec import HostPlan, admin_socket
+from vmesh.model.types import Edge, Mesh
+from vmesh.traces.waterfall import Span
 
 DRILLS = "/run/shop-drill"
 # So many clients at once. Were it more than the retries that a budget lets through at any time

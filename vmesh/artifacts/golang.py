@@ -12,7 +12,7 @@ from pathlib import Path
 from vmesh.artifacts import toolchain
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import FOLDER, Pins
-from vmesh.progress import CommandFailed, Progress, run
+from vmesh.base.progress import CommandFailed, Progress, run
 
 _STEP_SECONDS = 20.0
 

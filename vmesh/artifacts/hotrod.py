@@ -9,7 +9,7 @@ from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.golang import Program
 from vmesh.artifacts.pins import Pins
-from vmesh.progress import Progress
+from vmesh.base.progress import Progress
 
 _BUILD_BYTES = 1_000_000_000
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmesh import paths
 from vmesh.artifacts import download, golang
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.golang import Program
 from vmesh.artifacts.pins import Pins
-from vmesh.progress import Progress
+from vmesh.base import paths
+from vmesh.base.progress import Progress
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"\b(\d+\.\d+\.\d+)\b")

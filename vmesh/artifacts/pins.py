@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from vmesh import paths
 from vmesh.artifacts.errors import ArtifactError
+from vmesh.base import paths
 
 FOLDER = paths.PROJECT / "artifacts"
 ARCHITECTURES = ("x86_64", "aarch64")

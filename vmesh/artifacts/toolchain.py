@@ -14,7 +14,7 @@ from pathlib import Path
 from vmesh.artifacts import download
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import Pins
-from vmesh.progress import Progress
+from vmesh.base.progress import Progress
 
 _GOARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 # Where modules come from and how to log in there is the user's choice; all else

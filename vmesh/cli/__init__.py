@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from vmesh import paths
-from vmesh.problems import ERROR, WARNING, Problem, Problems
+from vmesh.base import paths
+from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

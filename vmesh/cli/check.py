@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmesh import paths
+from vmesh.base import paths
+from vmesh.base.progress import Steps, duration, new_log
 from vmesh.cli import FAILED, OK, packages, supplies
-from vmesh.progress import Steps, duration, new_log
 
 # Where our own Python is; folders without any are left out.
 PYTHON = ("vmesh", "plugins", "services", "tests", "molecule", "bench")
@@ -46,7 +46,7 @@ def tools(python: Sequence[str], workers: int, *, every: bool) -> tuple[Tool, ..
     every: the tests that are marked as slow as well
     """
     chosen = () if every else ("-m", "not slow")
-    tests = ("pytest", "-q", "-n", str(workers), *chosen, "tests/unit", "tests/render")
+    tests = ("pytest", "-q", "-n", str(workers), *chosen, "tests/unit", "tests/native")
     return (
         Tool("tests", (tests,)),
         Tool(

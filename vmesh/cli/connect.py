@@ -8,7 +8,7 @@ from typing import Any
 
 import re2
 
-from vmesh.model import Edge, Match, VirtualHost
+from vmesh.model.types import Edge, Match, VirtualHost
 
 HostVars = Mapping[str, Any]
 

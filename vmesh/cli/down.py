@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from vmesh import record
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import OK, USAGE, CliError, named
 from vmesh.cli.mesh import LAB_GROUP
-from vmesh.inventory import load
-from vmesh.progress import Steps, new_log
+from vmesh.model.inventory import load
+from vmesh.rollout import record
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from vmesh import artifacts
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import OK, USAGE, CliError, packages, supplies
 from vmesh.cli.mesh import read
-from vmesh.progress import Steps, new_log
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import FAILED, OK, USAGE, CliError, packages
 from vmesh.cli.mesh import read
-from vmesh.graph import Picture, dot, mermaid, picture
-from vmesh.progress import Steps, new_log
-from vmesh.record import Secrets, shown
-from vmesh.topology import topology
+from vmesh.cli.output.graph import Picture, dot, mermaid, picture
+from vmesh.compile.topology import topology
+from vmesh.rollout.record import Secrets, shown
 
 GRAPHVIZ = (("dot", "graphviz"),)
 FORMATS = {

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vmesh import history, record
 from vmesh.cli import OK, USAGE, CliError
+from vmesh.cli.output.graph import shortened
 from vmesh.cli.plan import table
-from vmesh.graph import shortened
+from vmesh.rollout import history, record
 
 HEADER = ("RUN", "WHEN", "WHO", "WHAT", "HOSTS")
 MOST_WORDS = 3

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from vmesh.cli import USAGE, CliError, connect
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory, load
-from vmesh.model import Edge
-from vmesh.plan import HostPlan, Plan
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import HostPlan, Plan
+from vmesh.model.inventory import Inventory, load
+from vmesh.model.types import Edge
 
 LAB_GROUP = "lab"
 

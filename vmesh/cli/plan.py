@@ -18,17 +18,19 @@ from urllib.parse import quote
 
 import jinja2
 
-from vmesh import artifacts, changes, history, paths, record
+from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
+from vmesh.base import paths
+from vmesh.base.problems import Problem, Problems
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
 from vmesh.cli.mesh import Mesh, read
-from vmesh.drift import Drift, drift, environments
-from vmesh.graph import hosts_by_zone, shortened
-from vmesh.problems import Problem, Problems
-from vmesh.progress import Steps, new_log
-from vmesh.record import Described, State
-from vmesh.render import Renderer
-from vmesh.topology import Outside, Route, Service, Topology, topology
+from vmesh.cli.output.graph import hosts_by_zone, shortened
+from vmesh.compile.topology import Outside, Route, Service, Topology, topology
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import changes, history, record
+from vmesh.rollout.drift import Drift, drift, environments
+from vmesh.rollout.record import Described, State
 
 REFRESH = "playbooks/refresh.yml"
 MARKS = {

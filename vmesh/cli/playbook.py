@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vmesh import paths
-from vmesh.progress import Steps
+from vmesh.base import paths
+from vmesh.base.progress import Steps
 
 CALLBACKS = Path(__file__).with_name("callbacks")
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from vmesh import status
 from vmesh.cli import FAILED, OK, connect
 from vmesh.cli.mesh import Mesh, read
+from vmesh.cli.output import status
 
 TIMEOUT = 60.0
 HEADER = ("VM", "NAME", "COMMAND", "STATE", "PORTS")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vmesh import paths
+from vmesh.base import paths
 from vmesh.cli import OK, USAGE, CliError
 from vmesh.cli.mesh import read
-from vmesh.render import STATIC_SUFFIX, write_plan
+from vmesh.render.renderer import STATIC_SUFFIX, write_plan
 
 
 def run(arguments: argparse.Namespace) -> int:

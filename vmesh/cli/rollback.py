@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmesh import changes, history, record
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook
 from vmesh.cli.mesh import LAB_GROUP
-from vmesh.graph import shortened
-from vmesh.inventory import Inventory, load
-from vmesh.progress import Steps, new_log
-from vmesh.record import State
-from vmesh.render import Renderer
+from vmesh.cli.output.graph import shortened
+from vmesh.model.inventory import Inventory, load
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import changes, history, record
+from vmesh.rollout.record import State
 
 PLAYBOOK = "playbooks/rollback.yml"
 HOST = "host:"

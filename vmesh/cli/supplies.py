@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vmesh import artifacts
 from vmesh.artifacts import JaegerRelease
+from vmesh.base.progress import Progress
 from vmesh.cli import packages
 from vmesh.cli.mesh import Mesh
-from vmesh.progress import Progress
 
 
 def jaeger_release(mesh: Mesh) -> JaegerRelease | None:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmesh import paths
+from vmesh.base import paths
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook, supplies
 from vmesh.cli import check as check_command
-from vmesh.progress import Steps, new_log
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Molecule says `INFO  default ➜ converge: Executing` as each action begins.
@@ -73,8 +73,8 @@ def _missing_packages() -> list[str]:
 @contextmanager
 def _room(inventory: Sequence[Path], steps: Steps, *, leave: bool) -> Iterator[None]:
     """Pause the user's lab, whose VMs would want the same processors, and resume it after."""
-    from vmesh.inventory import load  # noqa: PLC0415 - Ansible takes long to import
     from vmesh.lab import Lab  # noqa: PLC0415
+    from vmesh.model.inventory import load  # noqa: PLC0415 - Ansible takes long to import
 
     loaded = load(*inventory)
     if leave or not loaded.groups.get("lab"):

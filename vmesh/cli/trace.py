@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh import traces
 from vmesh.cli import FAILED, OK, USAGE, CliError, connect
 from vmesh.cli.mesh import Mesh, read
-from vmesh.model import Mesh as Model
+from vmesh.model.types import Mesh as Model
+from vmesh.traces import waterfall
 
 # Proxies send their spans every second or so: a trace is complete once it hangs together
 # and nothing came for this long.
@@ -133,9 +133,9 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     print(f"trace {answer.trace_id}, {len(spans)} spans:")
     print()
     width = shutil.get_terminal_size((100, 24)).columns
-    for line in traces.waterfall(traces.tree(spans), width, _bar_character()):
+    for line in waterfall.lines(waterfall.tree(spans), width, _bar_character()):
         print(line)
-    if not traces.whole(spans):
+    if not waterfall.whole(spans):
         print(f"Not whole after {wait:.0f} s: a span's parent has not arrived.", file=sys.stderr)
     print()
     print(f"{jaeger}trace/{answer.trace_id}")
@@ -154,28 +154,28 @@ def traces_everything(mesh: Model) -> bool:
 
 
 def stored_spans(
-    ask: Callable[[], list[traces.Span]],
+    ask: Callable[[], list[waterfall.Span]],
     wait: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[traces.Span]:
+) -> list[waterfall.Span]:
     """Return the trace's spans once they hang together and stay as many, or after `wait`."""
     began = stable_since = clock()
-    spans: list[traces.Span] = []
+    spans: list[waterfall.Span] = []
     while clock() - began < wait:
         found = ask()
         if len(found) != len(spans):
             spans, stable_since = found, clock()
-        elif traces.whole(spans) and clock() - stable_since >= QUIET_SECONDS:
+        elif waterfall.whole(spans) and clock() - stable_since >= QUIET_SECONDS:
             break
         sleep(0.5)
     return spans
 
 
-def _ask_jaeger(jaeger: str, trace_id: str) -> list[traces.Span]:
+def _ask_jaeger(jaeger: str, trace_id: str) -> list[waterfall.Span]:
     try:
         with NO_PROXY.open(f"{jaeger}api/traces/{trace_id}", timeout=10) as response:
-            return traces.parse(json.load(response))
+            return waterfall.parse(json.load(response))
     except urllib.error.HTTPError as error:
         if error.code == http.client.NOT_FOUND:
             return []  # not stored yet
@@ -189,7 +189,7 @@ def _ask_jaeger(jaeger: str, trace_id: str) -> list[traces.Span]:
 
 def _bar_character() -> str:
     try:
-        traces.FULL.encode(sys.stdout.encoding or "ascii")
+        waterfall.FULL.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
         return "#"
-    return traces.FULL
+    return waterfall.FULL

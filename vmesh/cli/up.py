@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vmesh.artifacts.sources import check_sources
+from vmesh.base.problems import Problems
+from vmesh.base.progress import Steps, duration, new_log
 from vmesh.cli import (
     FAILED,
     INTERRUPTED,
@@ -24,9 +27,6 @@ from vmesh.cli import (
 from vmesh.cli import ps as ps_command
 from vmesh.cli import trace as trace_command
 from vmesh.cli.mesh import Mesh, read
-from vmesh.problems import Problems
-from vmesh.progress import Steps, duration, new_log
-from vmesh.sources import check_sources
 
 if TYPE_CHECKING:
     from vmesh.lab import Lab

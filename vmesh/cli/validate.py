@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from vmesh.artifacts.sources import check_sources
+from vmesh.base.problems import ERROR, Problem, Problems
+from vmesh.base.progress import Plain
 from vmesh.cli import FAILED, OK, named, problem_list, supplies
 from vmesh.cli.mesh import read
-from vmesh.plan import Plan
-from vmesh.problems import ERROR, Problem, Problems
-from vmesh.progress import Plain
-from vmesh.render import write_plan
-from vmesh.sources import check_sources
-from vmesh.validate import validate_all
+from vmesh.compile.host_spec import Plan
+from vmesh.render.renderer import write_plan
+from vmesh.render.validate import validate_all
 
 
 def run(arguments: argparse.Namespace) -> int:

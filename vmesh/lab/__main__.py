@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from vmesh import inventory, paths
+from vmesh.base import paths
+from vmesh.base.problems import Problems
+from vmesh.base.progress import CommandFailed, Plain
 from vmesh.lab import Lab, LabError
-from vmesh.problems import Problems
-from vmesh.progress import CommandFailed, Plain
+from vmesh.model import inventory
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vmesh.base.progress import Progress
 from vmesh.lab.files import digest, write_whole
 from vmesh.lab.image import Image, environment
 from vmesh.lab.qemu import QEMU, Accelerator, qemu_version
-from vmesh.progress import Progress
 
 # A kernel on working hardware is through in about two seconds.
 TRIAL_SECONDS = 20.0

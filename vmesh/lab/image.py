@@ -12,8 +12,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmesh.base.progress import Progress, run
 from vmesh.lab.files import appearing_folder, digest, locked, prune
-from vmesh.progress import Progress, run
 
 GUEST = Path(__file__).resolve().parent / "guest"
 GUEST_SETUP = Path(__file__).resolve().parent / "guest-setup.sh"
@@ -103,7 +103,7 @@ def image_key(suite: str, disk_gb: int, recipe_files: dict[str, str]) -> str:
 def ensure_image(cache: Path, suite: str, disk_gb: int, progress: Progress) -> Image:
     """Return the image for `suite`, made when `cache` lacks it.
 
-    Raises vmesh.progress.CommandFailed when making it fails.
+    Raises vmesh.base.progress.CommandFailed when making it fails.
     """
     folder = cache / "images" / image_key(suite, disk_gb, recipe())
     image = Image(folder)

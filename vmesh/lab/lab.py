@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from vmesh import paths
+from vmesh.base import paths
+from vmesh.base.problems import Problem, Problems
+from vmesh.base.progress import Progress
 from vmesh.lab import qemu
 from vmesh.lab.accel import choose_accelerator, host_cpu
 from vmesh.lab.files import appearing_folder, digest, locked, private_folder
@@ -34,8 +36,6 @@ from vmesh.lab.qmp import QmpError
 from vmesh.lab.seed import ensure_key, remember_host_key, seed_archive, seed_files
 from vmesh.lab.spec import InventoryLike, LabSpec, VmSpec, lab_spec
 from vmesh.lab.ssh import Access, Unreachable, answers, run_on, set_clock, wait_until_answers
-from vmesh.problems import Problem, Problems
-from vmesh.progress import Progress
 
 # Four emulated VMs on two cores need 100 s; a slow, busy machine more.
 _BOOT_SECONDS = 600.0

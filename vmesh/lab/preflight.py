@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmesh.base.problems import Problem
 from vmesh.lab.requirements import Requirement, missing_requirements
 from vmesh.lab.spec import LOOPBACK, Forward
-from vmesh.problems import Problem
 
 # QEMU itself beside the guest's memory: translated code, devices, buffers.
 OVERHEAD_MB = 200

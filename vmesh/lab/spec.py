@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vmesh.problems import Problem, Problems
+from vmesh.base.problems import Problem, Problems
 
 LAB_GROUP = "lab"
 LOOPBACK = "127.0.0.1"
@@ -38,7 +38,7 @@ _UUID_NAMESPACE = uuid.UUID("7f0c5b0e-5d0c-4b0e-9b55-0f1d4f3f2c11")
 
 
 class InventoryLike(Protocol):
-    """The part of vmesh.inventory.Inventory that the lab reads."""
+    """The part of vmesh.model.inventory.Inventory that the lab reads."""
 
     @property
     def groups(self) -> Mapping[str, Sequence[str]]: ...

@@ -14,7 +14,8 @@ from ansible.errors import AnsibleActionFail
 from tests.unit.artifacts.conftest import Recorded, make_wheel
 from tests.unit.artifacts.test_bundles import GUNICORN, OTHER, lock
 from tests.unit.artifacts.test_jaeger import stand_in
-from vmesh import artifacts, paths
+from vmesh import artifacts
+from vmesh.base import paths
 
 
 def run_action(variables: dict[str, Any] | None = None, **arguments: Any) -> Any:

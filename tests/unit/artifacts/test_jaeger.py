@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.artifacts.conftest import Recorded, Serve
-from vmesh import artifacts, paths
+from vmesh import artifacts
 from vmesh.artifacts import ArtifactError, JaegerRelease, pins, toolchain
+from vmesh.base import paths
 
 X86_64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\x3e\x00 program"
 AARCH64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00 program"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmesh import paths
+from vmesh.base import paths
 
 NEEDED = (
     "sh", "env", "dirname", "readlink", "cksum", "cat", "mkdir", "date", "rm", "find",

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmesh import traces
-from vmesh.traces import Span
+from vmesh.traces import waterfall
+from vmesh.traces.waterfall import Span
 
 MILLISECOND, SECOND = 1_000, 1_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -38,7 +38,7 @@ def out(name: str, parent: str | None, on: str, start: int, end: int) -> Span:
 
 def drawn(*spans: Span) -> dict[str, tuple[int, str]]:
     """Return span -> where it is drawn, in milliseconds after the first one, and its marks."""
-    rows = traces.tree(spans).rows
+    rows = waterfall.tree(spans).rows
     return {row.span.span_id: (row.offset // MILLISECOND, row.mark) for row in rows}
 
 
@@ -68,11 +68,11 @@ def test_a_call_after_the_answer_is_drawn_at_its_own_time() -> None:
     assert drawn(*spans) == {
         "edge": (0, ""), "shop": (10, ""), "late": (2_090, ""), "stock": (2_095, ""),
     }  # fmt: skip
-    lines = traces.waterfall(traces.tree(spans), 100, "#")
+    lines = waterfall.lines(waterfall.tree(spans), 100, "#")
     assert len(lines) == 5  # nothing is told of clocks
     bars = {line.split()[0]: line for line in lines[1:]}
     assert bars["edge"].index("#") < bars["late"].index("#") <= bars["stock"].index("#")
-    assert traces.total(traces.tree(spans).rows) == 2_110 * MILLISECOND
+    assert waterfall.total(waterfall.tree(spans).rows) == 2_110 * MILLISECOND
 
 
 def test_clocks_that_agree_well_enough_are_left_alone() -> None:
@@ -95,9 +95,9 @@ def test_a_host_is_moved_no_further_than_its_spans_demand() -> None:
     found = drawn(*skewed(CHAIN, web=-8_000))
     # The edge alone would let shop begin at 0. stock begins at 30, and call ends 60 after it began.
     assert found["shop"] == (0, "~")
-    tree = traces.tree(skewed(CHAIN, web=-8_000))
+    tree = waterfall.tree(skewed(CHAIN, web=-8_000))
     assert tree.apart == (("web", 7_990 * MILLISECOND),)
-    assert traces.waterfall(tree, 100)[-1] == (
+    assert waterfall.lines(tree, 100)[-1] == (
         "~ moved by 7.99 s: the clock of web is behind by that or more"
     )
 
@@ -156,7 +156,7 @@ def test_times_that_contradict_each_other_are_marked_and_the_host_is_not_torn_ap
     found = drawn(*spans)
     assert found["a"] == (100, "~")
     assert found["b"] == (760, "~?")
-    assert traces.waterfall(traces.tree(spans), 100)[-1].startswith("? ")
+    assert waterfall.lines(waterfall.tree(spans), 100)[-1].startswith("? ")
 
 
 def test_a_parent_that_need_not_wait_bounds_only_the_beginning() -> None:
@@ -238,7 +238,7 @@ def test_the_host_of_a_span_is_in_the_node_id_that_envoy_tells() -> None:
             }
         ]
     }
-    one, other = traces.parse(answer)
+    one, other = waterfall.parse(answer)
     assert (one.host, one.machine, one.to_own_app) == ("web1", None, True)
     assert (other.host, other.machine, other.to_own_app) == (None, "debian", False)
     assert one.process != other.process
@@ -293,7 +293,7 @@ def worlds(draw: st.DrawFn) -> World:
 @given(worlds())
 def test_spans_of_a_host_keep_their_distances_and_every_child_fits(world: World) -> None:
     told = {each.span_id: each for each in world.told()}
-    rows = traces.tree(told.values()).rows
+    rows = waterfall.tree(told.values()).rows
     moved = {row.span.span_id: row.span for row in rows}
     assert moved.keys() == told.keys()
     offsets: dict[str | None, set[int]] = {}
@@ -311,6 +311,6 @@ def test_spans_of_a_host_keep_their_distances_and_every_child_fits(world: World)
 
 @given(worlds())
 def test_with_equal_clocks_nothing_is_moved(world: World) -> None:
-    rows = traces.tree(world.spans).rows
+    rows = waterfall.tree(world.spans).rows
     assert {row.span for row in rows} == set(world.spans)
     assert not any(row.mark for row in rows)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from vmesh.base.problems import Problem
 from vmesh.cli import connect
-from vmesh.model import Edge, parse
-from vmesh.problems import Problem
+from vmesh.model.types import Edge, parse
 
 LAB_EDGE = {
     "ansible_host": "127.0.0.1",

@@ -10,7 +10,7 @@ import pytest
 
 from vmesh import cli
 from vmesh.cli import graph, packages
-from vmesh.graph import Picture
+from vmesh.cli.output.graph import Picture
 
 LAB = ["graph", "-i", "inventory/lab"]
 

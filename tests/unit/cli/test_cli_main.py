@@ -12,11 +12,13 @@ import pytest
 
 import vmesh.cli.down
 import vmesh.cli.ps
-from vmesh import cli, paths, record
+from vmesh import cli
+from vmesh.base import paths
+from vmesh.base.problems import Problem
+from vmesh.base.progress import Steps, new_log
 from vmesh.cli import check, logs, packages, playbook, render
 from vmesh.cli import test as test_command
-from vmesh.problems import Problem
-from vmesh.progress import Steps, new_log
+from vmesh.rollout import record
 
 OWN_VMS = {
     "all": {

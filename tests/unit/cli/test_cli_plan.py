@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import cli, record
+from vmesh import cli
+from vmesh.base.problems import HIDDEN
 from vmesh.cli import plan, playbook
 from vmesh.cli.mesh import read
-from vmesh.problems import HIDDEN
-from vmesh.render import Renderer
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import record
 
 
 @pytest.fixture

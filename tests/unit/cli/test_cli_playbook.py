@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vmesh import paths
+from vmesh.base import paths
+from vmesh.base.progress import Steps
 from vmesh.cli import playbook
 from vmesh.cli.playbook import Outcome
 from vmesh.cli.up import apply_all
-from vmesh.progress import Steps
 
 
 def outcome(*events: dict[str, object], code: int = 0) -> playbook.Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmesh import progress
+from vmesh.base import progress
 
 
 def test_steps_are_numbered_and_their_seconds_recorded(tmp_path: Path) -> None:

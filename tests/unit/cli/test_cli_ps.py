@@ -3,8 +3,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from vmesh import status
 from vmesh.cli import ps
+from vmesh.cli.output import status
 
 UNITS = [
     status.Unit("vm1", "envoy@shop", "envoy@shop.service", ("10.0.0.1:9001",)),

@@ -12,13 +12,13 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from tests.documents import DOCS, LAB, commands, lab_with, sections
-from vmesh import paths
-from vmesh.compile import compile_mesh
-from vmesh.inventory import load
-from vmesh.model import policies
-from vmesh.plan import Plan, ProxyPlan
-from vmesh.problems import Problems
-from vmesh.render import Renderer
+from vmesh.base import paths
+from vmesh.base.problems import Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.model.inventory import load
+from vmesh.model.types import policies
+from vmesh.render.renderer import Renderer
 
 SECTIONS = {section.title: section for section in sections(DOCS / "recipes.md")}
 

@@ -19,9 +19,9 @@ from tests.documents import (
     sections,
     write_lab_with,
 )
-from vmesh import paths
+from vmesh.base import paths
 from vmesh.cli import COMMANDS
-from vmesh.compile import compile_mesh
+from vmesh.compile.compiler import compile_mesh
 
 README = paths.PROJECT / "README.md"
 FILES = [README, *sorted(DOCS.glob("*.md"))]

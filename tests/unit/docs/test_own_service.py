@@ -1,6 +1,6 @@
 """The tutorial's files are a service, and its commands print what it shows; without VMs.
 
-tests/render/test_docs.py starts the service behind real Envoys.
+tests/native/test_docs.py starts the service behind real Envoys.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from tests.documents import (
     sections,
     write_lab_with,
 )
-from vmesh import paths, record
 from vmesh.artifacts import bundles
+from vmesh.base import paths
 from vmesh.cli.mesh import read
 from vmesh.cli.plan import describe
-from vmesh.render import Renderer
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import record
 
 APP, PLACE, _, SETTINGS, OTHER = sections(DOCS / "your-own-service.md")
 SHOWN_FOLDER = "/home/me/greeter"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from vmesh import paths, reference, schema
+from vmesh.base import paths
+from vmesh.model import reference, schema
 
 TEXT = reference.FILE.read_text()
 
@@ -37,7 +38,7 @@ def every_key() -> list[tuple[str, Mapping[str, Any]]]:
 def test_the_file_is_what_the_schema_says(tmp_path: Path) -> None:
     fresh = tmp_path / "reference.md"
     reference.write(fresh)
-    assert fresh.read_text() == TEXT, "run `python -m vmesh.reference`"
+    assert fresh.read_text() == TEXT, "run `python -m vmesh.model.reference`"
 
 
 @pytest.mark.parametrize(("way", "rule"), every_key())

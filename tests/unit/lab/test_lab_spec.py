@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from vmesh.base.problems import Problems
 from vmesh.lab.spec import LabSpec, lab_spec
-from vmesh.problems import Problems
 
 HOSTS: dict[str, dict[str, Any]] = {
     "front": {

@@ -12,12 +12,13 @@ from bench import change_layers as layers
 from bench import change_scale
 from bench.change_layers import BACK, Layer
 from tests.unit.artifacts.conftest import Recorded
-from vmesh import paths, record
 from vmesh.artifacts import JaegerRelease, jaeger
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact
+from vmesh.base import paths
 from vmesh.cli.mesh import Mesh, read
 from vmesh.lab import lab_spec
+from vmesh.rollout import record
 
 EXAMPLE = paths.PROJECT / "inventory" / "example-change"
 SCENARIO = paths.PROJECT / "molecule" / "change" / "inventory"

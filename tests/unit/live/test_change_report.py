@@ -7,8 +7,8 @@ import pytest
 from bench import change_report as report
 from bench.change_measure import says
 from bench.change_report import Row, Streams
-from vmesh.load import Outcome, StreamResult, Verdict
-from vmesh.load.report import build
+from bench.load import Outcome, StreamResult, Verdict
+from bench.load.report import build
 
 
 def event(kind: str, at: float = 0.0, host: str = "", task: str = "") -> dict[str, Any]:

@@ -14,8 +14,8 @@ from tests.live.spans import (
     shape,
     with_failed_try,
 )
-from vmesh.model import Mesh, parse
-from vmesh.traces import Span
+from vmesh.model.types import Mesh, parse
+from vmesh.traces.waterfall import Span
 
 MESH = {
     "mesh_services": {

@@ -10,7 +10,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from vmesh.load import KEPT, NEW, Load, NotAllowedError, Report, Target
+from bench.load import KEPT, NEW, Load, NotAllowedError, Report, Target
 
 from .servers import Connection, Handler, polite, serving, unused_port
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vmesh.load import Download, NotAllowedError, StreamResult, Verdict, WebSocket
+from bench.load import Download, NotAllowedError, StreamResult, Verdict, WebSocket
 
 from .servers import Connection, Handler, polite, serving, unused_port
 
@@ -342,7 +342,7 @@ def test_silence_breaks_a_websocket() -> None:
 def test_a_server_that_does_not_answer_the_close_is_broken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vmesh.load.streams._GOODBYE_SECONDS", 0.2)
+    monkeypatch.setattr("bench.load.streams._GOODBYE_SECONDS", 0.2)
 
     def then(peer: Peer) -> None:
         while (got := peer.receive())[0] != 8:

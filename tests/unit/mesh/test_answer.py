@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vmesh import paths
+from vmesh.base import paths
 
 PROGRAM = paths.PROJECT / "playbooks" / "files" / "answer.py"
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import changes, record
-from vmesh.changes import Change
-from vmesh.plan import egress_address
-from vmesh.problems import HIDDEN
+from vmesh.base.problems import HIDDEN
+from vmesh.compile.host_spec import egress_address
+from vmesh.rollout import changes, record
+from vmesh.rollout.changes import Change
 
 
 def rerender(proxy: Any) -> dict[str, str]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory
-from vmesh.plan import Plan, egress_address
-from vmesh.problems import ERROR, WARNING, Problem, Problems
+from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import Plan, egress_address
+from vmesh.model.inventory import Inventory
 
 MESH: dict[str, Any] = {
     "mesh_services": {

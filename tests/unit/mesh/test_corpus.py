@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-from vmesh import paths
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory, load
-from vmesh.problems import ERROR, Problem, Problems
+from vmesh.base import paths
+from vmesh.base.problems import ERROR, Problem, Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.model.inventory import Inventory, load
 
 CORPUS = paths.PROJECT / "tests" / "corpus"
 BASE: dict[str, Any] = yaml.safe_load((CORPUS / "base.yml").read_text())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import drift
-from vmesh.inventory import Inventory
-from vmesh.record import MASKED
+from vmesh.model.inventory import Inventory
+from vmesh.rollout import drift
+from vmesh.rollout.record import MASKED
 
 KEY = "0123"
 RUNNING = {"active": "active", "enabled": "enabled"}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from vmesh.failures import cause
+from vmesh.base.failures import cause
 
 
 def test_of_a_loop_what_failed_tells_each_reason_once() -> None:

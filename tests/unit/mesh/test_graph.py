@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import graph
-from vmesh.graph import Arrow, Node, Picture
-from vmesh.inventory import Inventory
-from vmesh.plan import HostPlan
-from vmesh.record import Secrets, shown
-from vmesh.topology import match_words, topology
+from vmesh.cli.output import graph
+from vmesh.cli.output.graph import Arrow, Node, Picture
+from vmesh.compile.host_spec import HostPlan
+from vmesh.compile.topology import match_words, topology
+from vmesh.model.inventory import Inventory
+from vmesh.rollout.record import Secrets, shown
 
 
 def drawn(of: Inventory | None = None) -> Picture:

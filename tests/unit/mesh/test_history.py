@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import history
+from vmesh.rollout import history
 
 
 def line(run: int, **results: str) -> history.Line:

@@ -15,10 +15,10 @@ import yaml
 from ansible.template import trust_as_template
 
 from bench import scale_inventory
-from vmesh import paths
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory, from_hostvars, load
-from vmesh.problems import Problem, Problems
+from vmesh.base import paths
+from vmesh.base.problems import Problem, Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.model.inventory import Inventory, from_hostvars, load
 
 BIN = Path(sys.executable).parent
 MESH = {"mesh_services": {"shop": {"port": 9001, "app": {"flask": "services/shop"}}}}
@@ -92,7 +92,7 @@ def test_of_a_hundred_hosts_only_templates_are_resolved_each_where_it_counts(
 
         return resolve
 
-    monkeypatch.setattr("vmesh.inventory._resolver", resolver)
+    monkeypatch.setattr("vmesh.model.inventory._resolver", resolver)
     found = from_hostvars(Path("inventory"), {"shop": names[10:15]}, hosts)
     assert (len(found.hosts), found.mesh) == (100, {"mesh_services": model})
     # On a host that has all as the first one has it, a template is what it is there.
@@ -450,8 +450,8 @@ ENVIRONMENT = ("mesh_services", "shop", "app", "environment")
 READ = """
 import json, sys
 from pathlib import Path
-from vmesh.inventory import load
-from vmesh.problems import Problems
+from vmesh.model.inventory import load
+from vmesh.base.problems import Problems
 try:
     found = load(Path(sys.argv[1]))
     print(json.dumps({"mesh": found.mesh, "hidden": sorted(found.hidden),

@@ -15,9 +15,9 @@ from plugins.module_utils.mesh_envoy import stat_prefix, version_of
 from plugins.module_utils.mesh_host import Books, empty
 from plugins.modules import mesh_state
 from tests.unit.mesh import worlds
-from vmesh import drift
-from vmesh.render import Renderer
-from vmesh.static_form import CLUSTERS, LISTENERS
+from vmesh.render.renderer import Renderer
+from vmesh.render.static_form import CLUSTERS, LISTENERS
+from vmesh.rollout import drift
 
 SHOWN = """\
 Id=envoy@shop.service

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh import applied, history, paths, record
-from vmesh.problems import HIDDEN
-from vmesh.render import Renderer
+from vmesh.base import paths
+from vmesh.base.problems import HIDDEN
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import desired_state, history, record
 
 SECRET = "correct horse"
 ENVIRONMENT = "mesh_services/shop/app/environment"
@@ -307,9 +308,9 @@ def site(tmp_path: Path) -> Iterator[Path]:
     source = tmp_path / f"{tmp_path.name}.json"
     source.write_text(json.dumps(inventory_of(worlds.MESH)))
     (tmp_path / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
-    applied.keep([source], worlds.states(render=Renderer().files))
+    desired_state.keep([source], worlds.states(render=Renderer().files))
     yield tmp_path
-    applied._file([source], applied.STATES).unlink()
+    desired_state._file([source], applied.STATES).unlink()
 
 
 def run(site: Path, *options: str) -> str:

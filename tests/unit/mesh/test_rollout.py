@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from vmesh.model import Rollout as Settings
-from vmesh.rollout import Member, batches, in_the_way, rollout, size
+from vmesh.model.types import RolloutPolicy
+from vmesh.rollout.batches import Member, batches, in_the_way, rollout, size
 
 State = dict[str, Any]
-SETTINGS = Settings(
+SETTINGS = RolloutPolicy(
     canary=1, batch="25%", max_fail=0, observe=0, max_error_increase=5.0, max_slowdown=3.0
 )
 
 
-def settings(**said: Any) -> Settings:
-    return Settings(**{**SETTINGS.__dict__, **said})
+def settings(**said: Any) -> RolloutPolicy:
+    return RolloutPolicy(**{**SETTINGS.__dict__, **said})
 
 
 def state(*services: str, edge: str | None = None, jaeger: bool = False) -> State:
-    """A host with these parts, as vmesh.record describes it."""
+    """A host with these parts, as vmesh.rollout.record describes it."""
     proxies = [{"name": name, "kind": "service", "view": {}} for name in services]
     proxies += [{"name": edge, "kind": "edge", "view": {}}] if edge else []
     return {

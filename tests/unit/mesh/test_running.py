@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from vmesh import applied, paths, running
-from vmesh.running import Running, enter, refused_here, refused_there
+from vmesh.base import paths
+from vmesh.rollout import desired_state, run_lock
+from vmesh.rollout.run_lock import Running, enter, refused_here, refused_there
 
 ME = "root@controller"
 
@@ -94,7 +95,7 @@ def test_hosts_that_somebody_else_changes_are_left_alone() -> None:
     ("answer", "take_over"),
     [
         (begun("ann@tower"), True),
-        (begun("ann@tower", running.SECONDS_ON_A_HOST), False),
+        (begun("ann@tower", run_lock.SECONDS_ON_A_HOST), False),
         (begun(""), False),
         (begun(ME), False),
         ({"interrupted": {}}, False),
@@ -149,7 +150,7 @@ def hosts(tmp_path: Path) -> Iterator[Path]:
         }}}})
     )  # fmt: skip
     yield tmp_path
-    applied.lock([tmp_path / f"{tmp_path.name}.json"]).unlink()
+    desired_state.lock([tmp_path / f"{tmp_path.name}.json"]).unlink()
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from vmesh import explain, schema
-from vmesh.formats import FORMATS, MAX_BODY_BYTES, MAX_EXPRESSION_SIZE, re2_fault
+from vmesh.base.formats import FORMATS, MAX_BODY_BYTES, MAX_EXPRESSION_SIZE, re2_fault
+from vmesh.model import explain, schema
 
 # What a value can break; the other rules are told without x-expected.
 RULES = {"type", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength",

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from vmesh import paths
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory
-from vmesh.problems import Problem
-from vmesh.sources import check_sources
+from vmesh.artifacts.sources import check_sources
+from vmesh.base import paths
+from vmesh.base.problems import Problem
+from vmesh.compile.compiler import compile_mesh
+from vmesh.model.inventory import Inventory
 
 CERTIFICATE = paths.PROJECT / "tests" / "corpus" / "ca.pem"
 

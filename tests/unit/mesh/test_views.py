@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from vmesh import paths, views
-from vmesh.checks import circles
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory
-from vmesh.plan import Plan, ProxyPlan, View, external_egress_address
+from vmesh.base import paths
+from vmesh.compile import views
+from vmesh.compile.checks import circles
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import Plan, ProxyPlan, View, external_egress_address
+from vmesh.model.inventory import Inventory
 
 BASE = yaml.safe_load((paths.PROJECT / "tests" / "corpus" / "base.yml").read_text())
 

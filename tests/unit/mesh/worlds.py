@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vmesh.compile import compile_mesh
-from vmesh.inventory import Inventory
-from vmesh.plan import Plan, ProxyPlan
-from vmesh.record import Described, Secrets, describe
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.model.inventory import Inventory
+from vmesh.rollout.record import Described, Secrets, describe
 
 MESH: dict[str, Any] = {
     "mesh_services": {

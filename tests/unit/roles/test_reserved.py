@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import yaml
 
-from vmesh import paths
-from vmesh.checks import GUNICORN_ENVIRONMENT
+from vmesh.base import paths
+from vmesh.compile.checks import GUNICORN_ENVIRONMENT
 
 
 def test_compile_knows_the_roles_own_variables() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vmesh import paths
+from vmesh.base import paths
 
 ROLES = sorted((paths.PROJECT / "roles").iterdir())
 TYPES: dict[str, type | tuple[type, ...]] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from vmesh.paths import PROJECT
+from vmesh.base.paths import PROJECT
 
 LoadService = Callable[[str, dict[str, str]], ModuleType]
 

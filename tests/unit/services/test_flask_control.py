@@ -17,7 +17,7 @@ import pytest
 
 from roles.flask_service.files import flask_control
 from tests.unit.services.test_gunicorn import HAND_OVER, UnixConnection
-from vmesh.paths import PROJECT
+from vmesh.base.paths import PROJECT
 
 CONTROL = PROJECT / "roles" / "flask_service" / "files" / "flask_control.py"
 APP = """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from vmesh.paths import PROJECT
+from vmesh.base.paths import PROJECT
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 COMMAND = [sys.executable, "-m", "gunicorn", "--config", "python:meshtrace.gunicorn_conf"]

@@ -16,11 +16,11 @@ from jinja2 import Environment, StrictUndefined
 from tests.live.spans import Node
 from tests.live_hotrod.ride import DRIVERS, expected, is_look, mistakes
 from tests.unit.units.test_units import needs_systemd, verify
+from vmesh.base.paths import PROJECT
 from vmesh.cli.mesh import read
-from vmesh.model import ExternalApp
-from vmesh.paths import PROJECT
-from vmesh.plan import Plan, egress_address
-from vmesh.traces import Span
+from vmesh.compile.host_spec import Plan, egress_address
+from vmesh.model.types import ExternalApp
+from vmesh.traces.waterfall import Span
 
 HOTROD = PROJECT / "inventory" / "example-hotrod"
 SERVICES = ("frontend", "customer", "driver", "route")

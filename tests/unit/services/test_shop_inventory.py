@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.live.spans import expected
+from vmesh.base.paths import PROJECT
 from vmesh.cli.mesh import read
-from vmesh.model import ExternalApp
-from vmesh.paths import PROJECT
-from vmesh.plan import Plan
+from vmesh.compile.host_spec import Plan
+from vmesh.model.types import ExternalApp
 
 from .conftest import LoadService
 

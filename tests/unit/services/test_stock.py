@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from vmesh.paths import PROJECT
+from vmesh.base.paths import PROJECT
 
 PROGRAM = PROJECT / "services" / "stock" / "stock.pl"
 

@@ -22,8 +22,8 @@ from urllib.error import HTTPError
 import pytest
 from flask.testing import FlaskClient
 
-from vmesh.load import NEW, Download, Load, StreamResult, Target, Verdict, WebSocket
-from vmesh.paths import PROJECT
+from bench.load import NEW, Download, Load, StreamResult, Target, Verdict, WebSocket
+from vmesh.base.paths import PROJECT
 
 from .conftest import LoadService, StandIn
 

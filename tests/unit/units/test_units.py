@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from vmesh import paths
+from vmesh.base import paths
 
 TEMPLATES = sorted(
     path

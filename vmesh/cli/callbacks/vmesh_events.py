@@ -17,7 +17,7 @@ from ansible.plugins.callback import CallbackBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from vmesh.failures import cause
+from vmesh.base.failures import cause
 
 DOCUMENTATION = """
 name: vmesh_events

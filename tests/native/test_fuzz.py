@@ -1,0 +1,179 @@
+"""Mutated inventories: compile tells what is wrong and never fails; Envoy accepts the rest.
+
+`./mesh check` runs few examples, always the same. VMESH_FUZZ=5000 runs as many, others each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from plugins.module_utils.mesh_envoy import bring
+from tests.native.inventories import (
+    BEGINNINGS,
+    SECRET,
+    beginning,
+    fitting_inventories,
+    wild_inventories,
+)
+from tests.native.native import native, on_loopback
+from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.model import schema
+from vmesh.model.inventory import Inventory
+from vmesh.render.renderer import Renderer
+from vmesh.render.static_form import StaticForms
+from vmesh.render.validate import essence, validate_static_form
+
+MANY = int(os.environ.get("VMESH_FUZZ", "0"))
+
+
+def examples(few: int, share: float = 1.0) -> settings:
+    """Return the settings for `few` examples, or for a share of VMESH_FUZZ."""
+    return settings(
+        max_examples=max(few, int(MANY * share)),
+        derandomize=not MANY,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def compiled(given: Inventory) -> Plan | tuple[Problem, ...]:
+    """Return the plan of an inventory, or what is wrong with it."""
+    try:
+        return compile_mesh(given)
+    except Problems as found:
+        return found.items
+
+
+def assert_helpful(problems: tuple[Problem, ...]) -> None:
+    for problem in problems:
+        assert problem.variable
+        assert problem.message
+        assert problem.remedy
+        assert problem.severity in {ERROR, WARNING}
+        assert SECRET not in f"{problem} {json.dumps(asdict(problem))}"
+
+
+@examples(100)
+@given(wild_inventories())
+def test_whatever_stands_in_an_inventory_compile_tells_what_is_wrong(given: Inventory) -> None:
+    result = compiled(given)
+    if isinstance(result, Plan):
+        assert_helpful(result.warnings)
+    else:
+        assert any(problem.severity == ERROR for problem in result)
+        assert_helpful(result)
+
+
+@pytest.fixture(scope="module")
+def looked_at(envoy: Path) -> Iterator[Any]:
+    """Ask Envoy about forms, about none twice; returns what it says against one."""
+    with tempfile.TemporaryDirectory() as folder:
+        form = Path(folder) / "proxy.static.json"
+
+        @functools.cache
+        def ask(digest: str) -> str | None:
+            return validate_static_form(envoy, form)
+
+        def look(text: str) -> str | None:
+            form.write_text(text)
+            return ask(essence(text))
+
+        yield look
+
+
+RENDERER = Renderer()
+
+
+@examples(12, share=0.5)
+@given(fitting_inventories())
+def test_what_compiles_is_accepted_by_envoy(looked_at: Any, given: Inventory) -> None:
+    forms = StaticForms()
+    for host in compile_mesh(given).hosts.values():
+        for proxy in host.proxies:
+            refusal = looked_at(forms.text(RENDERER.files(proxy)))
+            assert refusal is None, f"{proxy.name}: {refusal}"
+
+
+def proxies_of(given: Inventory) -> dict[str, ProxyPlan]:
+    plan = compile_mesh(given)
+    return {proxy.name: proxy for host in plan.hosts.values() for proxy in host.proxies}
+
+
+@pytest.mark.parametrize("name", sorted(proxies_of(beginning("rich"))))
+def test_every_file_of_the_rich_inventory_is_accepted_as_files(
+    name: str, envoy: Path, tmp_path: Path
+) -> None:
+    with native(envoy, tmp_path, on_loopback(proxies_of(beginning("rich"))[name])) as made:
+        bring(made.proxy, made.files())
+        assert made.proxy.accepts(made.files())
+
+
+@pytest.mark.skipif(not MANY, reason="takes long: VMESH_FUZZ is not set")
+@examples(1, share=0.02)
+@given(fitting_inventories())
+def test_what_compiles_is_accepted_as_files(envoy: Path, given: Inventory) -> None:
+    for name, proxy in proxies_of(given).items():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            native(envoy, Path(folder) / name, on_loopback(proxy)) as made,
+        ):
+            bring(made.proxy, made.files())
+            assert made.proxy.accepts(made.files())
+
+
+def used(value: Any, rule: Mapping[str, Any], name: str = "") -> set[str]:
+    """Return the keys of the schema that `value` uses, by the place that describes them."""
+    name = rule.get("$ref", name).replace("/properties/", ".")
+    whole = schema.resolved(rule)
+    found: set[str] = set()
+    if isinstance(value, list):
+        return found.union(*(used(item, whole.get("items", {}), f"{name}[]") for item in value))
+    if not isinstance(value, Mapping):
+        return found
+    for key, item in value.items():
+        if key in whole.get("properties", {}):
+            place = f"{name}.{key}"
+            found |= {place} | used(item, whole["properties"][key], place)
+        elif isinstance(whole.get("additionalProperties"), Mapping):
+            found |= used(item, whole["additionalProperties"], f"{name}.*")
+    return found
+
+
+def known(rule: Mapping[str, Any], name: str = "") -> set[str]:
+    """Return every key of the schema, by the place that describes it."""
+    name = rule.get("$ref", name).replace("/properties/", ".")
+    whole = schema.resolved(rule)
+    found: set[str] = set()
+    for key, inner in whole.get("properties", {}).items():
+        found |= {f"{name}.{key}"} | known(inner, f"{name}.{key}")
+    if isinstance(whole.get("additionalProperties"), Mapping):
+        found |= known(whole["additionalProperties"], f"{name}.*")
+    if "items" in whole:
+        found |= known(whole["items"], f"{name}[]")
+    return found
+
+
+def test_what_the_mutations_begin_with_uses_every_key_of_the_schema() -> None:
+    found: set[str] = set()
+    for each in map(beginning, BEGINNINGS):
+        for variables in (each.mesh, *each.hosts.values()):
+            found |= used(variables, schema.load())
+    assert known(schema.load()) - found == set()
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_nothing_is_wrong_with_what_the_mutations_begin_with(name: str) -> None:
+    assert compile_mesh(beginning(name)).warnings == ()

@@ -1,0 +1,1 @@
+"""What commands draw: tables of what runs, pictures of the topology."""

@@ -1,0 +1,137 @@
+"""The plan: what the inventory means, host by host, as plain data.
+
+`vmesh.compile.compiler` makes it; rendering, the roles and the commands only read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from vmesh.base.problems import Problem
+from vmesh.model.types import Mesh
+
+View = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An address that something of the mesh listens on, and what it is for."""
+
+    address: str
+    port: int
+    what: str
+
+
+@dataclass(frozen=True)
+class ProxyPlan:
+    """One Envoy: `view` is what the templates are rendered from."""
+
+    name: str
+    kind: str  # "service" or "edge"
+    user: str
+    unit: str
+    ports: tuple[Port, ...]
+    view: View
+
+
+@dataclass(frozen=True)
+class FlaskPlan:
+    """One instance of a Flask service."""
+
+    name: str
+    source: str
+    wsgi: str
+    workers: int
+    threads: int
+    preload: bool
+    grace: int
+    health: str
+    environment: dict[str, str]
+    socket: str
+    socket_group: str
+    unit: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True)
+class ExternalPlan:
+    """An app that vmesh does not run: where it listens, and the environment offered to it."""
+
+    name: str
+    listening: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class JaegerPlan:
+    """The Jaeger of the mesh. `endpoints` ("address:port") are what its configuration names."""
+
+    endpoints: dict[str, str]
+    unit: str
+    ports: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """All that runs on one host. `zone` is None where the inventory names none.
+
+    `needs_authorities`: a certificate is verified with the host's own bundle of authorities.
+    """
+
+    address: str
+    zone: str | None
+    needs_authorities: bool
+    proxies: tuple[ProxyPlan, ...]
+    flask_services: tuple[FlaskPlan, ...]
+    external_apps: tuple[ExternalPlan, ...]
+    jaeger: JaegerPlan | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the inventory means: host name -> what runs there; and what to be told of it."""
+
+    hosts: dict[str, HostPlan]
+    mesh: Mesh
+    warnings: tuple[Problem, ...] = ()
+
+
+def egress_address(proxy: str) -> str:
+    """Return the loopback address on which `proxy` offers its upstreams to its own app.
+
+    It follows from the name alone, so no change elsewhere in the mesh ever moves it. The
+    first two addresses of 127/8's blocks stay clear of 127.0.0.1 and Debian's 127.0.1.1.
+    """
+    digest = hashlib.sha256(proxy.encode()).digest()
+    return f"127.{1 + digest[0] % 254}.{digest[1]}.{1 + digest[2] % 254}"
+
+
+def external_egress_address(proxy: str, call: str) -> str:
+    """Return the loopback address on which `proxy` offers an address outside the mesh.
+
+    It is the call's own: such an address comes with any port, a service's port too.
+    """
+    return egress_address(f"{proxy}/{call}")
+
+
+def url_variable(upstream: str) -> str:
+    """Return the environment variable that tells an app where `upstream` is."""
+    return upstream.upper().replace("-", "_") + "_URL"
+
+
+def app_socket(service: str) -> str:
+    """Return the unix socket on which gunicorn serves `service`."""
+    return f"/run/flask/{service}/app.sock"
+
+
+def admin_socket(proxy: str) -> str:
+    """Return the unix socket of the admin interface of `proxy`; its mode is its guard."""
+    return f"/run/envoy/{proxy}/admin.sock"
+
+
+def user(proxy: str) -> str:
+    """Return the system user of `proxy`."""
+    return f"envoy-{proxy}"

@@ -1,0 +1,332 @@
+"""The reference of the inventory, docs/reference.md, made from the schema.
+
+`python -m vmesh.model.reference` writes it. What a key means is written in mesh.schema.json alone; here
+is only the order in which a reader meets the keys, and what holds for several of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vmesh.base import paths
+from vmesh.model import schema
+from vmesh.model.schema import Schema
+
+FILE = paths.PROJECT / "docs" / "reference.md"
+
+HEAD = """\
+<!-- Made from vmesh/model/mesh.schema.json: change it there, then run `python -m vmesh.model.reference`. -->
+# The inventory, key by key
+
+The mesh is described by variables that all hosts share, by custom in
+`inventory/<name>/group_vars/all/mesh.yml`. `./mesh validate` tells everything that is wrong with
+them, with the remedy. [recipes.md](recipes.md) shows each policy in use.
+
+Of each key: what may be set, the default (in bold), why that is the default, an example. Where a
+group is asked for, the name of a single host will do. Times are in seconds, and fractions such
+as `0.25` are fine.
+
+Editors that speak to `yaml-language-server` complete and check these keys: the first line of
+`inventory/lab/group_vars/all/mesh.yml` names the schema.
+"""
+
+TAIL = """\
+## What an app finds
+
+A Flask app gets these environment variables from vmesh; what is behind an `external` app finds
+them in `/etc/vmesh/<service>.env` on its host.
+
+| variable | what it is |
+|---|---|
+| `<NAME>_URL` | where to find what it calls, one for each of its `calls`; `-` becomes `_` |
+| `MESH_ADDRESS` | the mesh address of its host |
+| `SERVICE_NAME` | its own name |
+
+The URLs are on loopback addresses that follow from the names of caller and call alone, so no
+change elsewhere moves them.
+
+## What an app learns of a client
+
+| request header | what it says | who writes it |
+|---|---|---|
+| `x-envoy-external-address` | the client's address; inside the mesh the caller's | an Envoy |
+| `x-forwarded-for` | addresses on the way, nearest last | the edge; before it trusted peers |
+| `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
+| `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
+
+The edge removes all other headers from which apps take such things (`forwarded`, `x-real-ip`,
+`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only
+peers in `control_cidrs` may set. So a client cannot forge them. Of a list in such a header the last
+value counts.
+
+A Flask app reads none of them itself. These are right without a line of its own, and without
+`ProxyFix`:
+
+- `request.remote_addr`: the client's address.
+- `request.scheme`: `http` or `https`, as the client asked for it.
+- `request.host`, URLs of `url_for(..., _external=True)` and redirects: the name and port that the
+  client asked for.
+
+gunicorn itself believes no header: not `X-Forwarded-Ssl`, not `SCRIPT_NAME`. A header whose name
+has a `_` does not reach a Flask app, as WSGI cannot tell `_` from `-`; an `external` app gets it.
+
+## Trace headers between hops
+
+Envoy makes the spans, one for each HTTP hop: at the edge, into a service, out of a service. An
+app only passes the headers on. It may be a W3C or a B3 user: every request that leaves an
+Envoy carries its span as `traceparent` and as `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`,
+and an app's Envoy reads either form, the single header `b3` too, from what the app sends;
+`traceparent` wins.
+
+From peers that are not in its `trusted_cidrs` an edge takes no trace context: it removes
+`traceparent`, `tracestate`, `b3`, `x-b3-*` and `x-ot-span-context`, replaces `x-request-id`, and
+begins a trace of its own.
+
+## Variables of the roles
+
+| variable | what it is |
+|---|---|
+| `jaeger_release` | an official archive to use, `{path or url, sha256}`; else it is built |
+| `jaeger_retention_hours`, `jaeger_memory_mib`, … | see [roles/jaeger](../roles/jaeger/README.md) |
+| `envoy_concurrency`, `envoy_log_level`, … | see [roles/envoy](../roles/envoy/README.md) |
+| `lab_*` | the lab's VMs; see [roles/lab](../roles/lab/README.md) |
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what holds for all of it, and the definition whose keys it lists."""
+
+    anchor: str
+    title: str
+    about: str
+    definition: str | None = None
+
+
+SECTIONS = (
+    Section(
+        "services",
+        "mesh_services: services by name",
+        "A name becomes a DNS label, a systemd instance, a Linux user and a cluster: 1 to 26"
+        " characters, a-z, 0-9 and `-`, beginning with a letter, not ending with `-`; not"
+        " `envoy`, `jaeger` or `localhost`.",
+        "service",
+    ),
+    Section("app", "app: what answers", "", "app"),
+    Section(
+        "calls",
+        "calls: what is called, and how",
+        "A mapping of names to policies; `{}` takes the defaults. A call with `host` and `port`"
+        " leads to an address outside the mesh, and its name is the caller's own choice.",
+        "call",
+    ),
+    Section(
+        "policies",
+        "policies: how it is called",
+        "They may stand at the service that is called (`policies`, for all its callers) and at"
+        " the call (`calls.<name>`), which wins, key by key.",
+        "policies",
+    ),
+    Section("tls", "tls: TLS to an address outside", "", "tls"),
+    Section(
+        "edges",
+        "mesh_edges: edges by name",
+        "The Envoys that take requests from outside the mesh. Names follow the rules of services'"
+        " names, and no edge has a service's name.",
+        "edge",
+    ),
+    Section(
+        "routes",
+        "routes: what is answered by whom",
+        "A list of mappings. The order in which they stand means nothing, except between regular"
+        " expressions.",
+        "route",
+    ),
+    Section(
+        "header_match",
+        "headers: conditions on request headers",
+        "Of each header in a route's `headers`: its exact value as a text, or one of these.",
+        "header_match",
+    ),
+    Section(
+        "filters",
+        "rate_limit, max_request_bytes, cors, compression",
+        "They may stand at an edge, a virtual host and a route; the nearest one counts.",
+    ),
+    Section(
+        "mesh_tracing",
+        "mesh_tracing: where spans go",
+        "",
+        "mesh_tracing",
+    ),
+    Section(
+        "tracing",
+        "tracing: of an edge or a route",
+        "What differs there from `mesh_tracing`.",
+        "tracing",
+    ),
+    Section(
+        "tags",
+        "tags: what spans carry beside Envoy's own",
+        "A mapping of names (letters, digits, `_`, `.` and `-`) to one of these.",
+        "tag",
+    ),
+    Section(
+        "mesh_rollout",
+        "mesh_rollout: how a change goes from host to host",
+        "[Operating vmesh](operating.md) shows it at work.",
+        "mesh_rollout",
+    ),
+    Section(
+        "variables",
+        "Versions, addresses and zones",
+        "`mesh_envoy_version` and `mesh_operator_bind` are shared as those above are; the other two"
+        " are variables of a host, in `hosts.yml` or `host_vars`.",
+    ),
+)
+
+# What the sections without a definition of their own list.
+FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression")
+VARIABLES = ("mesh_envoy_version", "mesh_operator_bind", "mesh_address", "mesh_zone")
+# References to these are links to their section.
+LINKS = {
+    "#/$defs/app": "app",
+    "#/$defs/calls": "calls",
+    "#/$defs/policies": "policies",
+    "#/$defs/tls": "tls",
+    "#/$defs/routes": "routes",
+    "#/$defs/rate_limit": "rate_limit",
+    "#/$defs/max_request_bytes": "max_request_bytes",
+    "#/$defs/cors": "cors",
+    "#/$defs/compression": "compression",
+    "#/$defs/tracing": "tracing",
+    "#/$defs/tags": "tags",
+    **{f"#/$defs/policies/properties/{name}": f"policies.{name}" for name in (
+        "timeout", "connect_timeout", "retries", "load_balancing", "hash_on",
+        "circuit_breaker", "outlier_detection", "health_check",
+    )},
+}  # fmt: skip
+
+
+def reference(model: Schema) -> str:
+    """Return the text of docs/reference.md for `model`, the schema as `schema.load` returns it."""
+    contents = "\n".join(f"- [{section.title}](#{section.anchor})" for section in SECTIONS)
+    parts = [HEAD, contents + "\n", *(_section(model, section) for section in SECTIONS), TAIL]
+    return "\n".join(parts)
+
+
+def _section(model: Schema, section: Section) -> str:
+    lines = [f'## <a id="{section.anchor}"></a>{section.title}', ""]
+    if section.about:
+        lines += [section.about, ""]
+    if section.definition is not None:
+        definition = model["$defs"][section.definition]
+        lines += [f"{rule}\n" for rule in _rules(definition)]
+        lines += _keys(definition, section.anchor, "")
+    elif section.anchor == "filters":
+        for name in FILTERS:
+            lines += _key(name, model["$defs"][name], name, "", required=False)
+            lines += _keys(model["$defs"][name], name, f"{name}.")
+    else:
+        for name in VARIABLES:
+            lines += _key(name, model["properties"][name], name, "", required=False)
+    return "\n".join(lines)
+
+
+def _keys(rule: Schema, anchor: str, prefix: str) -> Iterator[str]:
+    """Yield the lines of all keys of `rule`, those of the mappings inside it included."""
+    for name, given in rule.get("properties", {}).items():
+        required = name in rule.get("required", ())
+        yield from _key(name, given, f"{anchor}.{name}", prefix, required=required)
+        if given.get("$ref") in LINKS:
+            continue
+        inner = given
+        dotted = f"{prefix}{name}."
+        if (
+            isinstance(given.get("additionalProperties"), Mapping)
+            and "properties" in given["additionalProperties"]
+        ):
+            inner, dotted = given["additionalProperties"], f"{dotted}<name>."
+        yield from _keys(inner, f"{anchor}.{name}", dotted)
+
+
+def _key(name: str, given: Schema, anchor: str, prefix: str, *, required: bool) -> Iterator[str]:
+    """Yield the lines of one key: what may be set, what it is, why, an example."""
+    rule = schema.resolved(given)
+    link = LINKS.get(given.get("$ref", ""))
+    see = f"See [{link}](#{link})."
+    begin = f'- <a id="{anchor}"></a>**`{prefix}{name}`**'
+    if link is not None and "description" not in given:
+        yield from (f"{begin}: {'**required**; ' if required else ''}see [{link}](#{link})", "")
+        return
+    facts = [str(rule["x-expected"])]
+    if required:
+        facts.append("**required**")
+    elif _has_default(rule):
+        facts.append(f"default **`{flow(rule['default'])}`**")
+    lines = [
+        f"{begin}: {'; '.join(facts)}",
+        " ".join([rule["description"], *_rules(rule), *([see] if link else [])]),
+    ]
+    if "x-why" in rule:
+        lines.append(f"*Why{' this default' if _has_default(rule) else ''}:* {rule['x-why']}")
+    if examples := [f"`{name}: {flow(example)}`" for example in rule.get("examples", ())]:
+        lines.append(f"*Example:* {' or '.join(examples)}")
+    # A backslash at the end of a line is a line break.
+    yield from "\\\n  ".join(lines).split("\n")
+    yield ""
+
+
+def _has_default(rule: Schema) -> bool:
+    """Tell whether there is a default to show: an empty mapping says nothing by itself."""
+    return "default" in rule and rule["default"] != {}
+
+
+def _rules(rule: Schema) -> Iterator[str]:
+    """Yield what holds between the keys of a mapping, as sentences."""
+    alternatives = [rule, *rule.get("allOf", ())]
+    for each in alternatives:
+        for word, kind in (("Exactly one", "oneOf"), ("At least one", "anyOf")):
+            if kind in each:
+                choices = ", ".join(f"`{choice['required'][0]}`" for choice in each[kind])
+                yield f"{word} of {choices} must be set."
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, others in rule.get("dependentRequired", {}).items():
+        together.setdefault(tuple(others), []).append(name)
+    for others, names in together.items():
+        listed = ", ".join(f"`{name}`" for name in names)
+        yield f"{listed}: only together with {', '.join(f'`{other}`' for other in others)}."
+
+
+def flow(value: Any) -> str:
+    """Return `value` as YAML in one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, str):
+        return value if _is_plain(value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether YAML, 1.1 as Ansible reads it, takes the bare `text` for itself in a flow."""
+    try:
+        return bool(yaml.safe_load(f"[{text}]") == [text])
+    except yaml.YAMLError:
+        return False
+
+
+def write(file: Path = FILE) -> None:
+    """Write the reference of the schema to `file`."""
+    file.write_text(reference(schema.load()))
+
+
+if __name__ == "__main__":
+    write()

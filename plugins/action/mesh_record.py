@@ -96,8 +96,8 @@ def _newest(variables: Mapping[str, Any]) -> int:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Writes applied/<inventory>/: <host>.json (vmesh.rollout.record) for each host that has the state of
-    this run, and a line of the history (vmesh.rollout.history). Arguments:
+    """Writes applied/<inventory>/: <host>.json (vmesh.rollout.record) for each host that has the
+    state of this run, and a line of the history (vmesh.rollout.history). Arguments:
 
     run, who, asked: its number, who runs it, and what was asked for in a word or two
     hosts: those still in the play

@@ -1,7 +1,7 @@
 """What a plan says about the mesh as a whole: services, who calls whom, the edges' routes.
 
-Pure. It takes the plan's hosts as plain data (vmesh.rollout.record.shown, or as they were recorded) and
-reads them by their views, which are what the proxies really get.
+Pure. It takes the plan's hosts as plain data (vmesh.rollout.record.shown, or as they were
+recorded) and reads them by their views, which are what the proxies really get.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The reference of the inventory, docs/reference.md, made from the schema.
 
-`python -m vmesh.model.reference` writes it. What a key means is written in mesh.schema.json alone; here
-is only the order in which a reader meets the keys, and what holds for several of them.
+`python -m vmesh.model.reference` writes it. What a key means is written in mesh.schema.json alone;
+here is only the order in which a reader meets the keys, and what holds for several of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vmesh.model.schema import Schema
 FILE = paths.PROJECT / "docs" / "reference.md"
 
 HEAD = """\
-<!-- Made from vmesh/model/mesh.schema.json: change it there, then run `python -m vmesh.model.reference`. -->
+<!-- Made from vmesh/model/mesh.schema.json by `python -m vmesh.model.reference`. -->
 # The inventory, key by key
 
 The mesh is described by variables that all hosts share, by custom in
@@ -79,10 +79,19 @@ has a `_` does not reach a Flask app, as WSGI cannot tell `_` from `-`; an `exte
 ## Trace headers between hops
 
 Envoy makes the spans, one for each HTTP hop: at the edge, into a service, out of a service. An
-app only passes the headers on. It may be a W3C or a B3 user: every request that leaves an
-Envoy carries its span as `traceparent` and as `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`,
-and an app's Envoy reads either form, the single header `b3` too, from what the app sends;
-`traceparent` wins.
+app only passes the headers on. It may speak W3C or B3: an app gets the span of its Envoy as
+`traceparent` and as `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, which always agree.
+
+| what an app, or a trusted peer of an edge, sends | what the Envoy makes of it |
+|---|---|
+| a valid `traceparent`, of a later version too | joins that trace; the lowest bit of the flags says whether it is sampled |
+| no valid `traceparent`, but B3: `b3`, or `x-b3-traceid` and `x-b3-spanid` | joins that trace. Ids may lack leading zeros or be in capitals; `true` and `false` are read as 1 and 0; without a decision the trace is sampled |
+| a decision alone: `b3: 0`, `x-b3-sampled: 0` or `false` | begins a trace that is not sampled |
+| anything else, or nothing | begins a trace, sampled by the share of the edge or of `mesh_tracing` |
+| `x-request-id`, of any form | keeps it; it decides nothing |
+
+Only an edge decides what is sampled. The Envoys behind it follow what the trace context says. Between
+two Envoys only `traceparent` goes along.
 
 From peers that are not in its `trusted_cidrs` an edge takes no trace context: it removes
 `traceparent`, `tracestate`, `b3`, `x-b3-*` and `x-ot-span-context`, replaces `x-request-id`, and

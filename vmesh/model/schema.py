@@ -1,7 +1,7 @@
 """The schema of the model, mesh.schema.json: the one place that says what an inventory may hold.
 
-`filled` puts the schema's defaults where the user said nothing; vmesh/model/explain.py tells what is
-wrong. Editors complete from the same file, and the reference in docs/ is made from it. Beside
+`filled` puts the schema's defaults where the user said nothing; vmesh/model/explain.py tells what
+is wrong. Editors complete from the same file, and the reference in docs/ is made from it. Beside
 JSON Schema's own words it uses
 
   x-expected  completes "Set it to ..."

@@ -52,8 +52,8 @@ def rollout(
 ) -> RolloutPlan:
     """Return the order for the hosts of `wanted`, which stays as it is within a batch.
 
-    wanted, recorded: host -> its state (vmesh.rollout.record) as the inventory means it, and as it was
-        applied last; a host without a record is taken for one on which all changes
+    wanted, recorded: host -> its state (vmesh.rollout.record) as the inventory means it, and as it
+        was applied last; a host without a record is taken for one on which all changes
     there: host -> the parts that it answered it has, by the names of vmesh.rollout.record.parts_of
     interrupted_on: hosts on which an earlier run did not come to its end
     """

@@ -1,7 +1,7 @@
 """What would change, in words: two states of the hosts in, sentences out.
 
-Pure. A state is what vmesh.rollout.record describes. Every difference gets a sentence: what no rule here
-has words for is told by its key, and files that are written differently although the inventory
+Pure. A state is what vmesh.rollout.record describes. Every difference gets a sentence: what no rule
+here has words for is told by its key, and files that are written differently although the inventory
 says the same are told, too. Nothing changes silently.
 """
 

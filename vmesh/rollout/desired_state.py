@@ -1,7 +1,7 @@
 """What a run of `site.yml` gives its hosts, described once and kept until it is recorded.
 
-The description (vmesh.rollout.record) is made before any host changes, to see which ones do; when a host
-has it, the same description becomes its record. No secret, nor a hash of one, is in it.
+The description (vmesh.rollout.record) is made before any host changes, to see which ones do; when a
+host has it, the same description becomes its record. No secret, nor a hash of one, is in it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from vmesh.compile.views import (
     streams,
     upstream_protocol,
 )
+from vmesh.model.parse import policies
 from vmesh.model.types import (
     GRPC,
     HTTP1,
@@ -41,7 +42,6 @@ from vmesh.model.types import (
     Service,
     Tls,
     VirtualHost,
-    policies,
 )
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.

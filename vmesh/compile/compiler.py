@@ -32,6 +32,7 @@ from vmesh.compile.host_spec import (
 )
 from vmesh.model import explain
 from vmesh.model.inventory import Inventory, in_short
+from vmesh.model.parse import parse, policies
 from vmesh.model.types import (
     EXPORTS,
     OTLP_GRPC_PORT,
@@ -44,8 +45,6 @@ from vmesh.model.types import (
     Mesh,
     Policies,
     Service,
-    parse,
-    policies,
 )
 
 JAEGER_UI_PORT = 16686

@@ -15,6 +15,7 @@ from typing import Any
 
 from vmesh.base.formats import origin
 from vmesh.compile.host_spec import View, app_socket
+from vmesh.model.parse import policies, seconds
 from vmesh.model.types import (
     GRPC,
     HTTP1,
@@ -31,8 +32,6 @@ from vmesh.model.types import (
     Tls,
     Tracing,
     VirtualHost,
-    policies,
-    seconds,
 )
 
 # Names that no service can have: a DNS label holds no underscore.

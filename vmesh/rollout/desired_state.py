@@ -15,7 +15,8 @@ from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import from_hostvars
-from vmesh.model.types import RolloutPolicy, parse
+from vmesh.model.parse import parse
+from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 from vmesh.rollout.record import State

@@ -17,7 +17,7 @@ from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import Plan, ProxyPlan
 from vmesh.model.inventory import load
-from vmesh.model.types import policies
+from vmesh.model.parse import policies
 from vmesh.render.renderer import Renderer
 
 SECTIONS = {section.title: section for section in sections(DOCS / "recipes.md")}

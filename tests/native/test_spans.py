@@ -38,8 +38,8 @@ from tests.native.views import (
     tag,
     tracing,
 )
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER, LOCAL_APP
 from vmesh.compile.host_spec import ProxyPlan, View
-from vmesh.compile.views import HEALTH_CHECK_HEADER, LOCAL_APP
 
 FOREIGN = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

@@ -1,7 +1,7 @@
 """Compile: inventory in, one plain data view per proxy and host out, or all problems at once.
 
 Pure: no file, network or clock is read. Everything that a template or a role needs to know
-of the mesh is decided here and in `vmesh.compile.views`.
+of the mesh is decided here and in the modules `*_views` of this package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems, without
-from vmesh.compile import checks, views
+from vmesh.compile import checks, cluster_views, edge_route_views, listener_views, route_views
 from vmesh.compile.host_spec import (
     ExternalPlan,
     FlaskPlan,
@@ -262,7 +262,7 @@ class _Places:
         if key not in self._endpoints:
             assert service.port is not None, "compile plans no mesh with problems"
             found = [
-                views.endpoint(
+                cluster_views.endpoint(
                     self.addresses[host],
                     service.port,
                     self.zones[host],
@@ -395,16 +395,18 @@ class _Shared:
 
 
 def _shared(mesh: Mesh, service: Service) -> _Shared:
-    tracing = views.tracing(mesh, service.name)
+    tracing = listener_views.tracing(mesh, service.name)
     calls, egress = [], []
-    routes = {"ingress": views.table(views.ingress_routes(service), tell_client="if_absent")}
+    routes = {
+        "ingress": route_views.table(route_views.ingress_routes(service), tell_client="if_absent")
+    }
     for call in service.calls:
         name = f"egress-{call.upstream}"
         upstream = mesh.services.get(call.upstream)
         said = policies(upstream.given if upstream else {}, call.given)
         address, port = _egress(mesh, service, call)
         egress.append(
-            views.listener(
+            listener_views.listener(
                 name,
                 "OUTBOUND",
                 address,
@@ -414,15 +416,15 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
                 http10_host=call.upstream,
             )
         )
-        route = views.forward(
+        route = route_views.forward(
             call.upstream,
             upstream.operation if upstream else call.upstream,
             timeout=said.timeout,
             idle_timeout=said.idle_timeout,
             call=said,
-            rewrite={"host": views.host_header(call.address)} if call.address else None,
+            rewrite={"host": cluster_views.host_header(call.address)} if call.address else None,
         )
-        routes[name] = views.table([route])
+        routes[name] = route_views.table([route])
         calls.append((call, said))
     return _Shared(tuple(calls), tuple(egress), routes)
 
@@ -431,17 +433,17 @@ def _service_proxy(
     mesh: Mesh, places: _Places, host: str, service: Service, shared: _Shared
 ) -> ProxyPlan:
     assert service.port is not None, "compile plans no mesh with problems"
-    ingress = views.listener(
+    ingress = listener_views.listener(
         "ingress",
         "INBOUND",
         places.addresses[host],
         service.port,
-        tracing=views.tracing(mesh, service.name),
+        tracing=listener_views.tracing(mesh, service.name),
         websocket="always",
         http10_host=service.name,
     )
     clusters = [
-        views.local_app(mesh, service),
+        cluster_views.local_app(mesh, service),
         _collector(mesh, places),
         *(_upstream(mesh, places, host, call, said) for call, said in shared.calls),
     ]
@@ -453,47 +455,47 @@ def _upstream(  # noqa: PLR0913 - who calls, from where, whom and how
     mesh: Mesh, places: _Places, host: str, call: Call, said: Policies, *, edge: bool = False
 ) -> View:
     if call.address is not None:
-        headers = views.outside_headers(mesh, call.address)
-        return views.outside(call.upstream, call.address, said, headers=headers)
+        headers = cluster_views.outside_headers(mesh, call.address)
+        return cluster_views.outside(call.upstream, call.address, said, headers=headers)
     service = mesh.services[call.upstream]
-    return views.cluster(
+    return cluster_views.cluster(
         service.name,
         places.endpoints(service, places.zones[host]),
         protocol=service.protocol,
-        keepalive=views.KEEPALIVE_PING,
-        idle_timeout=views.UPSTREAM_IDLE,
+        keepalive=cluster_views.KEEPALIVE_PING,
+        idle_timeout=cluster_views.UPSTREAM_IDLE,
         call=said,
-        headers=views.inside_headers(mesh, edge=edge),
+        headers=cluster_views.inside_headers(mesh, edge=edge),
     )
 
 
 def _collector(mesh: Mesh, places: _Places) -> View:
     tracing = mesh.tracing
     if tracing.collector is not None:
-        headers = views.collector_headers()
-        return views.outside(views.COLLECTOR, tracing.collector, None, headers)
+        headers = cluster_views.collector_headers()
+        return cluster_views.outside(cluster_views.COLLECTOR, tracing.collector, None, headers)
     port, protocol, _ = EXPORTS[tracing.export]
-    endpoints = [views.endpoint(places.addresses[host], port) for host in places.jaeger]
-    return views.cluster(
-        views.COLLECTOR, endpoints, protocol=protocol, keepalive=views.KEEPALIVE_TCP
+    endpoints = [cluster_views.endpoint(places.addresses[host], port) for host in places.jaeger]
+    return cluster_views.cluster(
+        cluster_views.COLLECTOR, endpoints, protocol=protocol, keepalive=cluster_views.KEEPALIVE_TCP
     )
 
 
 def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan:
     assert edge.port is not None, "compile plans no mesh with problems"
     listeners = [
-        views.listener(
+        listener_views.listener(
             "public",
             "INBOUND",
             edge.address,
             edge.port,
-            tracing=views.tracing(mesh, edge.name, edge.tracing),
+            tracing=listener_views.tracing(mesh, edge.name, edge.tracing),
             websocket="routes",
-            http10_host=views.http10_host(edge),
+            http10_host=listener_views.http10_host(edge),
             edge=edge,
-            proxy_100_continue=not views.holds_back(edge),
+            proxy_100_continue=not listener_views.holds_back(edge),
         ),
-        views.listener(
+        listener_views.listener(
             "admin",
             "INBOUND",
             _operator_address(mesh, places, host),
@@ -504,14 +506,14 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
         ),
     ]
     routes = {
-        "public": views.edge_table(mesh, edge),
-        "admin": views.table(views.admin_routes()),
+        "public": edge_route_views.edge_table(mesh, edge),
+        "admin": route_views.table(route_views.admin_routes()),
     }
     calls = {call.upstream: call for call in edge.calls}
     targets = {name for route in edge.routes for name in route.to}
     targets |= {route.mirror["to"] for route in edge.routes if route.mirror}
     clusters = [
-        views.cluster(views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
+        cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),
         *(
             _upstream(
@@ -519,7 +521,7 @@ def _edge_proxy(mesh: Mesh, places: _Places, host: str, edge: Edge) -> ProxyPlan
                 places,
                 host,
                 calls.get(name) or Call(name, None, {}),
-                views.edge_policies(mesh, edge, name),
+                edge_route_views.edge_policies(mesh, edge, name),
                 edge=True,
             )
             for name in sorted(targets)

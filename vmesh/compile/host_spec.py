@@ -12,6 +12,8 @@ from typing import Any
 from vmesh.base.problems import Problem
 from vmesh.model.types import Mesh
 
+# What a template in files/envoy/ is rendered from; the template adds Envoy's language and nothing
+# of the mesh. Times are seconds, percentages 0 to 100.
 View = dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.compile.views import COLLECTOR, LOCAL_APP
+from vmesh.compile.cluster_views import COLLECTOR, LOCAL_APP
 
 Host = Mapping[str, Any]
 EGRESS = "egress-"

@@ -50,7 +50,8 @@ _NOT_MERGED = ("hash_on",)
 def parse(variables: Given, problems: list[Problem]) -> Mesh:
     """Return the mesh that `variables` (mesh_services, mesh_edges, ...) describe.
 
-    Mistakes are appended to `problems`; with any there, the result is for `vmesh.compile.checks` only.
+    Mistakes are appended to `problems`; with any there, the result is for
+    `vmesh.compile.checks` only.
     """
     variables, unreadable = explain.readable(variables)
     found, wrong = explain.check(variables)

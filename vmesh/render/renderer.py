@@ -26,8 +26,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 from vmesh.compile.host_spec import Plan, ProxyPlan, View, admin_socket
-from vmesh.compile.views import HEALTH_CHECK_HEADER
 from vmesh.render.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
 
 TEMPLATES = paths.PROJECT / "files" / "envoy"

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from vmesh.base.problems import ERROR, Problem, Problems, without
 from vmesh.compile import checks, cluster_views, edge_route_views, listener_views, route_views
 from vmesh.compile.host_spec import (
-    ExternalPlan,
-    FlaskPlan,
-    HostPlan,
-    JaegerPlan,
-    Plan,
+    ExternalSpec,
+    FlaskSpec,
+    HostSpec,
+    JaegerSpec,
+    MeshSpec,
     Port,
-    ProxyPlan,
+    ProxySpec,
     View,
     admin_socket,
     app_socket,
@@ -49,19 +49,19 @@ JAEGER_UI_PORT = 16686
 JAEGER_GRPC_QUERY_PORT = 16685
 
 
-def compile_mesh(inventory: Inventory) -> Plan:
-    """Return the plan of `inventory`; raises Problems with every mistake in it.
+def compile_mesh(inventory: Inventory) -> MeshSpec:
+    """Return what `inventory` means; raises Problems with every mistake in it.
 
     No problem and no warning shows a text that the inventory keeps in Ansible Vault.
     """
     try:
-        plan = _compile(inventory)
+        spec = _compile(inventory)
     except Problems as found:
         raise Problems(without(item, inventory.secrets) for item in found.items) from None
-    return replace(plan, warnings=tuple(without(item, inventory.secrets) for item in plan.warnings))
+    return replace(spec, warnings=tuple(without(item, inventory.secrets) for item in spec.warnings))
 
 
-def _compile(inventory: Inventory) -> Plan:
+def _compile(inventory: Inventory) -> MeshSpec:
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
     problems += checks.check(mesh, inventory.hidden)
@@ -70,9 +70,9 @@ def _compile(inventory: Inventory) -> Plan:
     _stop_at_errors(problems)
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
     hosts = {host: _host(mesh, places, host, shared) for host in places.used}
-    problems += [clash for host, plan in hosts.items() for clash in port_clashes(host, plan)]
+    problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
     _stop_at_errors(problems)
-    return Plan(hosts, mesh, tuple(problems))
+    return MeshSpec(hosts, mesh, tuple(problems))
 
 
 def _stop_at_errors(problems: list[Problem]) -> None:
@@ -80,13 +80,13 @@ def _stop_at_errors(problems: list[Problem]) -> None:
         raise Problems(problems)
 
 
-def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> HostPlan:
+def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> HostSpec:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
     proxies = tuple(
         _service_proxy(mesh, places, host, service, shared[service.name]) for service in services
     ) + tuple(_edge_proxy(mesh, places, host, edge) for edge in edges)
-    return HostPlan(
+    return HostSpec(
         address=places.addresses[host],
         zone=places.zones[host],
         needs_authorities=any(
@@ -101,7 +101,7 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
             if isinstance(service.app, FlaskApp)
         ),
         external_apps=tuple(
-            ExternalPlan(
+            ExternalSpec(
                 service.name, service.app.listening, _environment(mesh, places, host, service)
             )
             for service in services
@@ -115,7 +115,7 @@ def _operator_address(mesh: Mesh, places: Places, host: str) -> str:
     return mesh.operator_bind or places.addresses[host]
 
 
-def _jaeger(mesh: Mesh, places: Places, host: str) -> JaegerPlan:
+def _jaeger(mesh: Mesh, places: Places, host: str) -> JaegerSpec:
     address = places.addresses[host]
     ports = {
         "ui": Port(_operator_address(mesh, places, host), JAEGER_UI_PORT, "web pages"),
@@ -124,7 +124,7 @@ def _jaeger(mesh: Mesh, places: Places, host: str) -> JaegerPlan:
         "otlp_http": Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
         "zipkin": Port(address, ZIPKIN_PORT, "Zipkin"),
     }
-    return JaegerPlan(
+    return JaegerSpec(
         endpoints={name: f"{port.address}:{port.port}" for name, port in ports.items()},
         unit="jaeger.service",
         ports=tuple(ports.values()),
@@ -149,9 +149,9 @@ def _environment(mesh: Mesh, places: Places, host: str, service: Service) -> dic
     return {**urls, "MESH_ADDRESS": places.addresses[host], "SERVICE_NAME": service.name}
 
 
-def _flask(mesh: Mesh, places: Places, host: str, service: Service, app: FlaskApp) -> FlaskPlan:
+def _flask(mesh: Mesh, places: Places, host: str, service: Service, app: FlaskApp) -> FlaskSpec:
     assert service.port is not None, "compile plans no mesh with problems"
-    return FlaskPlan(
+    return FlaskSpec(
         name=service.name,
         source=app.source,
         wsgi=app.wsgi,
@@ -218,7 +218,7 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
 
 def _service_proxy(
     mesh: Mesh, places: Places, host: str, service: Service, shared: _Shared
-) -> ProxyPlan:
+) -> ProxySpec:
     assert service.port is not None, "compile plans no mesh with problems"
     ingress = listener_views.listener(
         "ingress",
@@ -268,7 +268,7 @@ def _collector(mesh: Mesh, places: Places) -> View:
     )
 
 
-def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxyPlan:
+def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
     assert edge.port is not None, "compile plans no mesh with problems"
     listeners = [
         listener_views.listener(
@@ -325,8 +325,8 @@ def _proxy(  # noqa: PLR0913, PLR0917 - the parts of a view
     listeners: list[View],
     routes: dict[str, View],
     clusters: list[View],
-) -> ProxyPlan:
-    return ProxyPlan(
+) -> ProxySpec:
+    return ProxySpec(
         name=name,
         kind=kind,
         user=user(name),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vmesh.base.problems import Problem
-from vmesh.compile.host_spec import HostPlan, Port
+from vmesh.compile.host_spec import HostSpec, Port
 
 
-def port_clashes(host: str, plan: HostPlan) -> Iterator[Problem]:
+def port_clashes(host: str, spec: HostSpec) -> Iterator[Problem]:
     """Yield a problem for each two parts of a host that want the same port of one address."""
     taken: dict[int, list[tuple[str, Port]]] = {}
-    for owner, port in _owned_ports(plan):
+    for owner, port in _owned_ports(spec):
         for other_owner, other in taken.setdefault(port.port, []):
             # Several services may stand for one app that is not vmesh's.
             both_apps = port.what == other.what == "listening"
@@ -31,13 +31,13 @@ def _overlap(one: Port, other: Port) -> bool:
     )
 
 
-def _owned_ports(plan: HostPlan) -> Iterator[tuple[str, Port]]:
-    for app in plan.external_apps:
+def _owned_ports(spec: HostSpec) -> Iterator[tuple[str, Port]]:
+    for app in spec.external_apps:
         if not app.listening.startswith("unix:"):
             address, number = app.listening.rsplit(":", 1)
             yield f"the app of {app.name}", Port(address, int(number), "listening")
-    for proxy in plan.proxies:
+    for proxy in spec.proxies:
         for port in proxy.ports:
             yield proxy.name, port
-    for port in plan.jaeger.ports if plan.jaeger else ():
+    for port in spec.jaeger.ports if spec.jaeger else ():
         yield "jaeger", port

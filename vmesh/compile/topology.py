@@ -1,7 +1,7 @@
-"""What a plan says about the mesh as a whole: services, who calls whom, the edges' routes.
+"""What the hosts' specs say about the whole mesh: services, who calls whom, the edges' routes.
 
-Pure. It takes the plan's hosts as plain data (vmesh.rollout.record.shown, or as they were recorded) and
-reads them by their views, which are what the proxies really get.
+Pure. It takes the hosts' specs as plain data (vmesh.rollout.record.shown, or as they were recorded)
+and reads them by their views, which are what the proxies really get.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Topology:
 
 
 def topology(hosts: Mapping[str, Host]) -> Topology:
-    """Return the mesh that these hosts of a plan make up."""
+    """Return the mesh that these hosts make up."""
     services: dict[str, Service] = {}
     edges: dict[str, Edge] = {}
     jaeger = None

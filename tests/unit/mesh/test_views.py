@@ -13,7 +13,7 @@ from vmesh.base import paths
 from vmesh.compile import cluster_views, edge_route_views, listener_views, route_views
 from vmesh.compile.checks import circles
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan, View, external_egress_address
+from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, external_egress_address
 from vmesh.model.inventory import Inventory
 
 BASE = yaml.safe_load((paths.PROJECT / "tests" / "corpus" / "base.yml").read_text())
@@ -21,7 +21,7 @@ BASE = yaml.safe_load((paths.PROJECT / "tests" / "corpus" / "base.yml").read_tex
 
 def plan(
     services: dict[str, Any] | None = None, edge: dict[str, Any] | None = None, **more: Any
-) -> Plan:
+) -> MeshSpec:
     """Return the plan of base.yml, with other keys for some services and for its edge."""
     mesh = {**BASE["mesh"], **more}
     given = {name: {**BASE["mesh"]["mesh_services"].get(name, {}), **keys}
@@ -32,16 +32,16 @@ def plan(
     return compile_mesh(Inventory(Path("inventory"), groups, BASE["hosts"], mesh))
 
 
-def proxy(made: Plan, name: str) -> ProxyPlan:
+def proxy(made: MeshSpec, name: str) -> ProxySpec:
     return next(each for host in made.hosts.values() for each in host.proxies if each.name == name)
 
 
-def cluster(made: Plan, caller: str, name: str) -> View:
+def cluster(made: MeshSpec, caller: str, name: str) -> View:
     (found,) = [each for each in proxy(made, caller).view["clusters"] if each["name"] == name]
     return dict(found)
 
 
-def egress(made: Plan, caller: str, name: str) -> View:
+def egress(made: MeshSpec, caller: str, name: str) -> View:
     (host,) = proxy(made, caller).view["routes"][f"egress-{name}"]["virtual_hosts"]
     (route,) = host["routes"]
     return dict(route)

@@ -14,7 +14,8 @@ from vmesh.base.problems import WARNING, Problem
 from vmesh.compile import checks, cluster_views
 from vmesh.compile.host_spec import View
 from vmesh.model import explain
-from vmesh.model.inventory import Inventory, in_short
+from vmesh.model.inventory import Inventory
+from vmesh.model.inventory_problems import in_short
 from vmesh.model.types import FlaskApp, Mesh, Service
 
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")

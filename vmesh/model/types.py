@@ -1,6 +1,6 @@
 """The mesh as the user describes it: the classes of what the inventory's mesh_* variables say.
 
-Only their shape and the constants of the model stand here. `vmesh.model.parse` makes them.
+Only their shape and the constants of the model stand here. `vmesh.model.parse` makes the objects.
 
 Where there are problems, what is wrong is left out (None), so that the rest can be checked
 in the same run; such a mesh must not be used for anything else.

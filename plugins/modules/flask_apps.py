@@ -100,7 +100,7 @@ PROPERTIES = (
     "Id", "ActiveState", "UnitFileState", "StatusText", "NeedDaemonReload", "FragmentPath",
     "ExecMainStartTimestamp", "Result", "ExecMainStatus",
 )  # fmt: skip
-# Requests with it make no spans (vmesh.compile.views.HEALTH_CHECK_HEADER).
+# Requests with it make no spans (vmesh.compile.cluster_views.HEALTH_CHECK_HEADER).
 HEALTH_CHECK_HEADER = "x-vmesh-health-check"
 ENABLED = ("enabled", "enabled-runtime")
 # What says nothing about a failure.

@@ -100,11 +100,11 @@ def describe(mesh: Mesh, recorded: Mapping[str, State], renderer: Renderer) -> d
     versions = functools.cache(functools.partial(_versions, mesh))
     bundle = functools.cache(bundles.version)  # many hosts have the same service
     found = {}
-    for host, plan in mesh.plan.hosts.items():
+    for host, spec in mesh.spec.hosts.items():
         platform = (recorded.get(host) or {}).get("platform")
         arch = platform["arch"] if platform else artifacts.ARCHITECTURES[0]
         found[host] = record.describe(
-            plan,
+            spec,
             hidden,
             renderer.files,
             versions=versions(arch),
@@ -112,7 +112,7 @@ def describe(mesh: Mesh, recorded: Mapping[str, State], renderer: Renderer) -> d
                 service.name: bundle(
                     (paths.PROJECT / service.source).resolve(), platform["python"], arch
                 )
-                for service in plan.flask_services
+                for service in spec.flask_services
             }
             if platform
             else {},
@@ -125,9 +125,9 @@ def describe(mesh: Mesh, recorded: Mapping[str, State], renderer: Renderer) -> d
 def _versions(mesh: Mesh, arch: str) -> dict[str, str]:
     """Return the versions of the binaries that site.yml would install."""
     committed = pins.load()
-    named = mesh.plan.mesh.envoy_version
+    named = mesh.spec.mesh.envoy_version
     versions = {"envoy": envoy.slot(committed, arch, named).version}
-    if any(plan.jaeger for plan in mesh.plan.hosts.values()):
+    if any(spec.jaeger for spec in mesh.spec.hosts.values()):
         release = supplies.jaeger_release(mesh)
         try:
             # Only the archive in the cache knows the whole version of one that the user named.
@@ -150,7 +150,7 @@ def compare(
 
     return Result(
         topology({host: described.state["host"] for host, described in wanted.items()}),
-        mesh.plan.warnings,
+        mesh.spec.warnings,
         recorded,
         wanted,
         changes.compare(
@@ -234,13 +234,13 @@ def refresh(mesh: Mesh, arguments: argparse.Namespace, result: Result) -> None:
         if answer is None:
             result.silent[host] = _why(host, outcome)
             continue
-        plan = mesh.plan.hosts.get(host)
+        spec = mesh.spec.hosts.get(host)
         result.drifts += drift(
             host,
             result.recorded.get(host),
             result.wanted.get(host),
             answer,
-            environments(plan) if plan else {},
+            environments(spec) if spec else {},
             key=key,
         )
 

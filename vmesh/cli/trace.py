@@ -127,7 +127,7 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     if not spans:
         print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
               file=sys.stderr)  # fmt: skip
-        if not traces_everything(mesh.plan.mesh):
+        if not traces_everything(mesh.spec.mesh):
             print("This mesh does not trace every request (sampling); try again.", file=sys.stderr)
         return False
     print(f"trace {answer.trace_id}, {len(spans)} spans:")

@@ -18,8 +18,7 @@ import re2
 
 from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import HIDDEN, WARNING, Problem
-from vmesh.compile.host_spec import url_variable
-from vmesh.compile.views import (
+from vmesh.compile.edge_route_views import (
     body_buffer,
     edge_policies,
     in_order,
@@ -27,6 +26,8 @@ from vmesh.compile.views import (
     streams,
     upstream_protocol,
 )
+from vmesh.compile.host_spec import url_variable
+from vmesh.model.parse import policies
 from vmesh.model.types import (
     GRPC,
     HTTP1,
@@ -41,7 +42,6 @@ from vmesh.model.types import (
     Service,
     Tls,
     VirtualHost,
-    policies,
 )
 
 # What vmesh itself passes to an app; the role flask_service adds gunicorn's settings.

@@ -4,7 +4,8 @@ from typing import Any
 
 from vmesh.base.problems import Problem
 from vmesh.cli import connect
-from vmesh.model.types import Edge, parse
+from vmesh.model.parse import parse
+from vmesh.model.types import Edge
 
 LAB_EDGE = {
     "ansible_host": "127.0.0.1",

@@ -14,6 +14,8 @@ from typing import Any
 from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems, without
 from vmesh.compile import checks, views
+from vmesh.compile.checks_apps import check_own_name
+from vmesh.compile.checks_names import unknown_name_remedy
 from vmesh.compile.host_spec import (
     ExternalPlan,
     FlaskPlan,
@@ -154,7 +156,7 @@ class _Places:
                     "is a group without hosts"
                     if empty
                     else "is neither a group with hosts nor a host of the inventory",
-                    checks.remedy(
+                    unknown_name_remedy(
                         group,
                         [*self.inventory.groups, *self.inventory.hosts],
                         f"Add hosts to it, or name one of: {known}",
@@ -248,7 +250,7 @@ class _Places:
             problems = [
                 problem
                 for variable in given
-                for problem in checks.check_own_name(service, variable, place)
+                for problem in check_own_name(service, variable, place)
             ]
         self.problems += problems
         return None if problems else {str(name): str(text) for name, text in given.items()}

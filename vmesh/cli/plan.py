@@ -28,15 +28,18 @@ from vmesh.cli.mesh import Mesh, read
 from vmesh.cli.output.graph import hosts_by_zone, shortened
 from vmesh.compile.topology import Outside, Route, Service, Topology, topology
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, history, record
+from vmesh.rollout import change_report, changes, history, record
 from vmesh.rollout.drift import Drift, drift, environments
 from vmesh.rollout.record import Described, State
 
 REFRESH = "playbooks/refresh.yml"
 MARKS = {
-    changes.ADD: "+", changes.REMOVE: "-", changes.CHANGE: "~", changes.RESTART: "!",
-    changes.NOTE: "i",
-}  # fmt: skip
+    change_report.ADD: "+",
+    change_report.REMOVE: "-",
+    change_report.CHANGE: "~",
+    change_report.RESTART: "!",
+    change_report.NOTE: "i",
+}
 COLORS = {"+": "green", "-": "red", "~": "yellow", "!": "magenta", "i": "cyan"}
 SERVICES = ("SERVICE", "PORT", "HOSTS", "APP", "CALLS", "CALLED BY")
 ROUTES = ("EDGE", "FOR", "ROUTE", "TO", "WITH")
@@ -54,14 +57,14 @@ class Result:
     warnings: tuple[Problem, ...]
     recorded: dict[str, State]
     wanted: dict[str, Described]
-    found: list[changes.Change]
+    found: list[change_report.Change]
     drifts: list[Drift] | None = None
     silent: dict[str, str] = field(default_factory=dict)
     diffs: list[str] = field(default_factory=list)
 
     @property
-    def pending(self) -> list[changes.Change]:
-        return changes.pending(self.found)
+    def pending(self) -> list[change_report.Change]:
+        return change_report.pending(self.found)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -368,7 +371,7 @@ def told(result: Result) -> list[str]:
     """Return the lines that tell what would change and what has drifted."""
     lines = [f"Traced: {result.mesh.spans}." if result.mesh.spans else "Nothing is traced.", ""]
     fresh = sorted(result.wanted.keys() - result.recorded.keys())
-    notes = [change for change in result.found if change.kind == changes.NOTE]
+    notes = [change for change in result.found if change.kind == change_report.NOTE]
     if not result.recorded:
         lines.append("Never applied from this controller: everything is new.")
     elif fresh:
@@ -401,10 +404,10 @@ def unrecorded(recorded: Mapping[str, State]) -> list[str]:
     return [*lines, "  (the next site.yml brings what the inventory says, and records it)"]
 
 
-def grouped(found: Iterable[changes.Change]) -> list[str]:
+def grouped(found: Iterable[change_report.Change]) -> list[str]:
     """Return the changes below the hosts they are for; what many hosts share, once."""
     blocks: dict[tuple[str, ...], list[str]] = {}
-    for each in changes.group(found):
+    for each in change_report.group(found):
         line = f"  {MARKS[each.kind]} {each.part}: {each.text}"
         blocks.setdefault(each.hosts, []).append(line)
     lines = []
@@ -417,7 +420,7 @@ def drifted(result: Result) -> list[str]:
     """Return the lines of what was found on the hosts."""
     lines = []
     drifts = [
-        changes.Change(each.host, each.part, changes.RESTART, each.text)
+        change_report.Change(each.host, each.part, change_report.RESTART, each.text)
         for each in result.drifts or ()
     ]
     if drifts:

@@ -310,7 +310,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
     desired_state.keep([source], worlds.states(render=Renderer().files))
     yield tmp_path
-    desired_state._file([source], applied.STATES).unlink()
+    desired_state._file([source], desired_state.STATES).unlink()
 
 
 def run(site: Path, *options: str) -> str:

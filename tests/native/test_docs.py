@@ -18,7 +18,8 @@ import yaml
 from tests.documents import DOCS, Block, Command, Section, commands, lab_with, sections
 from tests.native.lab import NativeLab, Place, running_lab
 from tests.native.native import Upstream, eventually
-from vmesh.cli import parser, trace
+from vmesh.cli import trace
+from vmesh.cli.options import parser
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import Inventory
 from vmesh.model.types import Edge

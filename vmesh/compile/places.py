@@ -11,7 +11,9 @@ from typing import Any
 
 from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import WARNING, Problem
-from vmesh.compile import checks, cluster_views
+from vmesh.compile import cluster_views
+from vmesh.compile.checks_apps import check_own_name
+from vmesh.compile.checks_names import unknown_name_remedy
 from vmesh.compile.host_spec import View
 from vmesh.model import explain
 from vmesh.model.inventory import Inventory
@@ -91,7 +93,7 @@ class Places:
                     "is a group without hosts"
                     if empty
                     else "is neither a group with hosts nor a host of the inventory",
-                    checks.remedy(
+                    unknown_name_remedy(
                         group,
                         [*self.inventory.groups, *self.inventory.hosts],
                         f"Add hosts to it, or name one of: {known}",
@@ -185,7 +187,7 @@ class Places:
             problems = [
                 problem
                 for variable in given
-                for problem in checks.check_own_name(service, variable, place)
+                for problem in check_own_name(service, variable, place)
             ]
         self.problems += problems
         return None if problems else {str(name): str(text) for name, text in given.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmesh.compile.host_spec import ExternalSpec, FlaskSpec, HostSpec
-from vmesh.rollout.changes import shorter
+from vmesh.rollout.change_words import shorter
 from vmesh.rollout.record import MASKED, Described, State
 
 Answer = Mapping[str, Any]

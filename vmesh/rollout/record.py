@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from urllib.parse import quote, unquote
 
 from vmesh.base import paths
 from vmesh.base.problems import HIDDEN, LONG, hide
+from vmesh.base.secret_patterns import may_be_secret
 from vmesh.compile.host_spec import HostSpec, ProxySpec
 from vmesh.model.inventory import Inventory
 
@@ -38,15 +38,6 @@ SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jae
 # Its version is recorded already.
 NO_SETTINGS = frozenset({"jaeger_release"})
 
-_SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|key|credential|auth|private|cert|salt|dsn|cookie|session", re.I
-)
-_SECRET_VALUE = re.compile(
-    r"://[^/@\s]*:[^/@\s]+@"  # a URL with a password
-    r"|-----BEGIN"
-    r"|^(?=\S*[a-z])(?=\S*\d)[\w+/=.~-]{24,}$",  # long, without blanks, letters and digits
-    re.I,
-)
 # Keys of a view whose texts are names and addresses: a diff without them would say nothing.
 _STRUCTURE = frozenset(
     {
@@ -173,7 +164,7 @@ class Secrets:
             given = _at(inventory.mesh, way)
             names = set()
             for name, value in (given if isinstance(given, Mapping) else {}).items():
-                if (*way, name) in inventory.hidden or looks_secret(name, value):
+                if (*way, name) in inventory.hidden or may_be_secret(name, value):
                     names.add(name)
                     if len(str(value)) >= LONG:
                         values.add(str(value))
@@ -199,11 +190,6 @@ class Secrets:
             name: None if name in hidden or self.masked(value) != value else value
             for name, value in environment.items()
         }
-
-
-def looks_secret(name: str, value: Any) -> bool:
-    """Tell whether a variable's name or its value is like those of secrets."""
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)))
 
 
 def _at(mesh: Any, way: Sequence[str]) -> Any:
@@ -337,7 +323,7 @@ def _settings(
 ) -> dict[str, Any]:
     prefixes = tuple(SETTINGS[role] for role in roles if role in SETTINGS)
     return {
-        name: None if looks_secret(name, value) or _holds(value, kept) else value
+        name: None if may_be_secret(name, value) or _holds(value, kept) else value
         for name, value in sorted(variables.items())
         if prefixes and name.startswith(prefixes) and name not in NO_SETTINGS
     }

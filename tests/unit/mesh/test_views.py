@@ -11,7 +11,7 @@ import yaml
 
 from vmesh.base import paths
 from vmesh.compile import cluster_views, edge_route_views, listener_views, route_views
-from vmesh.compile.checks import circles
+from vmesh.compile.checks_calls import circles
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, external_egress_address
 from vmesh.model.inventory import Inventory

@@ -10,7 +10,7 @@ import pytest
 from tests.live.target import Target, Vm
 from tests.live.waiting import until
 from tests.live.web import Reply
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 pytestmark = pytest.mark.side_effect
 

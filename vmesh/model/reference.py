@@ -24,65 +24,65 @@ HEAD = """\
 <!-- Made from vmesh/model/mesh.schema.json by `python -m vmesh.model.reference`. -->
 # The inventory, key by key
 
-The mesh is described by variables that all hosts share, by custom in
-`inventory/<name>/group_vars/all/mesh.yml`. `./mesh validate` tells everything that is wrong with
-them, with the remedy. [recipes.md](recipes.md) shows each policy in use.
+Variables that all hosts share describe the mesh, usually in
+`inventory/<name>/group_vars/all/mesh.yml`. `./mesh validate` reports all mistakes in them, with the
+remedies. [recipes.md](recipes.md) shows each policy in use.
 
-Of each key: what may be set, the default (in bold), why that is the default, an example. Where a
-group is asked for, the name of a single host will do. Times are in seconds, and fractions such
-as `0.25` are fine.
+Each key is listed with its allowed values, its default (in bold), the reason for the default, and
+an example. A key that takes a group also takes the name of a single host. Times are in seconds;
+fractions such as `0.25` are allowed.
 
-Editors that speak to `yaml-language-server` complete and check these keys: the first line of
+Editors that use `yaml-language-server` complete and check these keys: the first line of
 `inventory/lab/group_vars/all/mesh.yml` names the schema.
 """
 
 TAIL = """\
 ## What an app finds
 
-A Flask app gets these environment variables from vmesh; what is behind an `external` app finds
-them in `/etc/vmesh/<service>.env` on its host.
+A Flask app gets these environment variables from vmesh. For an `external` app, vmesh writes them to
+`/etc/vmesh/<service>.env` on its host.
 
 | variable | what it is |
 |---|---|
-| `<NAME>_URL` | where to find what it calls, one for each of its `calls`; `-` becomes `_` |
+| `<NAME>_URL` | the URL of an upstream, one for each of its `calls`; `-` becomes `_` |
 | `MESH_ADDRESS` | the mesh address of its host |
 | `SERVICE_NAME` | its own name |
 
-The URLs are on loopback addresses that follow from the names of caller and call alone, so no
-change elsewhere moves them.
+The URLs have loopback addresses that depend only on the names of caller and call, so other changes
+of the mesh do not change them.
 
 ## What an app learns of a client
 
-| request header | what it says | who writes it |
+| request header | what it contains | set by |
 |---|---|---|
 | `x-envoy-external-address` | the client's address; inside the mesh the caller's | an Envoy |
-| `x-forwarded-for` | addresses on the way, nearest last | the edge; before it trusted peers |
+| `x-forwarded-for` | addresses on the way, nearest last | trusted peers, then the edge |
 | `x-forwarded-proto` | the client's scheme | a trusted peer, else the edge |
-| `x-forwarded-host`, `x-forwarded-port` | what the client asked | a trusted peer, else nobody |
+| `x-forwarded-host`, `x-forwarded-port` | the host and port of the client's request | a trusted peer only |
 
-The edge removes all other headers from which apps take such things (`forwarded`, `x-real-ip`,
-`x-forwarded-prefix`, `x-original-url` and their like), and Envoy's own (`x-envoy-*`), which only
-peers in `control_cidrs` may set. So a client cannot forge them. Of a list in such a header the last
-value counts.
+The edge removes all other headers from which apps take the client or the URL (`forwarded`,
+`x-real-ip`, `x-forwarded-prefix`, `x-original-url` and similar ones), and Envoy's own
+(`x-envoy-*`), which only peers in `control_cidrs` may set. So a client cannot forge them. If such a
+header has a list, the last value counts.
 
-A Flask app reads none of them itself. These are right without a line of its own, and without
-`ProxyFix`:
+A Flask app need not read these headers. The following are correct without code in the app, and
+without `ProxyFix`:
 
 - `request.remote_addr`: the client's address.
-- `request.scheme`: `http` or `https`, as the client asked for it.
-- `request.host`, URLs of `url_for(..., _external=True)` and redirects: the name and port that the
-  client asked for.
+- `request.scheme`: `http` or `https`, as in the client's request.
+- `request.host`, URLs of `url_for(..., _external=True)` and redirects: the name and port in the
+  client's request.
 
-gunicorn itself believes no header: not `X-Forwarded-Ssl`, not `SCRIPT_NAME`. A header whose name
+gunicorn itself trusts no header, neither `X-Forwarded-Ssl` nor `SCRIPT_NAME`. A header whose name
 has a `_` does not reach a Flask app, as WSGI cannot tell `_` from `-`; an `external` app gets it.
 
 ## Trace headers between hops
 
 Envoy makes the spans, one for each HTTP hop: at the edge, into a service, out of a service. An
-app only passes the headers on. It may speak W3C or B3: an app gets the span of its Envoy as
+app only forwards the headers. It may use W3C or B3: an app gets the span of its Envoy as
 `traceparent` and as `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, which always agree.
 
-| what an app, or a trusted peer of an edge, sends | what the Envoy makes of it |
+| sent by an app, or by a trusted peer of an edge | what Envoy does |
 |---|---|
 | a valid `traceparent`, of any version | joins that trace, sampled by the flags' lowest bit |
 | no valid `traceparent`, but valid B3 | joins that trace; without a decision it is sampled |
@@ -95,7 +95,7 @@ lack leading zeros or be in capitals, and `true` and `false` are read as 1 and 0
 decides what is sampled: the Envoys behind it follow the trace context. Between two Envoys only
 `traceparent` goes along.
 
-From peers that are not in its `trusted_cidrs` an edge takes no trace context: it removes
+An edge accepts no trace context from peers that are not in its `trusted_cidrs`: it removes
 `traceparent`, `tracestate`, `b3`, `x-b3-*` and `x-ot-span-context`, replaces `x-request-id`, and
 begins a trace of its own.
 
@@ -103,11 +103,11 @@ begins a trace of its own.
 
 | variable | what it is |
 |---|---|
-| `jaeger_release` | an official archive to use, `{path or url, sha256}`; else it is built |
+| `jaeger_release` | an official archive, `{path or url, sha256}`; without it Jaeger is built |
 | `jaeger_retention_hours`, `jaeger_memory_mib`, … | see [roles/jaeger](../roles/jaeger/README.md) |
 | `envoy_concurrency`, `envoy_log_level`, … | see [roles/envoy](../roles/envoy/README.md) |
 | `lab_*` | the lab's VMs; see [roles/lab](../roles/lab/README.md) |
-"""
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ SECTIONS = (
     Section(
         "policies",
         "policies: how it is called",
-        "They may stand at the service that is called (`policies`, for all its callers) and at"
-        " the call (`calls.<name>`), which wins, key by key.",
+        "Set them at the upstream service (`policies`, for all its callers) or at one call"
+        " (`calls.<name>`). A key of the call overrides the same key of the service.",
         "policies",
     ),
     Section("tls", "tls: TLS to an address outside", "", "tls"),
@@ -155,20 +155,20 @@ SECTIONS = (
     Section(
         "routes",
         "routes: what is answered by whom",
-        "A list of mappings. The order in which they stand means nothing, except between regular"
-        " expressions.",
+        "A list of mappings. Their order has no effect, except between regular expressions.",
         "route",
     ),
     Section(
         "header_match",
         "headers: conditions on request headers",
-        "Of each header in a route's `headers`: its exact value as a text, or one of these.",
+        "For each header in a route's `headers`: its exact value as a string, or one of these.",
         "header_match",
     ),
     Section(
         "filters",
         "rate_limit, max_request_bytes, cors, compression",
-        "They may stand at an edge, a virtual host and a route; the nearest one counts.",
+        "Set them at an edge, a virtual host or a route. A route's setting overrides the virtual"
+        " host's, which overrides the edge's.",
     ),
     Section(
         "mesh_tracing",
@@ -179,7 +179,7 @@ SECTIONS = (
     Section(
         "tracing",
         "tracing: of an edge or a route",
-        "What differs there from `mesh_tracing`.",
+        "Overrides `mesh_tracing` for an edge or a route.",
         "tracing",
     ),
     Section(
@@ -191,14 +191,14 @@ SECTIONS = (
     Section(
         "mesh_rollout",
         "mesh_rollout: how a change goes from host to host",
-        "[Operating vmesh](operating.md) shows it at work.",
+        "[Operating vmesh](operating.md) describes a rollout.",
         "mesh_rollout",
     ),
     Section(
         "variables",
         "Versions, addresses and zones",
-        "`mesh_envoy_version` and `mesh_operator_bind` are shared as those above are; the other two"
-        " are variables of a host, in `hosts.yml` or `host_vars`.",
+        "All hosts share `mesh_envoy_version` and `mesh_operator_bind`, like the variables above."
+        " The other two are variables of a host, in `hosts.yml` or `host_vars`.",
     ),
 )
 

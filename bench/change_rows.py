@@ -23,7 +23,7 @@ from bench.change_layers import BACK, EDGE, Layer, Values
 from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, before_ejection, in_flight, overlapping, windows
 from bench.change_world import World
-from tests.live.waiting import until
+from bench.live.waiting import until
 from vmesh import artifacts
 from vmesh.base import paths
 from vmesh.lab import Lab

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.live.web import Reply
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target
-from tests.live.web import Reply
 
 REQUESTS = 200
 Headers = tuple[tuple[str, str], ...]

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bench.live.web import Reply, request
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target, Vm
-from tests.live.web import Reply, request
 from vmesh.cli import connect
 from vmesh.compile.host_spec import HostPlan, admin_socket
 from vmesh.model.types import Edge, Mesh

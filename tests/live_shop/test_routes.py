@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.live.web import Reply
+from bench.live.web import Reply
 from tests.live_shop.chance import bounds
 from tests.live_shop.shop import CLIENTS, Shop, answer, instances
 

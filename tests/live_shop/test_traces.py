@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.live.web import request
+from bench.live.web import request
 from tests.live_shop.shop import Answer, Shop, answer, trace_of
 
 LEVELS = 5

@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     with steps.phase("prepare", "seeing to what the tests need"):
         packages.install(_missing_packages(), steps, no_install=arguments.no_install)
         supplies.provide(steps)
-    results = [verdict.code == 0 for verdict in check_command.check(steps.log_path, every=True)]
+    verdicts = check_command.check(steps.log_path, every=True, coverage=True)
+    results = [verdict.code == 0 for verdict in verdicts]
     if all(results):
         with _room(arguments.inventory, steps, leave=arguments.alongside):
             for scenario in scenarios:

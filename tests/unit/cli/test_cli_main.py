@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import vmesh.cli.down
 import vmesh.cli.ps
@@ -304,6 +305,50 @@ def test_a_check_with_one_failing_command_fails(
     told = capsys.readouterr().out
     assert "reason" in told
     assert "check: 1 failed" in told
+
+
+def test_no_python_and_no_shell_program_is_left_out_of_the_checks() -> None:
+    python, shell = [], []
+    for path in files_of_ours():
+        name = str(path.relative_to(paths.PROJECT))
+        first = path.open("rb").readline()
+        if path.suffix in {".py", ".pyi"}:
+            python.append(name)
+        elif first.startswith(b"#!") and first.rstrip().endswith(b"sh"):
+            shell.append(name)
+    typings = [name for name in python if name.startswith("typings/")]
+    assert {name.split("/")[0] for name in python} - {*check.PYTHON} == {"typings"}
+    assert all(name.endswith(".pyi") for name in typings)  # mypy reads them as it meets them
+    assert sorted(shell) == sorted(check.SHELL)
+
+
+def test_a_hook_of_git_runs_what_check_runs() -> None:
+    config = yaml.safe_load((paths.PROJECT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook["entry"] for repository in config["repos"] for hook in repository["hooks"]]
+    commands = {
+        " ".join(command)
+        for tool in check.tools(check.PYTHON, 2, every=False)
+        for command in tool.commands
+    }
+    quick = {hook.removeprefix(".venv/bin/") for hook in hooks if hook != "./mesh check"}
+    slow = {command for command in commands if command.startswith(("pytest", "ansible-lint"))}
+    assert "./mesh check" in hooks
+    assert quick == commands - slow
+
+
+def files_of_ours() -> list[Path]:
+    """Return the files that git would keep."""
+    told = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode != 0:
+        pytest.skip("only a git checkout tells its files from what was built")
+    found = (paths.PROJECT / name for name in told.stdout.split("\0") if name)
+    return [path for path in found if path.is_file()]
 
 
 def test_very_long_output_is_cut_to_its_end_and_the_rest_is_in_the_log() -> None:

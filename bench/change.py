@@ -31,7 +31,7 @@ from bench.change_faults import FAULTS
 from bench.change_report import Row, summaries, table
 from bench.change_rows import CHANGES, OLD_ENVOY, interrupted, still_different
 from bench.change_world import Rates, World
-from vmesh.cli import USAGE, CliError
+from vmesh.base.exits import USAGE, CliError
 
 KILLED = "killed"
 TIMES = 5

@@ -19,7 +19,7 @@ from bench.change_layers import EDGE, Layer
 from bench.change_report import executions
 from bench.change_rows import NEW_ENVOY, OLD_ENVOY
 from bench.change_world import Change, World
-from vmesh.cli import CliError
+from vmesh.base.exits import CliError
 
 SIZES = (1, 4, 12)
 FIRST_PORT = 9301

@@ -24,8 +24,8 @@ from bench.live.waiting import until
 from bench.live.web import Reply, request
 from vmesh.base import paths
 from vmesh.base.progress import new_log
-from vmesh.cli import playbook
-from vmesh.cli.mesh import Mesh, read
+from vmesh.remote import playbook
+from vmesh.remote.mesh import Mesh, read
 
 HELLO = "/streams/hello"
 # A request may take a route's whole timeout until it fails.

@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.live.jaeger import Jaeger
 from bench.live.remote import run_as_root
 from vmesh.base import paths
-from vmesh.cli import connect
-from vmesh.cli.mesh import Mesh, read
 from vmesh.compile.host_spec import JaegerPlan
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 BATCHES_A_SECOND = 4
 SAMPLE = 200

@@ -106,7 +106,7 @@ def site_row(hosts: int, scratch: Path) -> Row:
     command = [ansible, "-v", "-i", str(inventory), "playbooks/plan.yml"]
     environment = {
         "VMESH_EVENTS": str(events),
-        "ANSIBLE_CALLBACK_PLUGINS": str(paths.PROJECT / "vmesh/cli/callbacks"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(paths.PROJECT / "vmesh/remote/callbacks"),
         "ANSIBLE_CALLBACKS_ENABLED": "vmesh_events",
         "XDG_CACHE_HOME": str(own_cache(scratch / "cache")),
     }

@@ -6,8 +6,8 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 
-from vmesh.cli import connect
-from vmesh.cli.connect import HostVars
+from vmesh.remote import connect
+from vmesh.remote.connect import HostVars
 
 
 def run_as_root(

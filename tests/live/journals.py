@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.live.target import inventory_path, results_dir
 from vmesh.base import paths
-from vmesh.cli import connect
-from vmesh.cli.mesh import Mesh, read
 from vmesh.cli.output import status
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 SECONDS = 120.0
 

@@ -17,9 +17,9 @@ from bench.live.jaeger import Jaeger
 from bench.live.web import Reply, request
 from tests.live import guest
 from vmesh.base import paths
-from vmesh.cli.mesh import Mesh, read
 from vmesh.compile.host_spec import HostPlan
 from vmesh.model.types import Edge
+from vmesh.remote.mesh import Mesh, read
 
 # The VMs may be emulated: every ssh connection is kept, and a dead one is noticed.
 SSH_OPTIONS = (

@@ -14,9 +14,9 @@ from typing import Any
 from bench.live.web import Reply, request
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target, Vm
-from vmesh.cli import connect
 from vmesh.compile.host_spec import HostPlan, admin_socket
 from vmesh.model.types import Edge, Mesh
+from vmesh.remote import connect
 from vmesh.traces.waterfall import Span
 
 DRILLS = "/run/shop-drill"

@@ -18,9 +18,8 @@ from types import FrameType
 from typing import Any
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, INTERRUPTED, USAGE, CliError
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 EPILOG = """\
 exit codes:
@@ -51,14 +50,6 @@ COMMANDS = (
     ("bench", "make every change under load, count what fails, record it"),
     ("down", "stop the lab's VMs"),
 )
-
-
-class CliError(Exception):
-    """Something to tell the user in a sentence or two, and the exit code that goes with it."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class _Sources(argparse.Action):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.progress import Steps, duration, new_log
-from vmesh.cli import FAILED, OK, packages, supplies
+from vmesh.cli import packages, supplies
 
 # Where our own Python is; folders without any are left out.
 PYTHON = ("vmesh", "plugins", "playbooks", "roles", "services", "tests", "molecule", "bench")

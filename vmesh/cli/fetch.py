@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from vmesh import artifacts
+from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import OK, USAGE, CliError, packages, supplies
-from vmesh.cli.mesh import read
+from vmesh.cli import packages, supplies
+from vmesh.remote.mesh import read
 
 
 def run(arguments: argparse.Namespace) -> int:

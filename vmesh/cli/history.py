@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vmesh.cli import OK, USAGE, CliError
+from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.cli.output.graph import shortened
 from vmesh.cli.plan import table
 from vmesh.rollout import history, record

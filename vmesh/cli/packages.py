@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
+from vmesh.base.exits import USAGE, CliError
 from vmesh.base.progress import CommandFailed, Steps, run
-from vmesh.cli import USAGE, CliError
 
 # Pairs of a command and the Debian or Ubuntu package that brings it. The lab's and the
 # artifacts' own needs are written in vmesh.lab and vmesh.artifacts.

@@ -21,12 +21,14 @@ import jinja2
 from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import Problem, Problems
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
-from vmesh.cli.mesh import Mesh, read
+from vmesh.cli import packages, problem_list, supplies
 from vmesh.cli.output.graph import hosts_by_zone, shortened
 from vmesh.compile.topology import Outside, Route, Service, Topology, topology
+from vmesh.remote import playbook
+from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, history, record
 from vmesh.rollout.drift import Drift, drift, environments

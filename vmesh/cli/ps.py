@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from vmesh.cli import FAILED, OK, connect
-from vmesh.cli.mesh import Mesh, read
+from vmesh.base.exits import FAILED, OK
 from vmesh.cli.output import status
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 TIMEOUT = 60.0
 HEADER = ("VM", "NAME", "COMMAND", "STATE", "PORTS")

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook
-from vmesh.cli.mesh import LAB_GROUP
+from vmesh.cli import packages
 from vmesh.cli.output.graph import shortened
 from vmesh.model.inventory import Inventory, load
+from vmesh.remote import playbook
+from vmesh.remote.mesh import LAB_GROUP
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, history, record
 from vmesh.rollout.record import State

@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from vmesh.cli import connect
-from vmesh.cli.mesh import read
+from vmesh.remote import connect
+from vmesh.remote.mesh import read
 
 
 def run(arguments: argparse.Namespace) -> int:

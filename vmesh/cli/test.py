@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook, supplies
 from vmesh.cli import check as check_command
+from vmesh.cli import packages, supplies
+from vmesh.remote import playbook
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Molecule says `INFO  default ➜ converge: Executing` as each action begins.

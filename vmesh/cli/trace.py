@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.cli import FAILED, OK, USAGE, CliError, connect
-from vmesh.cli.mesh import Mesh, read
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.model.types import Mesh as Model
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 from vmesh.traces import waterfall
 
 # Proxies send their spans every second or so: a trace is complete once it hangs together

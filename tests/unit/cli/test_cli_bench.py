@@ -9,6 +9,7 @@ from bench import change
 from bench.change_report import Row
 from bench.change_world import Rates
 from vmesh import cli
+from vmesh.base.exits import USAGE
 
 
 def test_rows_can_be_chosen_and_keep_their_order() -> None:
@@ -19,7 +20,7 @@ def test_rows_can_be_chosen_and_keep_their_order() -> None:
 def test_an_unknown_row_is_told_with_those_that_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["bench", "change", "--only", "rutes"]) == cli.USAGE
+    assert cli.main(["bench", "change", "--only", "rutes"]) == USAGE
     told = capsys.readouterr().err
     assert "rutes" in told
     assert "envoy-upgrade" in told
@@ -66,12 +67,12 @@ def test_what_takes_a_row_back_comes_right_after_it() -> None:
 
 def test_bench_refuses_several_inventories(capsys: pytest.CaptureFixture[str]) -> None:
     both = ["-i", "inventory/lab", "-i", "inventory/example-change"]
-    assert cli.main(["bench", "change", *both]) == cli.USAGE
+    assert cli.main(["bench", "change", *both]) == USAGE
     assert "over one inventory" in capsys.readouterr().err
 
 
 def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "change", "--continue"]) == cli.USAGE
+    assert cli.main(["bench", "change", "--continue"]) == USAGE
     assert "-o" in capsys.readouterr().err
 
 

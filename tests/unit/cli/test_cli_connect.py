@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from vmesh.base.problems import Problem
-from vmesh.cli import connect
 from vmesh.model.types import Edge, parse
+from vmesh.remote import connect
 
 LAB_EDGE = {
     "ansible_host": "127.0.0.1",

@@ -15,10 +15,12 @@ import vmesh.cli.down
 import vmesh.cli.ps
 from vmesh import cli
 from vmesh.base import paths
+from vmesh.base.exits import CliError
 from vmesh.base.problems import Problem
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import check, logs, packages, playbook, render
+from vmesh.cli import check, logs, packages, render
 from vmesh.cli import test as test_command
+from vmesh.remote import playbook
 from vmesh.rollout import record
 
 OWN_VMS = {
@@ -223,12 +225,12 @@ def test_scenarios_are_all_there_are_default_first_unless_named(tmp_path: Path) 
     (tmp_path / "shared").mkdir()
     assert test_command.chosen(tmp_path, None) == ["default", "alpha"]
     assert test_command.chosen(tmp_path, ["alpha"]) == ["alpha"]
-    with pytest.raises(cli.CliError, match="beta"):
+    with pytest.raises(CliError, match="beta"):
         test_command.chosen(tmp_path, ["beta"])
 
 
 def test_no_scenario_at_all_is_not_a_success(tmp_path: Path) -> None:
-    with pytest.raises(cli.CliError, match="no molecule scenario"):
+    with pytest.raises(CliError, match="no molecule scenario"):
         test_command.chosen(tmp_path, None)
 
 
@@ -253,7 +255,7 @@ def test_the_journal_is_read_as_root_only_where_that_needs_no_password(
 
 def test_render_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(cli.CliError, match="thesis"):
+    with pytest.raises(CliError, match="thesis"):
         render.check_target(tmp_path)
     render.check_target(tmp_path / "thesis")
     render.check_target(tmp_path / "new")

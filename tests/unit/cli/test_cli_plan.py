@@ -10,8 +10,9 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh import cli
 from vmesh.base.problems import HIDDEN
-from vmesh.cli import plan, playbook
-from vmesh.cli.mesh import read
+from vmesh.cli import plan
+from vmesh.remote import playbook
+from vmesh.remote.mesh import read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 

@@ -12,9 +12,9 @@ import pytest
 
 from vmesh.base import paths
 from vmesh.base.progress import Steps
-from vmesh.cli import playbook
-from vmesh.cli.playbook import Outcome
 from vmesh.cli.up import apply_all
+from vmesh.remote import playbook
+from vmesh.remote.playbook import Outcome
 
 
 def outcome(*events: dict[str, object], code: int = 0) -> playbook.Outcome:

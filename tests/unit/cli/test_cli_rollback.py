@@ -13,10 +13,12 @@ import pytest
 from tests.unit.cli.test_cli_plan import inventory
 from tests.unit.mesh import worlds
 from vmesh import cli
-from vmesh.cli import CliError, packages, playbook
+from vmesh.base.exits import CliError
 from vmesh.cli import history as history_command
+from vmesh.cli import packages
 from vmesh.cli import plan as plan_command
 from vmesh.cli import rollback as rollback_command
+from vmesh.remote import playbook
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import history, record
 

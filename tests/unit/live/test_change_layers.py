@@ -16,8 +16,8 @@ from vmesh.artifacts import JaegerRelease, jaeger
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact
 from vmesh.base import paths
-from vmesh.cli.mesh import Mesh, read
 from vmesh.lab import lab_spec
+from vmesh.remote.mesh import Mesh, read
 from vmesh.rollout import record
 
 EXAMPLE = paths.PROJECT / "inventory" / "example-change"

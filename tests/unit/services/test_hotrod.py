@@ -17,9 +17,9 @@ from tests.live.spans import Node
 from tests.live_hotrod.ride import DRIVERS, expected, is_look, mistakes
 from tests.unit.units.test_units import needs_systemd, verify
 from vmesh.base.paths import PROJECT
-from vmesh.cli.mesh import read
 from vmesh.compile.host_spec import Plan, egress_address
 from vmesh.model.types import ExternalApp
+from vmesh.remote.mesh import read
 from vmesh.traces.waterfall import Span
 
 HOTROD = PROJECT / "inventory" / "example-hotrod"

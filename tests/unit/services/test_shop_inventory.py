@@ -6,9 +6,9 @@ import pytest
 
 from tests.live.spans import expected
 from vmesh.base.paths import PROJECT
-from vmesh.cli.mesh import read
 from vmesh.compile.host_spec import Plan
 from vmesh.model.types import ExternalApp
+from vmesh.remote.mesh import read
 
 from .conftest import LoadService
 

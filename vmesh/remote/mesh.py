@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmesh.cli import USAGE, CliError, connect
+from vmesh.base.exits import USAGE, CliError
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import HostPlan, Plan
 from vmesh.model.inventory import Inventory, load
 from vmesh.model.types import Edge
+from vmesh.remote import connect
 
 LAB_GROUP = "lab"
 

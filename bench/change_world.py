@@ -150,9 +150,15 @@ class World:
         began = time.time()
         done = subprocess.run(
             [str(paths.PROJECT / "mesh"), command, "-i", str(self.place), *arguments],
-            cwd=paths.PROJECT, env=environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
-        )  # fmt: skip
+            cwd=paths.PROJECT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
         seconds = time.time() - began
         log.write_text(done.stdout + done.stderr)
         # What it ran of Ansible, it has logged under its own name.
@@ -179,9 +185,13 @@ class World:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["ansible-playbook", "site.yml", "-i", str(self.place)],
-                cwd=paths.PROJECT, env=env, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                cwd=paths.PROJECT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 yield process, lambda: _events(log)
             finally:

@@ -48,14 +48,23 @@ TRACE = (
 ACCEPTED = (b"", b"\x0a\x00")
 # What an Envoy says about a request, for spans of a true size.
 ATTRIBUTES = {
-    "node_id": "service1@web1", "zone": "",
+    "node_id": "service1@web1",
+    "zone": "",
     "guid:x-request-id": "8a4be9fd-3d7a-9d4e-a0a3-59ac14cfa8bb",
-    "http.url": "http://127.0.0.1:8000/trace/1", "http.method": "GET", "http.protocol": "HTTP/1.1",
-    "downstream_cluster": "-", "user_agent": "python-requests/2.32", "request_size": "0",
-    "peer.address": "198.18.0.11", "component": "proxy", "upstream_cluster": "service2",
-    "upstream_cluster.name": "service2", "http.status_code": "200", "response_size": "96",
+    "http.url": "http://127.0.0.1:8000/trace/1",
+    "http.method": "GET",
+    "http.protocol": "HTTP/1.1",
+    "downstream_cluster": "-",
+    "user_agent": "python-requests/2.32",
+    "request_size": "0",
+    "peer.address": "198.18.0.11",
+    "component": "proxy",
+    "upstream_cluster": "service2",
+    "upstream_cluster.name": "service2",
+    "http.status_code": "200",
+    "response_size": "96",
     "response_flags": "-",
-}  # fmt: skip
+}
 
 
 def field(number: int, content: bytes) -> bytes:

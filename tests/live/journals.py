@@ -58,8 +58,11 @@ def _collect_one(mesh: Mesh, vm: str) -> list[str]:
         try:
             answer = subprocess.run(
                 connect.ssh_command(vm, variables, [f"sudo sh -c {shlex.quote(command)}"]),
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return [*lines, f"{vm}: no answer within {SECONDS:.0f} s"]
         if answer.returncode == 255:

@@ -10,9 +10,14 @@ from tests.live.target import Target
 
 # Everything the edge answers with, and nothing else.
 HEADERS = {
-    "content-type", "content-length", "x-envoy-upstream-service-time", "server", "date",
-    "x-envoy-protocol-version", "x-trace-id",
-}  # fmt: skip
+    "content-type",
+    "content-length",
+    "x-envoy-upstream-service-time",
+    "server",
+    "date",
+    "x-envoy-protocol-version",
+    "x-trace-id",
+}
 ADMIN_PAGES = (
     "/", "/ready", "/server_info", "/stats", "/stats/prometheus", "/clusters", "/listeners",
     "/memory", "/hot_restart_version",

@@ -155,8 +155,10 @@ def _index_environment() -> dict[str, str]:
     env = {"UV_HTTP_RETRIES": "1", **os.environ}
     result = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for variable, value in uv_settings(result.stdout).items():
         env.setdefault(variable, value)
     return env

@@ -133,10 +133,16 @@ def _run(tool: Tool, env: Mapping[str, str]) -> Verdict:
     for command in tool.commands:
         try:
             result = subprocess.run(
-                command, cwd=paths.PROJECT, env=env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                command,
+                cwd=paths.PROJECT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
                 check=False,
-            )  # fmt: skip
+            )
         except FileNotFoundError:
             return Verdict(tool.name, 127, 0.0, f"{command[0]} is not installed")
         if result.returncode != 0:

@@ -77,9 +77,13 @@ def svg(drawn: Picture) -> str:
     """Return the picture as SVG. Raises CliError when Graphviz fails."""
     try:
         done = subprocess.run(
-            ["dot", "-Tsvg"], input=dot(drawn), capture_output=True, text=True, timeout=SECONDS,
+            ["dot", "-Tsvg"],
+            input=dot(drawn),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
             check=False,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise CliError(f"Graphviz has not finished after {SECONDS} s", FAILED) from None
     if done.returncode != 0:

@@ -54,9 +54,12 @@ def row(line: history.Line) -> tuple[str, ...]:
     words = changed(hosts.values())
     what = ": ".join(filter(None, (str(line.get("asked", "")), words)))
     return (
-        str(line["run"]), local(str(line.get("when", ""))), str(line.get("who", "")),
-        what, became(hosts),
-    )  # fmt: skip
+        str(line["run"]),
+        local(str(line.get("when", ""))),
+        str(line.get("who", "")),
+        what,
+        became(hosts),
+    )
 
 
 def changed(hosts: Iterable[Mapping[str, Any]]) -> str:

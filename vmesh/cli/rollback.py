@@ -202,9 +202,11 @@ def told(goal: Target, number: int, ways: Sequence[Way]) -> list[str]:
     """Return the lines that tell what will happen."""
     lines = [f"Rolling back {goal.words} to run {number}:"]
     for way in ways:
-        where = f"as run {way.after} left it" if way.after is not None else (
-            f"to the state it had after run {number}, of which nothing is recorded here"
-        )  # fmt: skip
+        where = (
+            f"as run {way.after} left it"
+            if way.after is not None
+            else (f"to the state it had after run {number}, of which nothing is recorded here")
+        )
         now = f", now as run {way.before} left it" if way.before else ""
         lines.append(f"{way.host}: {where}{now}")
         lines += [f"  ~ {text}" for text in way.words]

@@ -33,9 +33,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GUNICORN = (
-    sys.executable, "-P", "-m", "gunicorn",
-    "--chdir", "app", "--config", "python:meshtrace.gunicorn_conf",
-)  # fmt: skip
+    sys.executable,
+    "-P",
+    "-m",
+    "gunicorn",
+    "--chdir",
+    "app",
+    "--config",
+    "python:meshtrace.gunicorn_conf",
+)
 # Of the environment of before, a new process gets these; the rest is in its file of settings.
 KEPT = (
     "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LISTEN_FDS", "LISTEN_PID", "LOGNAME",

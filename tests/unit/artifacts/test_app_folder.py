@@ -38,11 +38,24 @@ def taken(folder: Path) -> set[str]:
 
 def test_what_only_a_controller_needs_stays_there(folder: Path) -> None:
     write(
-        folder, ".git/config", ".venv/bin/python", ".env", "pages/.hidden", "__pycache__/a.pyc",
-        "pages/__pycache__/b.pyc", "c.pyc", "d.pyo", "node_modules/x.js", "pages/node_modules/y.js",
-        "venv/lib/z.py", "pages/venv/z.py", "tests/test_app.py", "test/test_app.py",
-        "my-env/pyvenv.cfg", "my-env/lib/site.py",
-    )  # fmt: skip
+        folder,
+        ".git/config",
+        ".venv/bin/python",
+        ".env",
+        "pages/.hidden",
+        "__pycache__/a.pyc",
+        "pages/__pycache__/b.pyc",
+        "c.pyc",
+        "d.pyo",
+        "node_modules/x.js",
+        "pages/node_modules/y.js",
+        "venv/lib/z.py",
+        "pages/venv/z.py",
+        "tests/test_app.py",
+        "test/test_app.py",
+        "my-env/pyvenv.cfg",
+        "my-env/lib/site.py",
+    )
     (folder / "venv" / "python").symlink_to("/usr/bin/python3")
     (folder / "my-env" / "python").symlink_to("/usr/bin/python3")
     write(folder, "pages/index.html", "pages/tests/kept.py", "env/kept.py", "test.py", "venv.py")
@@ -51,8 +64,18 @@ def test_what_only_a_controller_needs_stays_there(folder: Path) -> None:
 
 
 def test_a_users_patterns_come_after_the_defaults(folder: Path) -> None:
-    write(folder, ".well-known/security.txt", ".git/config", "tests/a.py", "data/big.bin",
-          "data/small.bin", "docs/a.md", "pages/docs/b.md", "notes.txt", "#odd")  # fmt: skip
+    write(
+        folder,
+        ".well-known/security.txt",
+        ".git/config",
+        "tests/a.py",
+        "data/big.bin",
+        "data/small.bin",
+        "docs/a.md",
+        "pages/docs/b.md",
+        "notes.txt",
+        "#odd",
+    )
     (folder / ".vmeshignore").write_text(
         "# a comment\n\n!.well-known/\n!/tests/\n/docs/\n*.bin\n!small.bin\nnotes.*\n\\#odd\n"
     )

@@ -28,8 +28,11 @@ def test_an_unknown_row_is_told_with_those_that_there_are(
 
 def test_all_rows_take_turns() -> None:
     assert list(change.turns(["routes", "release"], 2)) == [
-        ("routes", 1), ("release", 1), ("routes", 2), ("release", 2),
-    ]  # fmt: skip
+        ("routes", 1),
+        ("release", 1),
+        ("routes", 2),
+        ("release", 2),
+    ]
 
 
 def test_killed_runs_are_spread_over_the_turns() -> None:
@@ -50,9 +53,13 @@ def test_a_measurement_goes_on_where_it_ended(tmp_path: Path) -> None:
     rows = [
         change.Made(key, turn, "2026-11-26", Row(key, 10, 0, 0, 1.0, failures=("one",)))
         for key, turn in (
-            ("routes", 1), ("release", 1), ("release-rollback", 1), ("routes", 2), ("release", 2),
+            ("routes", 1),
+            ("release", 1),
+            ("release-rollback", 1),
+            ("routes", 2),
+            ("release", 2),
         )
-    ]  # fmt: skip
+    ]
     change.write(path, "changes", change.record(rows, Rates()))
     # What the second release did is not there any more, so it is made again and taken back.
     assert change.earlier(path, change.NAMES) == rows[:4]

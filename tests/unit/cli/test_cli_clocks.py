@@ -20,10 +20,18 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def span(name: str, parent: str | None, on: str | None, start: int, end: int, **more: Any) -> Span:
     """Return a span of the Envoy on host `on`; times in milliseconds."""
     return Span(
-        trace_id=TRACE, span_id=name, parent_id=parent, service=more.pop("service", name),
-        operation=name, start=start * MILLISECOND, duration=(end - start) * MILLISECOND,
-        kind=more.pop("kind", "server"), host=on, process=more.pop("process", name), **more,
-    )  # fmt: skip
+        trace_id=TRACE,
+        span_id=name,
+        parent_id=parent,
+        service=more.pop("service", name),
+        operation=name,
+        start=start * MILLISECOND,
+        duration=(end - start) * MILLISECOND,
+        kind=more.pop("kind", "server"),
+        host=on,
+        process=more.pop("process", name),
+        **more,
+    )
 
 
 def into_app(name: str, parent: str | None, on: str, start: int, end: int) -> Span:
@@ -66,8 +74,11 @@ def test_a_call_after_the_answer_is_drawn_at_its_own_time() -> None:
         into_app("stock", "late", "store", 2_095, 2_105),
     )
     assert drawn(*spans) == {
-        "edge": (0, ""), "shop": (10, ""), "late": (2_090, ""), "stock": (2_095, ""),
-    }  # fmt: skip
+        "edge": (0, ""),
+        "shop": (10, ""),
+        "late": (2_090, ""),
+        "stock": (2_095, ""),
+    }
     lines = waterfall.lines(waterfall.tree(spans), 100, "#")
     assert len(lines) == 5  # nothing is told of clocks
     bars = {line.split()[0]: line for line in lines[1:]}

@@ -23,8 +23,10 @@ def test_mermaid_text_goes_to_standard_output(capsys: pytest.CaptureFixture[str]
 
 def test_the_name_of_the_file_tells_the_format(tmp_path: Path) -> None:
     for name, begin in (
-        ("a.md", "```mermaid\nflowchart LR\n"), ("a.mmd", "flowchart LR\n"), ("a.dot", "digraph"),
-    ):  # fmt: skip
+        ("a.md", "```mermaid\nflowchart LR\n"),
+        ("a.mmd", "flowchart LR\n"),
+        ("a.dot", "digraph"),
+    ):
         assert cli.main([*LAB, "-o", str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_text().startswith(begin)
     assert (tmp_path / "a.md").read_text().endswith("\n```\n")

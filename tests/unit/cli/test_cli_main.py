@@ -129,7 +129,7 @@ def test_a_playbook_is_run_with_all_sources(monkeypatch: pytest.MonkeyPatch) -> 
     playbook.apply((Path("/one"), Path("web1,")), steps, fast=False, extra=("--check",))
     assert ran == [
         ["ansible-playbook", "-i", "/one", "-i", "web1,", "--check", "site.yml"],
-    ]  # fmt: skip
+    ]
 
 
 def test_down_refuses_an_inventory_without_a_lab(
@@ -246,9 +246,12 @@ def test_the_journal_is_read_as_root_only_where_that_needs_no_password(
         (tmp_path / name).chmod(0o755)
     command = logs.journal_command(("envoy@shop.service",), 5, follow=True)
     run = subprocess.run(
-        ["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["sh", "-c", command],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     expected = "--no-pager --output=short-iso --lines=5 --unit=envoy@shop.service --follow"
     assert run.stdout == f"{'yes' if sudo else 'no'} {expected}\n"
 
@@ -362,8 +365,11 @@ def test_very_long_output_is_cut_to_its_end_and_the_rest_is_in_the_log() -> None
 def test_help_needs_no_library_but_pythons_own() -> None:
     run = subprocess.run(
         [sys.executable, "-S", "-P", "-m", "vmesh", "--help"],
-        env={"PYTHONPATH": str(paths.PROJECT), "PATH": os.defpath}, cwd="/",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={"PYTHONPATH": str(paths.PROJECT), "PATH": os.defpath},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert "waterfall" in run.stdout

@@ -50,9 +50,14 @@ def ran(place: Path, run: int, *edits: tuple[str, Any], **more: Any) -> None:
         hosts[host] = {"from": 0, "to": 0, "result": result, "cause": f"no luck on {host}\nat all"}
     history.append(
         folder,
-        {"run": run, "when": "2026-11-25T22:27:37+00:00", "who": WHO, "asked": "apply",
-         "hosts": hosts},
-    )  # fmt: skip
+        {
+            "run": run,
+            "when": "2026-11-25T22:27:37+00:00",
+            "who": WHO,
+            "asked": "apply",
+            "hosts": hosts,
+        },
+    )
 
 
 @pytest.fixture
@@ -172,8 +177,9 @@ def test_what_is_named_goes_back(
 ) -> None:
     three_runs(place)
     assert rolled_back(place, name, to) == 0
-    found = [tuple(asked["vmesh_rollback"][key] for key in ("to", "hosts", "parts"))
-             for asked in started]  # fmt: skip
+    found = [
+        tuple(asked["vmesh_rollback"][key] for key in ("to", "hosts", "parts")) for asked in started
+    ]
     assert found == ([] if goal is None else [goal])
 
 

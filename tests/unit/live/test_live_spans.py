@@ -20,19 +20,22 @@ from vmesh.traces.waterfall import Span
 MESH = {
     "mesh_services": {
         "shop": {
-            "port": 9001, "app": {"flask": "services/shop"}, "operation": "buy",
+            "port": 9001,
+            "app": {"flask": "services/shop"},
+            "operation": "buy",
             "calls": {"stock": {}},
         },
         "stock": {"port": 9002, "app": {"flask": "services/stock"}, "operation": "look"},
     },
     "mesh_edges": {
         "gate": {
-            "group": "gate", "port": 80,
+            "group": "gate",
+            "port": 80,
             "routes": [{"prefix": "/", "to": "stock"}, {"prefix": "/buy", "to": "shop"}],
         }
     },
     "mesh_tracing": {"group": "jaeger"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -45,9 +48,15 @@ def mesh() -> Mesh:
 
 def span(number: int, parent: int | None, service: str, operation: str, kind: str) -> Span:
     return Span(
-        trace_id="t", span_id=f"s{number}", parent_id=None if parent is None else f"s{parent}",
-        service=service, operation=operation, start=number, duration=10 - number, kind=kind,
-    )  # fmt: skip
+        trace_id="t",
+        span_id=f"s{number}",
+        parent_id=None if parent is None else f"s{parent}",
+        service=service,
+        operation=operation,
+        start=number,
+        duration=10 - number,
+        kind=kind,
+    )
 
 
 STORED = [
@@ -82,7 +91,8 @@ def test_longest_prefix_wins(mesh: Mesh) -> None:
 DEEP = {
     "mesh_services": {
         "page": {
-            "port": 9001, "app": {"flask": "services/shop"},
+            "port": 9001,
+            "app": {"flask": "services/shop"},
             "calls": {"till": {}, "bank": {"host": "bank.example.com", "port": 443}},
         },
         "till": {"port": 9002, "app": {"flask": "services/shop"}, "calls": {"old": {}}},
@@ -91,7 +101,8 @@ DEEP = {
     },
     "mesh_edges": {
         "gate": {
-            "group": "gate", "port": 80,
+            "group": "gate",
+            "port": 80,
             "routes": [
                 {"prefix": "/", "to": "page"},
                 {"prefix": "/copied", "to": "next", "mirror": {"to": "old"}},
@@ -104,7 +115,7 @@ DEEP = {
             },
         }
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture

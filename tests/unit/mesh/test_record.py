@@ -63,9 +63,12 @@ def test_it_holds_what_was_applied() -> None:
     assert state["platform"] == worlds.PLATFORM
     assert list(state["roles"]) == ["envoy", "flask_service"]
     assert set(state["files"]["shop"]) >= {
-        "bootstrap.yaml", "clusters/clusters.yaml", "routes/egress-stock.yaml",
-        "listeners/listeners.yaml", "endpoints/stock.yaml",
-    }  # fmt: skip
+        "bootstrap.yaml",
+        "clusters/clusters.yaml",
+        "routes/egress-stock.yaml",
+        "listeners/listeners.yaml",
+        "endpoints/stock.yaml",
+    }
     assert all(len(each) == 64 for each in state["files"]["shop"].values())
 
 
@@ -133,8 +136,10 @@ ROUTE = {"prefix": "/hook", "to": "shop", "headers": {"x-key": SECRET}}
     [
         (("mesh_edges/front/routes/2", ROUTE), "mesh_edges/front/routes/2/headers/x-key"),
         (
-            ("mesh_edges/front/routes/2",
-             {"path": "/a", "answer": {"status": 200, "body": f"it is {SECRET}\n"}}),
+            (
+                "mesh_edges/front/routes/2",
+                {"path": "/a", "answer": {"status": 200, "body": f"it is {SECRET}\n"}},
+            ),
             "mesh_edges/front/routes/2/answer/body",
         ),
         (
@@ -143,7 +148,7 @@ ROUTE = {"prefix": "/hook", "to": "shop", "headers": {"x-key": SECRET}}
         ),
         (("mesh_services/shop/operation", SECRET), "mesh_services/shop/operation"),
     ],
-)  # fmt: skip
+)
 def test_no_hidden_value_of_the_mesh_is_recorded(
     tmp_path: Path, edit: tuple[str, Any], way: str
 ) -> None:
@@ -176,8 +181,14 @@ def test_a_setting_that_the_vault_keeps_is_not_recorded(tmp_path: Path, value: A
 
 
 def test_a_secret_setting_of_a_role_is_not_recorded(tmp_path: Path) -> None:
-    hosts = {**worlds.HOSTS, "jaeger1": {"ansible_host": "10.0.0.6", "jaeger_token": SECRET,
-                                         "jaeger_retention_hours": 24}}  # fmt: skip
+    hosts = {
+        **worlds.HOSTS,
+        "jaeger1": {
+            "ansible_host": "10.0.0.6",
+            "jaeger_token": SECRET,
+            "jaeger_retention_hours": 24,
+        },
+    }
     text = recorded(tmp_path, worlds.inventory(None, hosts))
     assert SECRET not in text
     assert '"jaeger_retention_hours": 24' in text
@@ -284,10 +295,13 @@ PLAYBOOK = """
 def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Any:
     hosts = {
         host: {
-            **each, **FATES[host], "vmesh_answer": {"stdout": json.dumps(ANSWER)}, **(more or {})
+            **each,
+            **FATES[host],
+            "vmesh_answer": {"stdout": json.dumps(ANSWER)},
+            **(more or {}),
         }
         for host, each in worlds.HOSTS.items()
-    }  # fmt: skip
+    }
     return {
         "all": {
             "vars": {
@@ -316,12 +330,26 @@ def site(tmp_path: Path) -> Iterator[Path]:
 def run(site: Path, *options: str) -> str:
     """Run the playbook with records below the folder; return what Ansible printed."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", site / f"{site.name}.json",
-         site / "site.yml", *options],
-        cwd=paths.PROJECT, capture_output=True, text=True, check=False, timeout=180,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(site), "VMESH_APPLIED": str(site / "applied"),
-             "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            site / f"{site.name}.json",
+            site / "site.yml",
+            *options,
+        ],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(site),
+            "VMESH_APPLIED": str(site / "applied"),
+            "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
+    )
     return done.stdout + done.stderr
 
 

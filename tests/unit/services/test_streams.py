@@ -61,16 +61,29 @@ def gunicorn(folder: Path) -> Iterator[Running]:
         "PYTHONPATH": os.pathsep.join(
             [str(PROJECT / "services" / "meshtrace"), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
-        "SERVICE_NAME": "streams", "THREADS": "6", "FAIL_FILE": str(folder / "fail"),
+        "SERVICE_NAME": "streams",
+        "THREADS": "6",
+        "FAIL_FILE": str(folder / "fail"),
         "GRACEFUL_TIMEOUT_SECONDS": str(GRACE_SECONDS),
-    }  # fmt: skip
+    }
     log = folder / "log"
     with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", "python:meshtrace.gunicorn_conf",
-             "--bind", f"fd://{listening.fileno()}"],
-            cwd=APP, env=environment, pass_fds=[listening.fileno()], stdout=output, stderr=output,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "--config",
+                "python:meshtrace.gunicorn_conf",
+                "--bind",
+                f"fd://{listening.fileno()}",
+            ],
+            cwd=APP,
+            env=environment,
+            pass_fds=[listening.fileno()],
+            stdout=output,
+            stderr=output,
+        )
         port: int = listening.getsockname()[1]
     try:
         # The socket listens already: what is asked now is answered when the app is there.

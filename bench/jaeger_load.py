@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.live.jaeger import Jaeger
 from bench.live.remote import run_as_root
 from vmesh.base import paths
-from vmesh.compile.host_spec import JaegerPlan
+from vmesh.compile.host_spec import JaegerSpec
 from vmesh.remote import connect
 from vmesh.remote.mesh import Mesh, read
 
@@ -113,7 +113,7 @@ def batch(traces: int) -> tuple[list[str], bytes]:
 
 
 @contextmanager
-def tunnel(mesh: Mesh, host: str, jaeger: JaegerPlan) -> Iterator[str]:
+def tunnel(mesh: Mesh, host: str, jaeger: JaegerSpec) -> Iterator[str]:
     """Open a way to Jaeger's OTLP/HTTP port; yield its URL on this machine."""
     inside = next(port for port in jaeger.ports if port.what == "OTLP over HTTP")
     with socket.socket() as probe:
@@ -162,11 +162,11 @@ def send(url: str, rate: int, seconds: int) -> tuple[list[str], int, float]:
     return ids, refused, time.monotonic() - began
 
 
-def jaeger_host(mesh: Mesh) -> tuple[str, JaegerPlan]:
+def jaeger_host(mesh: Mesh) -> tuple[str, JaegerSpec]:
     """Return the VM with Jaeger, and what runs there. Raises LookupError when there is none."""
-    for name, plan in mesh.plan.hosts.items():
-        if plan.jaeger is not None:
-            return name, plan.jaeger
+    for name, spec in mesh.spec.hosts.items():
+        if spec.jaeger is not None:
+            return name, spec.jaeger
     raise LookupError("jaeger is on no VM of the inventory")
 
 

@@ -51,20 +51,20 @@ def plan_once(inventory: Path, folder: Path) -> Row:
     """Read, compile and render `inventory` in this process; return the seconds and megabytes."""
     from vmesh.compile.compiler import compile_mesh  # noqa: PLC0415
     from vmesh.model.inventory import load  # noqa: PLC0415
-    from vmesh.render.renderer import write_plan  # noqa: PLC0415
+    from vmesh.render.renderer import write_files  # noqa: PLC0415
 
     times = [time.monotonic()]
     loaded = load(inventory)
     times.append(time.monotonic())
-    plan = compile_mesh(loaded)
+    spec = compile_mesh(loaded)
     times.append(time.monotonic())
-    forms = write_plan(plan, folder)
+    forms = write_files(spec, folder)
     times.append(time.monotonic())
     load_s, compile_s, render_s = (after - before for before, after in itertools.pairwise(times))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "services": len(plan.mesh.services),
-        "edges": len(plan.mesh.edges),
+        "services": len(spec.mesh.services),
+        "edges": len(spec.mesh.edges),
         "proxies": len(forms),
         "load": load_s,
         "compile": compile_s,

@@ -18,18 +18,18 @@ from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.artifacts.sources import check_sources
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import HostPlan, Plan
+from vmesh.compile.host_spec import HostSpec, MeshSpec
 from vmesh.model.inventory import from_hostvars
-from vmesh.render.renderer import write_plan
+from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
 from vmesh.rollout import record, run_lock
 from vmesh.rollout.desired_state import build_folder, lock
 
 
-def what_runs_on(host: HostPlan, folder: Path) -> dict[str, Any]:
+def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
     """Return what the playbooks and roles take of `host`, whose files are in `folder`.
 
-    The proxies' views stay behind: they are nearly all of a plan, rendered by now, and every
+    The proxies' views stay behind: they are nearly all of a spec, rendered by now, and every
     host's variables hold what this returns.
     """
     return {
@@ -76,7 +76,7 @@ def _stop_at(problems: list[Problem]) -> None:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Returns `hosts`: host name -> what runs there. That is a HostPlan as a mapping, with
+    """Returns `hosts`: host name -> what runs there. That is a HostSpec as a mapping, with
     `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files; and
     `envoy_version`, empty for the default; and `leaving`: host -> the parts it was recorded with,
     of hosts that have none any more.
@@ -101,14 +101,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             inventory = from_hostvars(Path(sources[-1]), variables["groups"], variables["hostvars"])
             watch.took("inventory")
-            plan = compile_mesh(inventory)
+            spec = compile_mesh(inventory)
             watch.took("compile")
-            _stop_at(check_sources(plan))
+            _stop_at(check_sources(spec))
             if not check and (reason := run_lock.refused_here(lock(sources))):
                 raise AnsibleActionFail(reason)
-            forms = write_plan(plan, folder)
+            forms = write_files(spec, folder)
             watch.took("render")
-            _stop_at(validate_all(envoy_binary(version=plan.mesh.envoy_version), forms))
+            _stop_at(validate_all(envoy_binary(version=spec.mesh.envoy_version), forms))
             watch.took("validate")
         except Problems as found:
             self._warn(found.items)
@@ -121,25 +121,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(str(missing)) from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
-        self._warn(plan.warnings)
-        self._display.v(f"mesh_plan: {len(plan.hosts)} hosts: {watch}")
-        hosts = {name: what_runs_on(host, folder / name) for name, host in plan.hosts.items()}
+        self._warn(spec.warnings)
+        self._display.v(f"mesh_plan: {len(spec.hosts)} hosts: {watch}")
+        hosts = {name: what_runs_on(host, folder / name) for name, host in spec.hosts.items()}
         # Not shown with -v: it is long, and what a service is given may be a secret.
         return {
             **result,
             "_ansible_verbose_override": True,
             "changed": False,
             "hosts": hosts,
-            "leaving": self._leaving(plan, variables),
-            "envoy_version": plan.mesh.envoy_version or "",
+            "leaving": self._leaving(spec, variables),
+            "envoy_version": spec.mesh.envoy_version or "",
         }
 
     @staticmethod
-    def _leaving(plan: Plan, variables: dict[str, Any]) -> dict[str, list[str]]:
+    def _leaving(spec: MeshSpec, variables: dict[str, Any]) -> dict[str, list[str]]:
         place = record.folder(*map(Path, variables["ansible_inventory_sources"]))
         found = {}
         for host in variables["groups"]["all"]:
-            if host not in plan.hosts and (state := record.earlier(place, str(host))):
+            if host not in spec.hosts and (state := record.earlier(place, str(host))):
                 found[str(host)] = sorted({*record.parts_of(state), *state["left"]})
         return found
 

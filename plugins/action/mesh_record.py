@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, desired_state, history, record
+from vmesh.rollout import change_report, changes, desired_state, history, record
 from vmesh.rollout.record import State
 
 
@@ -244,7 +244,7 @@ def _words(before: Mapping[str, State], after: Mapping[str, State]) -> dict[str,
         return {path: record.digest(text) for path, text in texts.items()}
 
     found: dict[str, list[str]] = {}
-    for change in changes.pending(changes.compare(before, {**before, **after}, rerender)):
+    for change in change_report.pending(changes.compare(before, {**before, **after}, rerender)):
         found.setdefault(change.host, []).append(f"{change.part}: {change.text}")
     return found
 

@@ -1,4 +1,4 @@
-"""Filters that pick from the plan what a playbook hands to a role."""
+"""Filters that pick from the hosts' specs what a playbook hands to a role."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vmesh.base.failures import cause
 
-Plan = Mapping[str, Any]
+# A host's spec, or a part of one, as a mapping (vmesh.compile.host_spec).
+Spec = Mapping[str, Any]
 
 
-def parts_of(host: Plan) -> list[str]:
-    """Return the parts of a host of the plan, by the names of vmesh.rollout.record.parts_of."""
+def parts_of(host: Spec) -> list[str]:
+    """Return the parts of a host, by the names of vmesh.rollout.record.parts_of."""
     every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
     parts = [f"envoy@{proxy['name']}" for proxy in every]
     parts += [f"flask@{service['name']}" for service in host["flask_services"]]
@@ -70,11 +71,11 @@ def as_told(result: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
 
 
 def wanted_artifacts(
-    hosts: Mapping[str, Plan], hostvars: Mapping[str, Any], play_hosts: Sequence[str]
+    hosts: Mapping[str, Spec], hostvars: Mapping[str, Any], play_hosts: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the binaries and bundles that the reachable hosts of the plan need.
+    """Return the binaries and bundles that the reachable hosts need.
 
-    Takes the plan's hosts, Ansible's hostvars with each host's own answer (`vmesh_answer`, see
+    Takes the hosts' specs, Ansible's hostvars with each host's own answer (`vmesh_answer`, see
     playbooks/prepare.yml), and the hosts still in the play.
     """
     binaries: dict[str, set[str]] = {"envoy": set(), "jaeger": set()}
@@ -102,7 +103,7 @@ def wanted_artifacts(
 
 
 def with_bundles(
-    services: Sequence[Plan], bundles: Mapping[str, Any], host: Mapping[str, str]
+    services: Sequence[Spec], bundles: Mapping[str, Any], host: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return what the role flask_service takes of the host's services, with their bundles."""
     key = f"{host['python']}/{host['arch']}"
@@ -128,12 +129,12 @@ def with_bundles(
     ]
 
 
-def with_keys(items: Sequence[Plan], *keys: str) -> list[dict[str, Any]]:
+def with_keys(items: Sequence[Spec], *keys: str) -> list[dict[str, Any]]:
     """Return each mapping with only these of its keys."""
     return [{key: item[key] for key in keys if key in item} for item in items]
 
 
-def callers_of(hosts: Mapping[str, Plan], host: str) -> list[dict[str, Any]]:
+def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     """Return who calls the Flask services of `host`, of those that other hosts have too.
 
     As the role flask_service takes it (flask_service_callers).
@@ -141,11 +142,11 @@ def callers_of(hosts: Mapping[str, Plan], host: str) -> list[dict[str, Any]]:
     found = []
     for service in hosts[host]["flask_services"]:
         name = service["name"]
-        for other, plan in hosts.items():
+        for other, spec in hosts.items():
             proxies = [
                 proxy["name"]
                 for kind in ("service", "edge")
-                for proxy in plan["proxies"][kind]
+                for proxy in spec["proxies"][kind]
                 if name in proxy["balanced"]
             ]
             if proxies:
@@ -161,8 +162,8 @@ def callers_of(hosts: Mapping[str, Plan], host: str) -> list[dict[str, Any]]:
     return found
 
 
-def proxies_of(host: Plan, parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the proxies of a host of the plan that are among `parts` (envoy@<name>, ...)."""
+def proxies_of(host: Spec, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the proxies of a host that are among `parts` (envoy@<name>, ...)."""
     every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
     return [proxy for proxy in every if f"envoy@{proxy['name']}" in parts]
 

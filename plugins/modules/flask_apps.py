@@ -97,17 +97,10 @@ App = Mapping[str, Any]
 Command = Callable[[Sequence[str]], tuple[int, str]]
 
 PROPERTIES = (
-    "Id",
-    "ActiveState",
-    "UnitFileState",
-    "StatusText",
-    "NeedDaemonReload",
-    "FragmentPath",
-    "ExecMainStartTimestamp",
-    "Result",
-    "ExecMainStatus",
-)
-# Requests with it make no spans (vmesh.compile.views.HEALTH_CHECK_HEADER).
+    "Id", "ActiveState", "UnitFileState", "StatusText", "NeedDaemonReload", "FragmentPath",
+    "ExecMainStartTimestamp", "Result", "ExecMainStatus",
+)  # fmt: skip
+# Requests with it make no spans (vmesh.compile.cluster_views.HEALTH_CHECK_HEADER).
 HEALTH_CHECK_HEADER = "x-vmesh-health-check"
 ENABLED = ("enabled", "enabled-runtime")
 # What says nothing about a failure.

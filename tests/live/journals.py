@@ -26,7 +26,7 @@ def collect(inventory: Path) -> list[str]:
     """
     mesh = read(inventory)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        told = pool.map(lambda vm: _collect_one(mesh, vm), mesh.plan.hosts)
+        told = pool.map(lambda vm: _collect_one(mesh, vm), mesh.spec.hosts)
     return [line for lines in told for line in lines]
 
 
@@ -48,7 +48,7 @@ def _collect_one(mesh: Mesh, vm: str) -> list[str]:
     folder = results_dir() / "journals" / vm
     folder.mkdir(parents=True, exist_ok=True)
     variables = mesh.variables(vm)
-    units = [unit.unit for unit in status.planned(vm, mesh.plan.hosts[vm], {})]
+    units = [unit.unit for unit in status.planned(vm, mesh.spec.hosts[vm], {})]
     lines = []
     console = paths.state_dir() / "labs" / str(variables.get("lab_name")) / "vms" / vm
     if (console / "serial.log").exists():

@@ -17,7 +17,7 @@ from bench.live.jaeger import Jaeger
 from bench.live.web import Reply, request
 from tests.live import guest
 from vmesh.base import paths
-from vmesh.compile.host_spec import HostPlan
+from vmesh.compile.host_spec import HostSpec
 from vmesh.model.types import Edge
 from vmesh.remote.mesh import Mesh, read
 
@@ -41,7 +41,7 @@ def results_dir() -> Path:
 class Vm:
     """A VM, reached as Ansible reaches it."""
 
-    def __init__(self, name: str, variables: dict[str, Any], plan: HostPlan) -> None:
+    def __init__(self, name: str, variables: dict[str, Any], plan: HostSpec) -> None:
         self.name, self.plan = name, plan
         self._variables = variables
         self._sockets = tempfile.TemporaryDirectory(prefix="vmesh-ssh-")
@@ -97,7 +97,7 @@ class Target:
     def __init__(self, inventory: Path) -> None:
         self.inventory = inventory
         self.mesh: Mesh = read(inventory)
-        self.edge: Edge = next(iter(self.mesh.plan.mesh.edges.values()))
+        self.edge: Edge = next(iter(self.mesh.spec.mesh.edges.values()))
         self.edge_url = self.mesh.edge_url("/")
         self.admin_url = str(self.mesh.admin_url())
         self.jaeger_url = str(self.mesh.jaeger_url())
@@ -116,7 +116,7 @@ class Target:
         """The VMs that the inventory puts something on."""
         return {
             name: Vm(name, self.mesh.variables(name), plan)
-            for name, plan in self.mesh.plan.hosts.items()
+            for name, plan in self.mesh.spec.hosts.items()
         }
 
     def vm_of(self, name: str) -> Vm:

@@ -20,7 +20,7 @@ def microseconds(shown: str) -> float:
 
 
 def test_trace_can_be_found_and_read_in_the_browser(target: Target) -> None:
-    wanted = expected(target.mesh.plan.mesh, target.edge, "/trace/1", calls=True).flat()
+    wanted = expected(target.mesh.spec.mesh, target.edge, "/trace/1", calls=True).flat()
     # The page shows the newest trace first: it must be this one, and whole.
     trace_id = str(target.get("/trace/1").header("x-trace-id"))
     stored = target.jaeger.settled({trace_id: len(wanted)})[trace_id]

@@ -26,7 +26,7 @@ def traced_request(target: Target) -> str:
 
 def assert_kept(target: Target, trace_id: str) -> None:
     """See that an earlier trace is still there, whole."""
-    wanted = expected(target.mesh.plan.mesh, target.edge, "/trace/1", calls=True)
+    wanted = expected(target.mesh.spec.mesh, target.edge, "/trace/1", calls=True)
     assert difference(target.jaeger.spans(trace_id), wanted) == ""
 
 

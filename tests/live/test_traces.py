@@ -97,7 +97,7 @@ def test_nothing_is_stored_under_the_strangers_ids(
 
 @pytest.mark.parametrize("path", ["/service/1", "/service/2", "/trace/2"])
 def test_path_that_calls_nobody_makes_two_spans(target: Target, path: str) -> None:
-    wanted = expected(target.mesh.plan.mesh, target.edge, path, calls=False)
+    wanted = expected(target.mesh.spec.mesh, target.edge, path, calls=False)
     trace_id = str(target.get(path).header("x-trace-id"))
     spans = target.jaeger.settled({trace_id: 2})[trace_id]
     assert difference(spans, wanted) == ""
@@ -105,7 +105,7 @@ def test_path_that_calls_nobody_makes_two_spans(target: Target, path: str) -> No
 
 def chain(target: Target) -> Node:
     """Return the trace of /trace/1: front-proxy -> service1 in -> service1 out -> service2."""
-    node = expected(target.mesh.plan.mesh, target.edge, "/trace/1", calls=True)
+    node = expected(target.mesh.spec.mesh, target.edge, "/trace/1", calls=True)
     assert [each.service for each in node.flat()] == [
         "front-proxy",
         "service1",

@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.guest import STRANGER
 from tests.live.target import Target, Vm
-from vmesh.compile.host_spec import FlaskPlan, HostPlan, ProxyPlan, admin_socket
+from vmesh.compile.host_spec import FlaskSpec, HostSpec, ProxySpec, admin_socket
 
 HEALTH = "GET /healthz HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 READY = "GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
@@ -37,7 +37,7 @@ class Seen:
     openings: tuple[Opening, ...]
 
     @property
-    def plan(self) -> HostPlan:
+    def plan(self) -> HostSpec:
         return self.vm.plan
 
     def unit(self, name: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Seen:
         return found["mode"], found["owner"], found["group"]
 
 
-def units_of(plan: HostPlan) -> list[str]:
+def units_of(plan: HostSpec) -> list[str]:
     """Return the units that must run on a VM."""
     units = [proxy.unit for proxy in plan.proxies]
     for service in plan.flask_services:
@@ -58,7 +58,7 @@ def units_of(plan: HostPlan) -> list[str]:
     return units + ([plan.jaeger.unit] if plan.jaeger else [])
 
 
-def openings_of(plan: HostPlan) -> tuple[Opening, ...]:
+def openings_of(plan: HostSpec) -> tuple[Opening, ...]:
     """Return who is tried on what: the one user that may, and others that may not."""
     return tuple(
         [each for proxy in plan.proxies for each in _proxy_openings(proxy)]
@@ -67,7 +67,7 @@ def openings_of(plan: HostPlan) -> tuple[Opening, ...]:
     )
 
 
-def _proxy_openings(proxy: ProxyPlan) -> Iterator[Opening]:
+def _proxy_openings(proxy: ProxySpec) -> Iterator[Opening]:
     socket = admin_socket(proxy.name)
     yield Opening(proxy.user, socket, "HTTP/1.1 200 OK", READY)
     yield Opening("nobody", socket, REFUSED)
@@ -75,7 +75,7 @@ def _proxy_openings(proxy: ProxyPlan) -> Iterator[Opening]:
     yield Opening(STRANGER, f"/etc/envoy/{proxy.name}/bootstrap.yaml", REFUSED)
 
 
-def _flask_openings(service: FlaskPlan) -> Iterator[Opening]:
+def _flask_openings(service: FlaskSpec) -> Iterator[Opening]:
     yield Opening(service.socket_group, service.socket, "HTTP/1.1 200 OK", HEALTH)
     # To the kernel, a second proxy's user is one in none of this socket's groups.
     yield Opening(STRANGER, service.socket, REFUSED)

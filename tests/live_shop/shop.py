@@ -14,7 +14,7 @@ from typing import Any
 from bench.live.web import Reply, request
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target, Vm
-from vmesh.compile.host_spec import HostPlan, admin_socket
+from vmesh.compile.host_spec import HostSpec, admin_socket
 from vmesh.model.types import Edge, Mesh
 from vmesh.remote import connect
 from vmesh.traces.waterfall import Span
@@ -79,7 +79,7 @@ class Shop:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.mesh: Mesh = target.mesh.plan.mesh
+        self.mesh: Mesh = target.mesh.spec.mesh
         self.jaeger = target.jaeger
 
     def edge(self, name: str) -> Edge:
@@ -92,8 +92,8 @@ class Shop:
         assert found.port is not None
         return connect.url(self.target.mesh.variables(host), found.port, "/", found.address)
 
-    def plans(self) -> Iterable[tuple[str, HostPlan]]:
-        return self.target.mesh.plan.hosts.items()
+    def plans(self) -> Iterable[tuple[str, HostSpec]]:
+        return self.target.mesh.spec.hosts.items()
 
     def vm(self, host: str) -> Vm:
         return self.target.vms[host]
@@ -175,7 +175,7 @@ class Shop:
             vm.run(f"systemctl start {listed}")
 
 
-def names(plan: HostPlan) -> set[str]:
+def names(plan: HostSpec) -> set[str]:
     """Return the services and edges with an Envoy on a host."""
     return {proxy.name for proxy in plan.proxies}
 

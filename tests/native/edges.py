@@ -22,13 +22,13 @@ from tests.native.native import (
     send_to,
 )
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan, View
+from vmesh.compile.host_spec import ProxySpec, View
 
 EDGE, SERVICE = "front", "shop"
 Head = tuple[int, dict[str, str], bytes]  # status, headers with names in lower case, body
 
 
-def edge_plan(edge: Mapping[str, Any]) -> ProxyPlan:
+def edge_plan(edge: Mapping[str, Any]) -> ProxySpec:
     """Return base.yml's edge with other keys, and the ingress of the shop that it leads to."""
     given = beginning("base")
     plain = {"group": "web", "port": 8000, "routes": [{"prefix": "/", "to": SERVICE}]}
@@ -43,7 +43,7 @@ def edge_plan(edge: Mapping[str, Any]) -> ProxyPlan:
     return plan
 
 
-def service_plan(name: str, calls: Mapping[str, Mapping[str, Any]] | None = None) -> ProxyPlan:
+def service_plan(name: str, calls: Mapping[str, Mapping[str, Any]] | None = None) -> ProxySpec:
     """Return the Envoy of a service of base.yml; `calls` lays policies over those of its calls."""
     given = beginning("base")
     for upstream, policies in (calls or {}).items():

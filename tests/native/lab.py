@@ -31,7 +31,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from plugins.module_utils.mesh_envoy import Admin
 from tests.native.native import Upstream, eventually, free_port
 from vmesh.base import paths, wsgi
-from vmesh.compile.host_spec import FlaskPlan, Plan, ProxyPlan, app_socket
+from vmesh.compile.host_spec import FlaskSpec, MeshSpec, ProxySpec, app_socket
 from vmesh.model.types import Edge
 from vmesh.render.renderer import Layout, Renderer
 from vmesh.render.static_form import StaticForms
@@ -56,7 +56,7 @@ _SYSTEMCTL = re.compile(
 class App:
     """A Flask app of a plan, served from this process; it can be frozen and thawed."""
 
-    def __init__(self, plan: FlaskPlan, environment: dict[str, str]) -> None:
+    def __init__(self, plan: FlaskSpec, environment: dict[str, str]) -> None:
         self.thawed = threading.Event()
         self.thawed.set()
         self.inner = _load(plan, environment)
@@ -79,7 +79,7 @@ class App:
         self.server.server_close()
 
 
-def _load(plan: FlaskPlan, environment: dict[str, str]) -> Wsgi:
+def _load(plan: FlaskSpec, environment: dict[str, str]) -> Wsgi:
     target = wsgi.parse(plan.wsgi)
     assert target is not None
     file = paths.PROJECT / plan.source / f"{target.module.replace('.', '/')}.py"
@@ -98,7 +98,7 @@ class StaticEnvoy:
     It watches no files, of which a user may have 128 folders at once: a mesh of Envoys is many.
     """
 
-    def __init__(self, binary: Path, folder: Path, plan: ProxyPlan) -> None:
+    def __init__(self, binary: Path, folder: Path, plan: ProxySpec) -> None:
         self.binary, self.folder = binary, folder
         run = folder / plan.name
         run.mkdir()
@@ -197,7 +197,7 @@ class NativeLab:
 @contextmanager
 def running_lab(  # noqa: PLR0913, PLR0917 - what runs, and where
     envoy: Path,
-    plan: Plan,
+    plan: MeshSpec,
     spans: Upstream,
     published: dict[int, Place],
     scripts: Mapping[str, Path] | None = None,
@@ -282,7 +282,7 @@ def _moved(environment: dict[str, str], places: dict[Place, Place]) -> dict[str,
     }
 
 
-def _lead_here(proxy: ProxyPlan, host: str, lab: NativeLab, spans: int) -> None:
+def _lead_here(proxy: ProxySpec, host: str, lab: NativeLab, spans: int) -> None:
     """Point the clusters of `proxy` at what runs here."""
     sockets = {
         app_socket(name): ("127.0.0.1", app.port)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.module_utils.mesh_envoy import BOOTSTRAP, Admin, Files, Proxy, Store, bring
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Layout, Renderer
 
 
@@ -29,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def on_loopback(plan: ProxyPlan) -> ProxyPlan:
+def on_loopback(plan: ProxySpec) -> ProxySpec:
     """Return `plan` with its listeners at free ports of 127.0.0.1, as VMs' addresses are not here.
 
     The view is a copy: tests change it, and plans of one mesh share parts of theirs.
@@ -40,12 +40,12 @@ def on_loopback(plan: ProxyPlan) -> ProxyPlan:
     return plan
 
 
-def port_of(plan: ProxyPlan, listener: str) -> int:
+def port_of(plan: ProxySpec, listener: str) -> int:
     (port,) = [each["port"] for each in plan.view["listeners"] if each["name"] == listener]
     return int(port)
 
 
-def send_to(plan: ProxyPlan, cluster: str, port: int) -> None:
+def send_to(plan: ProxySpec, cluster: str, port: int) -> None:
     """Point a cluster of `plan` at a port of 127.0.0.1."""
     for each in plan.view["clusters"]:
         if each["name"] == cluster:
@@ -88,7 +88,7 @@ class NativeEnvoy:
 class Native:
     """A proxy with its folder and files; `proxy` is what the module works with."""
 
-    def __init__(self, envoy: Path, root: Path, plan: ProxyPlan) -> None:
+    def __init__(self, envoy: Path, root: Path, plan: ProxySpec) -> None:
         self.plan, self.root = plan, root
         self.layout = Layout(str(root / "etc"), str(root / "run"))
         (root / "run" / plan.name).mkdir(parents=True)
@@ -113,7 +113,7 @@ class Native:
 
 
 @contextmanager
-def native(envoy: Path, root: Path, plan: ProxyPlan) -> Iterator[Native]:
+def native(envoy: Path, root: Path, plan: ProxySpec) -> Iterator[Native]:
     made = Native(envoy, root, plan)
     try:
         yield made
@@ -122,7 +122,7 @@ def native(envoy: Path, root: Path, plan: ProxyPlan) -> Iterator[Native]:
 
 
 @contextmanager
-def running(envoy: Path, root: Path, plan: ProxyPlan) -> Iterator[Native]:
+def running(envoy: Path, root: Path, plan: ProxySpec) -> Iterator[Native]:
     """Start an Envoy with all files of `plan`, see them accepted, and stop it in the end.
 
     Listeners stay where the plan has them: see `on_loopback` and `send_to`.

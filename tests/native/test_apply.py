@@ -12,17 +12,17 @@ from plugins.module_utils.mesh_envoy import LISTENERS, Refused, bring
 from tests.native.native import Native, echo, free_port, get, native, on_loopback, port_of, send_to
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan, View
+from vmesh.compile.host_spec import ProxySpec, View
 from vmesh.model.inventory import load
 
 LAB = paths.PROJECT / "inventory" / "lab"
 
 
-def proxies() -> list[ProxyPlan]:
+def proxies() -> list[ProxySpec]:
     return [proxy for host in compile_mesh(load(LAB)).hosts.values() for proxy in host.proxies]
 
 
-def edge_plan() -> ProxyPlan:
+def edge_plan() -> ProxySpec:
     (plan,) = [proxy for proxy in proxies() if proxy.kind == "edge"]
     return on_loopback(plan)
 

@@ -18,8 +18,8 @@ from tests.native.inventories import inventory
 from tests.native.lab import running_lab
 from tests.native.native import Upstream, ask, eventually
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan
-from vmesh.render.renderer import Renderer, write_plan
+from vmesh.compile.host_spec import MeshSpec
+from vmesh.render.renderer import Renderer, write_files
 
 KEY = 'Bearer 100%REQ(:path)% "x" \\ #'
 EXPORT = "opentelemetry.proto.collector.trace.v1.TraceService"
@@ -69,7 +69,7 @@ def _http_collector(got: Got) -> Iterator[int]:
 COLLECTORS = {"otlp": _grpc_collector, "otlp_http": _http_collector, "zipkin": _http_collector}
 
 
-def _plan(tracing: dict[str, Any]) -> Plan:
+def _plan(tracing: dict[str, Any]) -> MeshSpec:
     mesh = {
         "mesh_services": {
             "shop": {"group": "app", "port": 9001, "app": {"external": "127.0.0.1:7001"}}
@@ -160,7 +160,7 @@ def test_a_file_can_be_shown_without_its_secrets_and_made_whole_again(export: st
 
 
 def test_only_the_owner_can_read_what_is_rendered(tmp_path: Path) -> None:
-    write_plan(_plan({"collector": {"host": "a.example", "headers": {"x-key": KEY}}}), tmp_path)
+    write_files(_plan({"collector": {"host": "a.example", "headers": {"x-key": KEY}}}), tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

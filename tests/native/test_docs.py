@@ -18,11 +18,12 @@ import yaml
 from tests.documents import DOCS, Block, Command, Section, commands, lab_with, sections
 from tests.native.lab import NativeLab, Place, running_lab
 from tests.native.native import Upstream, eventually
-from vmesh.cli import parser, trace
+from vmesh.cli import trace
+from vmesh.cli.options import parser
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import Inventory
 from vmesh.model.types import Edge
-from vmesh.render.renderer import write_plan
+from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
 
 RECIPES = [
@@ -41,7 +42,7 @@ def test_what_is_shown_is_accepted_by_envoy(envoy: Path, tmp_path: Path) -> None
     for number, (section, model) in enumerate(RECIPES):
         folder = tmp_path / f"{section}-{number}"
         plan = compile_mesh(lab_with(section.hosts, model, folder / "inventory"))
-        for form in write_plan(plan, folder / "files"):
+        for form in write_files(plan, folder / "files"):
             forms.setdefault(form.read_bytes(), form)
     assert len(forms) > len(RECIPES)
     assert validate_all(envoy, forms.values()) == []

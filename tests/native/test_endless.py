@@ -20,7 +20,7 @@ from tests.native.inventories import inventory
 from tests.native.lab import NativeLab, Place, running_lab
 from tests.native.native import Upstream, eventually, serving
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Renderer
 
 pytestmark = pytest.mark.slow
@@ -100,7 +100,7 @@ class Events(http.server.BaseHTTPRequestHandler):
 class HastyRenderer(Renderer):
     """Has every listener give up a silent stream early: what Envoy does in five minutes."""
 
-    def files(self, proxy: ProxyPlan) -> dict[str, str]:
+    def files(self, proxy: ProxySpec) -> dict[str, str]:
         codec, early = r"( *)codec_type: AUTO", r"\g<0>\n\1stream_idle_timeout: 0.1s"
         files = super().files(proxy)
         return {name: re.sub(codec, early, text) for name, text in files.items()}

@@ -9,7 +9,7 @@ import pytest
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import load
-from vmesh.render.renderer import write_plan
+from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
 
 INVENTORIES = sorted(path.parent for path in (paths.PROJECT / "inventory").glob("*/hosts.yml"))
@@ -24,7 +24,7 @@ def test_there_are_examples() -> None:
 def test_envoy_accepts_an_example(inventory: Path, envoy: Path, tmp_path: Path) -> None:
     plan = compile_mesh(load(inventory))
     assert plan.warnings == ()
-    forms = list(write_plan(plan, tmp_path / "files"))
+    forms = list(write_files(plan, tmp_path / "files"))
     assert len(forms) == sum(len(host.proxies) for host in plan.hosts.values())
     assert validate_all(envoy, forms) == []
 

@@ -15,7 +15,7 @@ import pytest
 from tests.native.native import ask, free_port, on_loopback, port_of, running, send_to
 from tests.unit.services.test_gunicorn import gunicorn, told
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 from vmesh.model.inventory import Inventory
 
 APP = """
@@ -110,7 +110,7 @@ def ports(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Por
         )
 
 
-def _lead_to(proxy: ProxyPlan, socket: Path) -> None:
+def _lead_to(proxy: ProxySpec, socket: Path) -> None:
     (app,) = [each for each in proxy.view["clusters"] if each["name"] == "local_app"]
     app["endpoints"] = [{"pipe": str(socket)}]
 

@@ -28,7 +28,7 @@ from tests.native.inventories import (
 from tests.native.native import native, on_loopback
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model import schema
 from vmesh.model.inventory import Inventory
 from vmesh.render.renderer import Renderer
@@ -49,7 +49,7 @@ def examples(few: int, share: float = 1.0) -> settings:
     )
 
 
-def compiled(given: Inventory) -> Plan | tuple[Problem, ...]:
+def compiled(given: Inventory) -> MeshSpec | tuple[Problem, ...]:
     """Return the plan of an inventory, or what is wrong with it."""
     try:
         return compile_mesh(given)
@@ -70,7 +70,7 @@ def assert_helpful(problems: tuple[Problem, ...]) -> None:
 @given(wild_inventories())
 def test_whatever_stands_in_an_inventory_compile_tells_what_is_wrong(given: Inventory) -> None:
     result = compiled(given)
-    if isinstance(result, Plan):
+    if isinstance(result, MeshSpec):
         assert_helpful(result.warnings)
     else:
         assert any(problem.severity == ERROR for problem in result)
@@ -107,7 +107,7 @@ def test_what_compiles_is_accepted_by_envoy(looked_at: Any, given: Inventory) ->
             assert refusal is None, f"{proxy.name}: {refusal}"
 
 
-def proxies_of(given: Inventory) -> dict[str, ProxyPlan]:
+def proxies_of(given: Inventory) -> dict[str, ProxySpec]:
     plan = compile_mesh(given)
     return {proxy.name: proxy for host in plan.hosts.values() for proxy in host.proxies}
 

@@ -20,7 +20,7 @@ from tests.native.native import Upstream, ask, eventually, free_port, on_loopbac
 from tests.native.views import answer as fixed_answer
 from tests.native.views import collector, host, listener, proxy, table
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Renderer
 
 HOSTS = {
@@ -99,7 +99,7 @@ class World:
 class HastyRenderer(Renderer):
     """Has Envoys pinged 300 times as often: what pings do in minutes is seen in a second."""
 
-    def files(self, proxy: ProxyPlan) -> dict[str, str]:
+    def files(self, proxy: ProxySpec) -> dict[str, str]:
         files = super().files(proxy)
         return {
             name: text.replace("interval: 30s", "interval: 0.1s") for name, text in files.items()

@@ -38,8 +38,8 @@ from tests.native.views import (
     tag,
     tracing,
 )
-from vmesh.compile.host_spec import ProxyPlan, View
-from vmesh.compile.views import HEALTH_CHECK_HEADER, LOCAL_APP
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER, LOCAL_APP
+from vmesh.compile.host_spec import ProxySpec, View
 
 FOREIGN = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -73,7 +73,7 @@ class Mesh:
         return self.app.requests[-1].headers
 
 
-def _edge(name: str, **given: Any) -> ProxyPlan:
+def _edge(name: str, **given: Any) -> ProxySpec:
     """Return an edge with a route for each case."""
     tags = [
         tag("tenant", header="x-tenant", default="none"),
@@ -99,7 +99,7 @@ def _edge(name: str, **given: Any) -> ProxyPlan:
     )
 
 
-def _shop(app: Upstream) -> ProxyPlan:
+def _shop(app: Upstream) -> ProxySpec:
     """Return the Envoy of a service."""
     routes = [route("/", "app", operation="checkStock")]
     return on_loopback(

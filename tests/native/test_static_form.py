@@ -15,30 +15,30 @@ from tests.native import views
 from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan, View
+from vmesh.compile.host_spec import MeshSpec, ProxySpec, View
 from vmesh.model.inventory import load
 from vmesh.render import validate
-from vmesh.render.renderer import STATIC_SUFFIX, Renderer, write_plan
+from vmesh.render.renderer import STATIC_SUFFIX, Renderer, write_files
 from vmesh.render.static_form import Blocks, StaticForms, static_form
 from vmesh.render.validate import essence, validate_all, validate_static_form
 
 INVENTORIES = sorted(p.name for p in (paths.PROJECT / "inventory").iterdir() if p.is_dir())
 
 
-def plan_of(name: str) -> Plan:
+def plan_of(name: str) -> MeshSpec:
     return compile_mesh(load(paths.PROJECT / "inventory" / name))
 
 
 @pytest.mark.parametrize("name", INVENTORIES)
 def test_shipped_inventories_are_accepted(name: str, envoy: Path, tmp_path: Path) -> None:
-    forms = write_plan(plan_of(name), tmp_path)
+    forms = write_files(plan_of(name), tmp_path)
     assert forms
     assert validate_all(envoy, forms) == []
 
 
 def test_the_same_inventory_gives_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        write_plan(plan_of("lab"), tmp_path / folder)
+        write_files(plan_of("lab"), tmp_path / folder)
     one, two = (
         {p.relative_to(tmp_path / f): p.read_bytes() for p in (tmp_path / f).rglob("*.*")}
         for f in ("one", "two")
@@ -52,13 +52,13 @@ def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
 
     plan = plan_of("lab")
-    forms = write_plan(plan, tmp_path)
+    forms = write_files(plan, tmp_path)
     before = places()
     edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.yaml"
     whole = edge.read_text()
     for damaged in (whole[:100], whole.replace("/", "_")):
         edge.write_text(damaged)
-        assert write_plan(plan, tmp_path) == forms
+        assert write_files(plan, tmp_path) == forms
         assert edge.read_text() == whole
     after = places()
     assert {path for path in before if before[path] != after[path]} == {edge}
@@ -69,7 +69,7 @@ def test_what_the_inventory_no_longer_says_is_removed(tmp_path: Path) -> None:
     stale = tmp_path / "gone" / "proxy" / "bootstrap.yaml"
     stale.parent.mkdir(parents=True)
     stale.write_text("")
-    write_plan(plan_of("lab"), tmp_path)
+    write_files(plan_of("lab"), tmp_path)
     assert not stale.exists()
 
 
@@ -150,7 +150,7 @@ def test_texts_that_yaml_takes_for_something_else_arrive_as_they_are(text: str) 
         assert manager["tracing"]["custom_tags"][0]["literal"]["value"] == text
 
 
-def _everything() -> ProxyPlan:
+def _everything() -> ProxySpec:
     """Return a proxy with all that a view can hold and the shipped inventories have not."""
     everything: View = {
         "filters": {

@@ -13,7 +13,7 @@ from plugins.module_utils.mesh_envoy import bring
 from tests.native.native import echo, get, native, on_loopback, port_of, send_to
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 from vmesh.model.inventory import load
 
 FOREIGN = "0af7651916cd43dd8448eb211c80319c"
@@ -21,7 +21,7 @@ SPAN = "b7ad6b7169203331"
 Ask = Callable[[dict[str, str]], dict[str, str]]
 
 
-def _plan(kind: str, with_trusted: tuple[str, ...] = (), name: str | None = None) -> ProxyPlan:
+def _plan(kind: str, with_trusted: tuple[str, ...] = (), name: str | None = None) -> ProxySpec:
     """Return the plan of the proxy `name`, else of the one with the most listeners."""
     inventory = load(paths.PROJECT / "inventory" / "lab")
     (edge,) = inventory.mesh["mesh_edges"].values()
@@ -36,7 +36,7 @@ def _plan(kind: str, with_trusted: tuple[str, ...] = (), name: str | None = None
     return on_loopback(max(plans, key=lambda plan: len(plan.view["listeners"])))
 
 
-def _ask(envoy: Path, folder: Path, way: Sequence[tuple[ProxyPlan, str]]) -> Iterator[Ask]:
+def _ask(envoy: Path, folder: Path, way: Sequence[tuple[ProxySpec, str]]) -> Iterator[Ask]:
     """Start the Envoys on the `way` to an app that tells what it got: each with a listener."""
     with ExitStack() as stack:
         port = stack.enter_context(echo())
@@ -57,7 +57,7 @@ def _ask(envoy: Path, folder: Path, way: Sequence[tuple[ProxyPlan, str]]) -> Ite
         yield ask
 
 
-def _through(edge: ProxyPlan) -> list[tuple[ProxyPlan, str]]:
+def _through(edge: ProxySpec) -> list[tuple[ProxySpec, str]]:
     return [(edge, "public"), (_plan("service"), "ingress")]
 
 

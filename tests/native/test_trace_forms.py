@@ -29,8 +29,8 @@ from tests.native.views import (
     table,
     tracing,
 )
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 from vmesh.compile.host_spec import View
-from vmesh.compile.views import HEALTH_CHECK_HEADER
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"

@@ -14,7 +14,7 @@ from typing import Any
 from tests.native.edges import service_plan
 from tests.native.native import ask, eventually, free_port, port_of, running, send_to
 from vmesh.base import paths
-from vmesh.compile.host_spec import ProxyPlan
+from vmesh.compile.host_spec import ProxySpec
 
 DOCS = paths.PROJECT / "docs"
 _ROW = re.compile(r"^\| ([0-9]+) \| `([A-Z-]+)` \|", re.MULTILINE)
@@ -34,7 +34,7 @@ def test_every_status_is_tried_somewhere() -> None:
     assert HERE <= SHOWN
 
 
-def _flags(envoy: Path, folder: Path, plan: ProxyPlan, *, patient: bool = True) -> tuple[str, str]:
+def _flags(envoy: Path, folder: Path, plan: ProxySpec, *, patient: bool = True) -> tuple[str, str]:
     """Send a request of the shop to pay; return status and flag of the access log."""
     with running(envoy, folder, plan) as made:
         port = port_of(plan, "egress-pay")

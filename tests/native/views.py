@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vmesh.compile.host_spec import ProxyPlan, View
+from vmesh.compile.host_spec import ProxySpec, View
 
 NOBODY = {"address_prefix": "0.0.0.0", "prefix_len": 32}
 LOOPBACK = {"address_prefix": "127.0.0.0", "prefix_len": 8}
@@ -168,9 +168,9 @@ def proxy(
     routes: Mapping[str, View],
     clusters: Sequence[View],
     name: str = "front",
-) -> ProxyPlan:
+) -> ProxySpec:
     """Return the plan of one proxy."""
-    return ProxyPlan(
+    return ProxySpec(
         name=name,
         kind="edge",
         user=f"envoy-{name}",

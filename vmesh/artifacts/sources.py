@@ -14,14 +14,14 @@ from vmesh.artifacts import app_folder, pins
 from vmesh.artifacts.app_folder import AppFolder
 from vmesh.base import paths, wsgi
 from vmesh.base.problems import Problem
-from vmesh.compile.host_spec import Plan
+from vmesh.compile.host_spec import MeshSpec
 from vmesh.model.types import Address, FlaskApp, Mesh
 
 
-def check_sources(plan: Plan) -> list[Problem]:
-    """Return what is wrong with the folders and files that the mesh of `plan` names."""
-    found = [*_apps(plan.mesh), *_envoy(plan.mesh)]
-    for where, address in _addresses(plan.mesh):
+def check_sources(spec: MeshSpec) -> list[Problem]:
+    """Return what is wrong with the folders and files that the mesh of `spec` names."""
+    found = [*_apps(spec.mesh), *_envoy(spec.mesh)]
+    for where, address in _addresses(spec.mesh):
         if address.tls is not None and address.tls.ca_file is not None:
             found += _authorities(f"{where}.tls.ca_file", address.tls.ca_file)
     return found

@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CliError("--jaeger-archive and --jaeger-sha256 belong together", USAGE)
     mesh = read(*arguments.inventory)
     release = supplies.jaeger_release(mesh)
-    envoy_version = arguments.envoy_version or mesh.plan.mesh.envoy_version
+    envoy_version = arguments.envoy_version or mesh.spec.mesh.envoy_version
     steps = Steps(1, new_log("fetch"))
     with steps.phase("artifacts", f"seeing to Envoy and Jaeger for {arguments.arch}"):
         making = supplies.packages_for_making(release, envoy_version)

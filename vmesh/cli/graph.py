@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = arguments.format or chosen(output)
     mesh = read(*arguments.inventory)
     hidden = Secrets.of(mesh.inventory)
-    hosts = {host: shown(plan, hidden) for host, plan in mesh.plan.hosts.items()}
+    hosts = {host: shown(spec, hidden) for host, spec in mesh.spec.hosts.items()}
     drawn = picture(topology(hosts))
     if wanted == "svg":
         packages.install(

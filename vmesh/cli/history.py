@@ -10,7 +10,7 @@ from typing import Any
 
 from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.cli.output.graph import shortened
-from vmesh.cli.plan import table
+from vmesh.cli.output.tables import table
 from vmesh.rollout import history, record
 
 HEADER = ("RUN", "WHEN", "WHO", "WHAT", "HOSTS")

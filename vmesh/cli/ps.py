@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
 def ask(mesh: Mesh) -> list[status.Row]:
     """Ask every VM at once, one ssh call each; return the rows in the inventory's order."""
     planned = {
-        host: status.planned(host, plan, connect.published(mesh.variables(host)))
-        for host, plan in mesh.plan.hosts.items()
+        host: status.planned(host, spec, connect.published(mesh.variables(host)))
+        for host, spec in mesh.spec.hosts.items()
     }
     with ThreadPoolExecutor(max_workers=32) as pool:
         answers = pool.map(lambda host: _ask_one(mesh, host, planned[host]), planned)

@@ -8,15 +8,15 @@ from pathlib import Path
 from vmesh.base import paths
 from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.remote.mesh import read
-from vmesh.render.renderer import STATIC_SUFFIX, write_plan
+from vmesh.render.renderer import STATIC_SUFFIX, write_files
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write <host>/<proxy>/ folders and, beside each, its static form."""
     check_target(arguments.dir)
-    plan = read(*arguments.inventory).plan
+    spec = read(*arguments.inventory).spec
     try:
-        forms = write_plan(plan, arguments.dir)
+        forms = write_files(spec, arguments.dir)
     except OSError as error:
         raise CliError(f"{arguments.dir} cannot be written: {error.strerror}", USAGE) from error
     print(f"{len(forms)} proxies written to {arguments.dir}")

@@ -19,7 +19,7 @@ from vmesh.model.inventory import Inventory, load
 from vmesh.remote import playbook
 from vmesh.remote.mesh import LAB_GROUP
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, history, record
+from vmesh.rollout import change_report, changes, history, record
 from vmesh.rollout.record import State
 
 PLAYBOOK = "playbooks/rollback.yml"
@@ -179,7 +179,7 @@ def plan(goal: Target, number: int, recorded: Mapping[str, State], place: Path) 
         return {path: record.digest(text) for path, text in texts.items()}
 
     words: dict[str, list[str]] = {}
-    for change in changes.pending(changes.compare(now, then, rerender)):
+    for change in change_report.pending(changes.compare(now, then, rerender)):
         words.setdefault(change.host, []).append(f"{change.part}: {change.text}")
     for host, (before, after) in numbers.items():
         yield Way(host, before, after, tuple(words.get(host, ())))

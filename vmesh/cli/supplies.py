@@ -13,8 +13,8 @@ from vmesh.remote.mesh import Mesh
 
 def jaeger_release(mesh: Mesh) -> JaegerRelease | None:
     """Return the Jaeger archive that the inventory names, if it does."""
-    for host, plan in mesh.plan.hosts.items():
-        if plan.jaeger is not None:
+    for host, spec in mesh.spec.hosts.items():
+        if spec.jaeger is not None:
             return JaegerRelease.from_variable(mesh.inventory.hosts[host].get("jaeger_release"))
     return None
 

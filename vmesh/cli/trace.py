@@ -126,11 +126,9 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
         return True
     spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
     if not spans:
-        print(
-            f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
-            file=sys.stderr,
-        )
-        if not traces_everything(mesh.plan.mesh):
+        print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
+              file=sys.stderr)  # fmt: skip
+        if not traces_everything(mesh.spec.mesh):
             print("This mesh does not trace every request (sampling); try again.", file=sys.stderr)
         return False
     print(f"trace {answer.trace_id}, {len(spans)} spans:")

@@ -72,11 +72,11 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     with steps.phase("preflight", "checking the inventory and this machine"):
         steps.status(f"reading {named(arguments.inventory)}")
         mesh = read(*arguments.inventory)
-        if missing := check_sources(mesh.plan):
+        if missing := check_sources(mesh.spec):
             raise Problems(missing)
         lab = _lab(mesh)
         release = supplies.jaeger_release(mesh)
-        envoy_version = mesh.plan.mesh.envoy_version
+        envoy_version = mesh.spec.mesh.envoy_version
         # What no installation can mend comes first, all of it, before anything is touched.
         problems = [p for p in (lab.preflight() if lab else []) if p.variable != LAB_PACKAGES]
         if problems:
@@ -103,7 +103,7 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     if outcome.code != 0:
         steps.note(f"{last} failed (exit code {outcome.code}); log: {steps.log_path}")
         return mesh
-    if not mesh.plan.mesh.edges:
+    if not mesh.spec.mesh.edges:
         steps.skip("request", "this inventory has no edge to send one through")
         return mesh
     with steps.phase("request", "sending a request through the edge"):
@@ -165,7 +165,7 @@ def _show(mesh: Mesh, result: Result) -> bool:
     return (
         answer.status < 500
         and runs
-        and (traced or not trace_command.traces_everything(mesh.plan.mesh))
+        and (traced or not trace_command.traces_everything(mesh.spec.mesh))
     )
 
 

@@ -15,9 +15,9 @@ from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import ERROR, Problem, Problems
 from vmesh.base.progress import Plain
 from vmesh.cli import named, problem_list, supplies
-from vmesh.compile.host_spec import Plan
+from vmesh.compile.host_spec import MeshSpec
 from vmesh.remote.mesh import read
-from vmesh.render.renderer import write_plan
+from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
 
 
@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     Prints all problems and warnings; only a problem makes it fail.
     """
     try:
-        plan = read(*arguments.inventory).plan
-        found = [*plan.warnings, *_beyond(plan, ask_envoy=not arguments.no_envoy)]
+        spec = read(*arguments.inventory).spec
+        found = [*spec.warnings, *_beyond(spec, ask_envoy=not arguments.no_envoy)]
     except Problems as problems:
         found = list(problems.items)
     failed = any(problem.severity == ERROR for problem in found)
@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def _beyond(plan: Plan, *, ask_envoy: bool) -> Iterator[Problem]:
+def _beyond(spec: MeshSpec, *, ask_envoy: bool) -> Iterator[Problem]:
     """Yield what compile cannot see: files that are not there, what Envoy refuses."""
-    sources = check_sources(plan)
+    sources = check_sources(spec)
     yield from sources
     # Certificates are part of what Envoy would be shown, and one must know which Envoy.
     unknown = {"ca_file", "mesh_envoy_version"}
     if not ask_envoy or any(each.variable.rpartition(".")[2] in unknown for each in sources):
         return
-    envoy = supplies.provide_envoy(Plain(), plan.mesh.envoy_version)
+    envoy = supplies.provide_envoy(Plain(), spec.mesh.envoy_version)
     with tempfile.TemporaryDirectory(prefix="vmesh-") as folder:
-        yield from validate_all(envoy, write_plan(plan, Path(folder)))
+        yield from validate_all(envoy, write_files(spec, Path(folder)))

@@ -1,6 +1,6 @@
-"""The plan: what the inventory means, host by host, as plain data.
+"""The specs: what the inventory means for the mesh and for each host, as plain data.
 
-`vmesh.compile.compiler` makes it; rendering, the roles and the commands only read it.
+`vmesh.compile.compiler` makes them; rendering, the roles and the commands only read them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 from vmesh.base.problems import Problem
 from vmesh.model.types import Mesh
 
+# What a template in files/envoy/ is rendered from; the template adds Envoy's language and nothing
+# of the mesh. Times are seconds, percentages 0 to 100.
 View = dict[str, Any]
 
 
@@ -25,7 +27,7 @@ class Port:
 
 
 @dataclass(frozen=True)
-class ProxyPlan:
+class ProxySpec:
     """One Envoy: `view` is what the templates are rendered from."""
 
     name: str
@@ -37,7 +39,7 @@ class ProxyPlan:
 
 
 @dataclass(frozen=True)
-class FlaskPlan:
+class FlaskSpec:
     """One instance of a Flask service."""
 
     name: str
@@ -57,7 +59,7 @@ class FlaskPlan:
 
 
 @dataclass(frozen=True)
-class ExternalPlan:
+class ExternalSpec:
     """An app that vmesh does not run: where it listens, and the environment offered to it."""
 
     name: str
@@ -66,7 +68,7 @@ class ExternalPlan:
 
 
 @dataclass(frozen=True)
-class JaegerPlan:
+class JaegerSpec:
     """The Jaeger of the mesh. `endpoints` ("address:port") are what its configuration names."""
 
     endpoints: dict[str, str]
@@ -75,7 +77,7 @@ class JaegerPlan:
 
 
 @dataclass(frozen=True)
-class HostPlan:
+class HostSpec:
     """All that runs on one host. `zone` is None where the inventory names none.
 
     `needs_authorities`: a certificate is verified with the host's own bundle of authorities.
@@ -84,17 +86,17 @@ class HostPlan:
     address: str
     zone: str | None
     needs_authorities: bool
-    proxies: tuple[ProxyPlan, ...]
-    flask_services: tuple[FlaskPlan, ...]
-    external_apps: tuple[ExternalPlan, ...]
-    jaeger: JaegerPlan | None
+    proxies: tuple[ProxySpec, ...]
+    flask_services: tuple[FlaskSpec, ...]
+    external_apps: tuple[ExternalSpec, ...]
+    jaeger: JaegerSpec | None
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeshSpec:
     """What the inventory means: host name -> what runs there; and what to be told of it."""
 
-    hosts: dict[str, HostPlan]
+    hosts: dict[str, HostSpec]
     mesh: Mesh
     warnings: tuple[Problem, ...] = ()
 

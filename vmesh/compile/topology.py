@@ -1,7 +1,7 @@
-"""What a plan says about the mesh as a whole: services, who calls whom, the edges' routes.
+"""What the hosts' specs say about the whole mesh: services, who calls whom, the edges' routes.
 
-Pure. It takes the plan's hosts as plain data (vmesh.rollout.record.shown, or as they were
-recorded) and reads them by their views, which are what the proxies really get.
+Pure. It takes the hosts' specs as plain data (vmesh.rollout.record.shown, or as they were recorded)
+and reads them by their views, which are what the proxies really get.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.compile.views import COLLECTOR, LOCAL_APP
+from vmesh.compile.cluster_views import COLLECTOR, LOCAL_APP
 
 Host = Mapping[str, Any]
 EGRESS = "egress-"
@@ -88,7 +88,7 @@ class Topology:
 
 
 def topology(hosts: Mapping[str, Host]) -> Topology:
-    """Return the mesh that these hosts of a plan make up."""
+    """Return the mesh that these hosts make up."""
     services: dict[str, Service] = {}
     edges: dict[str, Edge] = {}
     jaeger = None

@@ -84,14 +84,16 @@ app only passes the headers on. It may speak W3C or B3: an app gets the span of 
 
 | what an app, or a trusted peer of an edge, sends | what the Envoy makes of it |
 |---|---|
-| a valid `traceparent`, of a later version too | joins that trace; the lowest bit of the flags says whether it is sampled |
-| no valid `traceparent`, but B3: `b3`, or `x-b3-traceid` and `x-b3-spanid` | joins that trace. Ids may lack leading zeros or be in capitals; `true` and `false` are read as 1 and 0; without a decision the trace is sampled |
-| a decision alone: `b3: 0`, `x-b3-sampled: 0` or `false` | begins a trace that is not sampled |
-| anything else, or nothing | begins a trace, sampled by the share of the edge or of `mesh_tracing` |
+| a valid `traceparent`, of any version | joins that trace, sampled by the flags' lowest bit |
+| no valid `traceparent`, but valid B3 | joins that trace; without a decision it is sampled |
+| a decision alone: `b3: 0`, `x-b3-sampled: 0` | begins a trace that is not sampled |
+| anything else, or nothing | begins a trace, sampled by the edge's share or `mesh_tracing`'s |
 | `x-request-id`, of any form | keeps it; it decides nothing |
 
-Only an edge decides what is sampled. The Envoys behind it follow what the trace context says. Between
-two Envoys only `traceparent` goes along.
+B3 is the header `b3`, or `x-b3-traceid`, `x-b3-spanid`, `x-b3-sampled`, `x-b3-flags`. Its ids may
+lack leading zeros or be in capitals, and `true` and `false` are read as 1 and 0. Only an edge
+decides what is sampled: the Envoys behind it follow the trace context. Between two Envoys only
+`traceparent` goes along.
 
 From peers that are not in its `trusted_cidrs` an edge takes no trace context: it removes
 `traceparent`, `tracestate`, `b3`, `x-b3-*` and `x-ot-span-context`, replaces `x-request-id`, and

@@ -8,7 +8,7 @@ from typing import Any
 
 from vmesh.base.exits import USAGE, CliError
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import HostPlan, Plan
+from vmesh.compile.host_spec import HostSpec, MeshSpec
 from vmesh.model.inventory import Inventory, load
 from vmesh.model.types import Edge
 from vmesh.remote import connect
@@ -29,7 +29,7 @@ class Mesh:
     """An inventory and what it means."""
 
     inventory: Inventory
-    plan: Plan
+    spec: MeshSpec
 
     @property
     def has_lab(self) -> bool:
@@ -41,7 +41,7 @@ class Mesh:
 
     def edge(self, name: str | None = None) -> Edge:
         """Return the edge `name`, or the first one. Raises CliError when there is none."""
-        edges = self.plan.mesh.edges
+        edges = self.spec.mesh.edges
         if not edges:
             raise CliError("This inventory has no edge (mesh_edges), so nothing can be requested.")
         if name is not None and name not in edges:
@@ -61,15 +61,15 @@ class Mesh:
 
     def jaeger_url(self, path: str = "/") -> str | None:
         """Return the URL of Jaeger's web pages; None when the mesh has no Jaeger of its own."""
-        for host, plan in self.plan.hosts.items():
-            if plan.jaeger is not None:
-                port = plan.jaeger.ports[0]
+        for host, spec in self.spec.hosts.items():
+            if spec.jaeger is not None:
+                port = spec.jaeger.ports[0]
                 return connect.url(self.variables(host), port.port, path, port.address)
         return None
 
     def _edge_variables(self, edge: str) -> dict[str, Any]:
-        for host, plan in self.plan.hosts.items():
-            if any(proxy.name == edge for proxy in plan.proxies):
+        for host, spec in self.spec.hosts.items():
+            if any(proxy.name == edge for proxy in spec.proxies):
                 return self.variables(host)
         raise CliError(f"The edge {edge} is on no host.")
 
@@ -80,20 +80,16 @@ class Mesh:
         A VM may be called as a service is; then the service on that VM is meant first.
         Raises CliError with the names there are.
         """
-        found = [Target(host, _units(plan, name)) for host, plan in self.plan.hosts.items()]
+        found = [Target(host, _units(spec, name)) for host, spec in self.spec.hosts.items()]
         found = [target for target in found if target.units]
         if found:
             return found
-        if name in self.plan.hosts:
-            return [Target(name, tuple(each for each, _ in _named_units(self.plan.hosts[name])))]
+        if name in self.spec.hosts:
+            return [Target(name, tuple(each for each, _ in _named_units(self.spec.hosts[name])))]
         if name in self.inventory.hosts:
             return [Target(name, ())]
-        known = {
-            each
-            for plan in self.plan.hosts.values()
-            for _, names in _named_units(plan)
-            for each in names
-        }
+        known = {each for spec in self.spec.hosts.values() for _, names in _named_units(spec)
+                 for each in names}  # fmt: skip
         raise CliError(
             f"Nothing in this inventory is called {name}. "
             f"Known: {', '.join(sorted(known | set(self.inventory.hosts)))}",
@@ -101,20 +97,20 @@ class Mesh:
         )
 
 
-def _named_units(plan: HostPlan) -> list[tuple[str, tuple[str, ...]]]:
+def _named_units(spec: HostSpec) -> list[tuple[str, tuple[str, ...]]]:
     """Return each unit of a host with the names it goes by."""
     named: list[tuple[str, tuple[str, ...]]] = [
-        (p.unit, (p.name, f"envoy@{p.name}")) for p in plan.proxies
+        (p.unit, (p.name, f"envoy@{p.name}")) for p in spec.proxies
     ]
-    named += [(f.unit, (f.name, f"flask@{f.name}")) for f in plan.flask_services]
-    if plan.jaeger is not None:
-        named.append((plan.jaeger.unit, ("jaeger",)))
+    named += [(f.unit, (f.name, f"flask@{f.name}")) for f in spec.flask_services]
+    if spec.jaeger is not None:
+        named.append((spec.jaeger.unit, ("jaeger",)))
     return named
 
 
-def _units(plan: HostPlan, name: str) -> tuple[str, ...]:
+def _units(spec: HostSpec, name: str) -> tuple[str, ...]:
     wanted = name.removesuffix(".service")
-    return tuple(unit for unit, names in _named_units(plan) if wanted in names)
+    return tuple(unit for unit, names in _named_units(spec) if wanted in names)
 
 
 def read(*inventory: Path) -> Mesh:

@@ -26,8 +26,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
-from vmesh.compile.host_spec import Plan, ProxyPlan, View, admin_socket
-from vmesh.compile.views import HEALTH_CHECK_HEADER
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
+from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
 from vmesh.render.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
 
 TEMPLATES = paths.PROJECT / "files" / "envoy"
@@ -51,7 +51,7 @@ class Layout:
         return f"{self.config_root}/{proxy}"
 
     def localised(self, path: str) -> str:
-        """Return `path`, which the plan has below /run/envoy, below this layout's root."""
+        """Return `path`, which the view has below /run/envoy, below this layout's root."""
         return path.replace("/run/envoy/", f"{self.runtime_root}/", 1)
 
 
@@ -176,7 +176,7 @@ class Renderer:
             self._rendered[key] = self._render(template, values)
         return self._rendered[key]
 
-    def files(self, proxy: ProxyPlan) -> dict[str, str]:
+    def files(self, proxy: ProxySpec) -> dict[str, str]:
         """Return relative path -> content of every file of `proxy`."""
         view = proxy.view
         config_dir = self.layout.config_dir(proxy.name)
@@ -329,17 +329,17 @@ class _Folder:
                 Path(folder).rmdir()
 
 
-def write_plan(plan: Plan, folder: Path, layout: Layout | None = None) -> list[Path]:
+def write_files(spec: MeshSpec, folder: Path, layout: Layout | None = None) -> list[Path]:
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
     The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
     go to the host. What an earlier run wrote and this one does not is removed.
-    Raises Problems where a file that the plan names cannot be read.
+    Raises Problems where a file that `spec` names cannot be read.
     """
     renderer, forms, target = Renderer(layout), StaticForms(), _Folder(folder)
     static_forms: list[Path] = []
-    for host, host_plan in plan.hosts.items():
-        for proxy in host_plan.proxies:
+    for host, host_spec in spec.hosts.items():
+        for proxy in host_spec.proxies:
             files = renderer.files(proxy)
             for name, content in files.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)

@@ -15,7 +15,8 @@ from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import from_hostvars
-from vmesh.model.types import RolloutPolicy, parse
+from vmesh.model.parse import parse
+from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 from vmesh.rollout.record import State
@@ -49,14 +50,14 @@ def describe(
     artifacts: what the action `artifacts` found
     """
     inventory = from_hostvars(sources[-1], groups, hostvars)
-    plan = compile_mesh(inventory)
+    spec = compile_mesh(inventory)
     secrets, render = record.Secrets.of(inventory), Renderer().files
     found = {}
     for host, answer in answers.items():
         platform = {key: str(answer[key]) for key in ("arch", "python")}
         key = f"{platform['python']}/{platform['arch']}"
         found[host] = record.describe(
-            plan.hosts[host],
+            spec.hosts[host],
             secrets,
             render,
             versions={
@@ -66,12 +67,12 @@ def describe(
             },
             bundles={
                 service.name: artifacts["bundles"][service.name][key]["version"]
-                for service in plan.hosts[host].flask_services
+                for service in spec.hosts[host].flask_services
             },
             platform=platform,
             variables=inventory.hosts[host],
         ).state
-    return found, plan.mesh.rollout
+    return found, spec.mesh.rollout
 
 
 def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> RolloutPolicy:

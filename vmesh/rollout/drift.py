@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmesh.compile.host_spec import ExternalPlan, FlaskPlan, HostPlan
-from vmesh.rollout.changes import shorter
+from vmesh.compile.host_spec import ExternalSpec, FlaskSpec, HostSpec
+from vmesh.rollout.change_words import shorter
 from vmesh.rollout.record import MASKED, Described, State
 
 Answer = Mapping[str, Any]
@@ -33,9 +33,9 @@ def code(key: str, value: str) -> str:
     return hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()
 
 
-def environments(plan: HostPlan) -> dict[str, dict[str, str]]:
+def environments(spec: HostSpec) -> dict[str, dict[str, str]]:
     """Return service -> the environment of its app on a host."""
-    apps: tuple[FlaskPlan | ExternalPlan, ...] = (*plan.flask_services, *plan.external_apps)
+    apps: tuple[FlaskSpec | ExternalSpec, ...] = (*spec.flask_services, *spec.external_apps)
     return {app.name: app.environment for app in apps}
 
 

@@ -1,7 +1,7 @@
 """The state last applied: what it holds, and where it is kept.
 
 `site.yml` ends with it: one JSON file a host below `applied/<inventory>/`, made to be committed.
-It says what was put on the host in the words of the plan, with the hash of each rendered file, so
+It says what was put on the host in the words of its spec, with the hash of each rendered file, so
 that `./mesh plan` can tell what would change without asking anybody. Values that do not stand in
 the inventory in plain text, and those that look like secrets, are not written: only names are.
 """
@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from urllib.parse import quote, unquote
 
 from vmesh.base import paths
 from vmesh.base.problems import HIDDEN, LONG, hide
-from vmesh.compile.host_spec import HostPlan, ProxyPlan
+from vmesh.base.secret_patterns import may_be_secret
+from vmesh.compile.host_spec import HostSpec, ProxySpec
 from vmesh.model.inventory import Inventory
 
 FORMAT = 1
@@ -31,22 +31,13 @@ MASKED = "masked:"
 
 State = dict[str, Any]
 # What Renderer.files does: the text of each file of a proxy, by its path.
-Render = Callable[[ProxyPlan], Mapping[str, str]]
+Render = Callable[[ProxySpec], Mapping[str, str]]
 
 # The user's settings of a role: inventory variables with the role's name in front.
 SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jaeger_"}
 # Its version is recorded already.
 NO_SETTINGS = frozenset({"jaeger_release"})
 
-_SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|key|credential|auth|private|cert|salt|dsn|cookie|session", re.I
-)
-_SECRET_VALUE = re.compile(
-    r"://[^/@\s]*:[^/@\s]+@"  # a URL with a password
-    r"|-----BEGIN"
-    r"|^(?=\S*[a-z])(?=\S*\d)[\w+/=.~-]{24,}$",  # long, without blanks, letters and digits
-    re.I,
-)
 # Keys of a view whose texts are names and addresses: a diff without them would say nothing.
 _STRUCTURE = frozenset(
     {
@@ -173,7 +164,7 @@ class Secrets:
             given = _at(inventory.mesh, way)
             names = set()
             for name, value in (given if isinstance(given, Mapping) else {}).items():
-                if (*way, name) in inventory.hidden or looks_secret(name, value):
+                if (*way, name) in inventory.hidden or may_be_secret(name, value):
                     names.add(name)
                     if len(str(value)) >= LONG:
                         values.add(str(value))
@@ -201,11 +192,6 @@ class Secrets:
         }
 
 
-def looks_secret(name: str, value: Any) -> bool:
-    """Tell whether a variable's name or its value is like those of secrets."""
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(str(value)))
-
-
 def _at(mesh: Any, way: Sequence[str]) -> Any:
     for step in way:
         if isinstance(mesh, Mapping):
@@ -228,9 +214,9 @@ class Described:
     exact: Mapping[str, Mapping[str, str]]
 
 
-def shown(plan: HostPlan, secrets: Secrets) -> dict[str, Any]:
-    """Return the plan of a host as plain data without what is hidden."""
-    host = dataclasses.asdict(plan)
+def shown(spec: HostSpec, secrets: Secrets) -> dict[str, Any]:
+    """Return the spec of a host as plain data without what is hidden."""
+    host = dataclasses.asdict(spec)
     for proxy in host["proxies"]:
         proxy["view"] = secrets.masked(proxy["view"])
         for listener in proxy["view"]["listeners"]:
@@ -251,14 +237,14 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def proxy_from(recorded: Mapping[str, Any]) -> ProxyPlan:
-    """Return the plan of a proxy as it was recorded, to render it again."""
-    known = {field.name for field in dataclasses.fields(ProxyPlan)}
-    return ProxyPlan(**{key: value for key, value in recorded.items() if key in known})
+def proxy_from(recorded: Mapping[str, Any]) -> ProxySpec:
+    """Return the spec of a proxy as it was recorded, to render it again."""
+    known = {field.name for field in dataclasses.fields(ProxySpec)}
+    return ProxySpec(**{key: value for key, value in recorded.items() if key in known})
 
 
 def describe(  # noqa: PLR0913 - what a state consists of
-    plan: HostPlan,
+    spec: HostSpec,
     secrets: Secrets,
     render: Render,
     *,
@@ -267,17 +253,17 @@ def describe(  # noqa: PLR0913 - what a state consists of
     platform: Mapping[str, str] | None,
     variables: Mapping[str, Any],
 ) -> Described:
-    """Return the state of the host with this `plan`.
+    """Return the state of the host with this `spec`.
 
     versions: of the binaries: envoy, jaeger
     bundles: service -> version of its app's bundle
     platform: what the host answered: arch, python
     variables: the host's, of which the roles' settings are taken
     """
-    host = shown(plan, secrets)
+    host = shown(spec, secrets)
     files: dict[str, dict[str, str]] = {}
     exact: dict[str, dict[str, str]] = {}
-    for proxy, plain in zip(plan.proxies, host["proxies"], strict=True):
+    for proxy, plain in zip(spec.proxies, host["proxies"], strict=True):
         texts = render(proxy)
         exact[proxy.name] = {path: digest(text) for path, text in texts.items()}
         masked = texts
@@ -337,7 +323,7 @@ def _settings(
 ) -> dict[str, Any]:
     prefixes = tuple(SETTINGS[role] for role in roles if role in SETTINGS)
     return {
-        name: None if looks_secret(name, value) or _holds(value, kept) else value
+        name: None if may_be_secret(name, value) or _holds(value, kept) else value
         for name, value in sorted(variables.items())
         if prefixes and name.startswith(prefixes) and name not in NO_SETTINGS
     }

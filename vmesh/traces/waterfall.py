@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmesh.compile.views import LOCAL_APP
+from vmesh.compile.cluster_views import LOCAL_APP
 from vmesh.traces.clocks import Correction, correct
 
 FULL = "█"

@@ -10,6 +10,7 @@ from bench.change_report import Row
 from bench.change_world import Rates
 from vmesh import cli
 from vmesh.base.exits import USAGE
+from vmesh.cli import options
 
 
 def test_rows_can_be_chosen_and_keep_their_order() -> None:
@@ -84,7 +85,7 @@ def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_example_is_what_is_changed_unless_another_is_named() -> None:
-    parsed = cli.parser().parse_args(["bench", "change"])
+    parsed = options.parser().parse_args(["bench", "change"])
     assert parsed.inventory == (Path("inventory/example-change"),)
-    assert cli.parser().parse_args(["bench", "change", "-i", "x"]).inventory == (Path("x"),)
-    assert cli.parser().parse_args(["ps"]).inventory == (Path("inventory/lab"),)
+    assert options.parser().parse_args(["bench", "change", "-i", "x"]).inventory == (Path("x"),)
+    assert options.parser().parse_args(["ps"]).inventory == (Path("inventory/lab"),)

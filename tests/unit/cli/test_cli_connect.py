@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from vmesh.base.problems import Problem
-from vmesh.model.types import Edge, parse
+from vmesh.model.parse import parse
+from vmesh.model.types import Edge
 from vmesh.remote import connect
 
 LAB_EDGE = {

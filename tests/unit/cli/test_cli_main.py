@@ -18,7 +18,7 @@ from vmesh.base import paths
 from vmesh.base.exits import CliError
 from vmesh.base.problems import Problem
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import check, logs, packages, render
+from vmesh.cli import check, logs, options, packages, render
 from vmesh.cli import test as test_command
 from vmesh.remote import playbook
 from vmesh.rollout import record
@@ -54,7 +54,7 @@ def inventory(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name, _ in cli.COMMANDS])
+@pytest.mark.parametrize("name", [name for name, _ in options.COMMANDS])
 def test_every_command_has_help_that_tells_the_exit_codes(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,12 +89,12 @@ def test_a_relative_inventory_is_found_from_any_folder(
     assert cli.find_inventory(Path("mine")) == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("command", [name for name, _ in cli.COMMANDS])
+@pytest.mark.parametrize("command", [name for name, _ in options.COMMANDS])
 def test_every_command_takes_several_inventories_and_hosts(command: str) -> None:
     more = {"logs": ["x"], "ssh": ["x"], "render": ["x"], "bench": ["change"]}.get(command, [])
     given = [command, "-i", "one", "--inventory", "web1,", *more]
-    assert cli.parser().parse_args(given).inventory == (Path("one"), Path("web1,"))
-    assert len(cli.parser().parse_args([command, *more]).inventory) == 1
+    assert options.parser().parse_args(given).inventory == (Path("one"), Path("web1,"))
+    assert len(options.parser().parse_args([command, *more]).inventory) == 1
 
 
 def test_what_a_command_says_of_several_inventories_is_of_all_of_them(

@@ -63,7 +63,7 @@ def applied(
     """Record the inventory as it is now, as if site.yml had been run."""
     mesh = read(path, *more)
     # As a run finds them: what the hosts are is not known before.
-    first: Any = {host: {"platform": platform or worlds.PLATFORM} for host in mesh.plan.hosts}
+    first: Any = {host: {"platform": platform or worlds.PLATFORM} for host in mesh.spec.hosts}
     for host, described in plan.describe(mesh, first, Renderer()).items():
         record.write(record.folder(path, *more), host, described.state)
 

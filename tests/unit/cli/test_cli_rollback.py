@@ -16,8 +16,8 @@ from vmesh import cli
 from vmesh.base.exits import CliError
 from vmesh.cli import history as history_command
 from vmesh.cli import packages
-from vmesh.cli import plan as plan_command
 from vmesh.cli import rollback as rollback_command
+from vmesh.cli.output.plan import unrecorded
 from vmesh.remote import playbook
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import history, record
@@ -253,7 +253,7 @@ def test_plan_says_what_is_not_known_after_a_rollback(
     ran(place, 1)
     folder = record.folder(place)
     state = record.read(folder)["shop1"]
-    lines = plan_command.unrecorded(record.read(folder))
+    lines = unrecorded(record.read(folder))
     assert lines == []
     record.write(folder, "shop1", history.rolled_back(state, None, ["flask@shop"]))
     assert cli.main(["plan", "-i", str(place)]) == 0

@@ -15,9 +15,9 @@ from tests.documents import DOCS, LAB, commands, lab_with, sections
 from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model.inventory import load
-from vmesh.model.types import policies
+from vmesh.model.parse import policies
 from vmesh.render.renderer import Renderer
 
 SECTIONS = {section.title: section for section in sections(DOCS / "recipes.md")}
@@ -29,11 +29,11 @@ def model_of(title: str) -> dict[str, Any]:
     return found
 
 
-def compiled(title: str, model: dict[str, Any], folder: Path) -> Plan:
+def compiled(title: str, model: dict[str, Any], folder: Path) -> MeshSpec:
     return compile_mesh(lab_with(SECTIONS[title].hosts, yaml.safe_dump(model), folder))
 
 
-def proxy(plan: Plan, name: str) -> ProxyPlan:
+def proxy(plan: MeshSpec, name: str) -> ProxySpec:
     (found,) = [p for host in plan.hosts.values() for p in host.proxies if p.name == name]
     return found
 

@@ -20,7 +20,7 @@ from tests.documents import (
     write_lab_with,
 )
 from vmesh.base import paths
-from vmesh.cli import COMMANDS
+from vmesh.cli.options import COMMANDS
 from vmesh.compile.compiler import compile_mesh
 
 README = paths.PROJECT / "README.md"

@@ -87,7 +87,7 @@ def _lab_as_applied(folder: Path) -> None:
     """Record in `folder` that the lab's inventory was applied to VMs with Debian 12."""
     mesh = read(LAB)
     platform = {"os": "debian", "os_version": "12", "arch": "x86_64", "python": "3.11"}
-    known = {host: {"platform": platform} for host in mesh.plan.hosts}
+    known = {host: {"platform": platform} for host in mesh.spec.hosts}
     for host, described in describe(mesh, known, Renderer()).items():
         record.write(folder / "lab", host, described.state)
 

@@ -39,7 +39,7 @@ def applied(tmp_path: Path) -> Callable[[Layer], Mesh]:
     def read_with(layer: Layer) -> Mesh:
         (place / layers.LAYER).write_text(layers.text(layer, HOSTS))
         mesh = read(place)
-        assert mesh.plan.warnings == ()
+        assert mesh.spec.warnings == ()
         return mesh
 
     return read_with
@@ -48,7 +48,7 @@ def applied(tmp_path: Path) -> Callable[[Layer], Mesh]:
 def where(mesh: Mesh, service: str) -> set[str]:
     return {
         host
-        for host, plan in mesh.plan.hosts.items()
+        for host, plan in mesh.spec.hosts.items()
         if any(proxy.name == service for proxy in plan.proxies)
     }
 
@@ -77,26 +77,26 @@ def test_a_later_layer_wins_and_the_rest_stays() -> None:
 def test_what_is_laid_over_is_recorded_as_what_is_below(base: Path, tmp_path: Path) -> None:
     place = layers.lay(base, tmp_path)
     assert record.folder(place) == record.folder(base)
-    assert read(place).plan.hosts.keys() == set(HOSTS)
+    assert read(place).spec.hosts.keys() == set(HOSTS)
 
 
 def test_the_scenario_begins_with_the_older_envoy_and_a_layer_beats_it(tmp_path: Path) -> None:
     place = layers.lay(SCENARIO, tmp_path)
-    assert read(place).plan.mesh.envoy_version == "1.39.3"
+    assert read(place).spec.mesh.envoy_version == "1.39.3"
     (place / layers.LAYER).write_text(layers.text(layers.envoy("1.40.0"), HOSTS))
-    assert read(place).plan.mesh.envoy_version == "1.40.0"
+    assert read(place).spec.mesh.envoy_version == "1.40.0"
 
 
 def test_every_change_is_a_sound_inventory(given: Any, applied: Callable[[Layer], Mesh]) -> None:
     more = layers.routes(given, "/new/")
-    edge = applied(more).plan.mesh.edges[layers.EDGE]
+    edge = applied(more).spec.mesh.edges[layers.EDGE]
     told = {route.match.value: route for site in edge.virtual_hosts for route in site.routes}
     assert told["/new/"].to
     mesh = applied(layers.only_on(given, "streams", "one"))
     assert where(mesh, "streams") == {"one"}
     again = layers.only_on(mesh.inventory.mesh, "streams", None)
     assert where(applied(again), "streams") == {"one", "two"}
-    assert applied(layers.zone("z1", HOSTS)).plan.hosts["one"].zone == "z1"
+    assert applied(layers.zone("z1", HOSTS)).spec.hosts["one"].zone == "z1"
     for layer in (
         layers.timeout(given, "/back/", 0.001),
         layers.admin_port(given, 8009),
@@ -119,7 +119,7 @@ def test_a_release_changes_code_and_settings_of_the_named_services(
 ) -> None:
     folder = layers.newer(APP, tmp_path / "r", "x")
     mesh = applied(layers.release(given, {BACK: folder}, {"VERSION": "2"}))
-    services = {each.name: each for each in mesh.plan.hosts["two"].flask_services}
+    services = {each.name: each for each in mesh.spec.hosts["two"].flask_services}
     assert services[BACK].source == str(folder)
     assert services[BACK].environment["VERSION"] == "2"
     assert services["streams"].source != str(folder)
@@ -154,7 +154,7 @@ def test_an_inventory_of_a_size_has_so_many_instances(
     size: int, applied: Callable[[Layer], Mesh]
 ) -> None:
     mesh = applied(Layer({**change_scale.lab(), **change_scale.mesh(size)}))
-    instances = [each for plan in mesh.plan.hosts.values() for each in plan.flask_services]
+    instances = [each for plan in mesh.spec.hosts.values() for each in plan.flask_services]
     assert len(instances) == size
     spec = lab_spec(mesh.inventory)
     assert spec.name == change_scale.NAME

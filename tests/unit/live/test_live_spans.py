@@ -14,7 +14,8 @@ from tests.live.spans import (
     shape,
     with_failed_try,
 )
-from vmesh.model.types import Mesh, parse
+from vmesh.model.parse import parse
+from vmesh.model.types import Mesh
 from vmesh.traces.waterfall import Span
 
 MESH = {

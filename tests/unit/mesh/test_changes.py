@@ -12,8 +12,8 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh.base.problems import HIDDEN
 from vmesh.compile.host_spec import egress_address
-from vmesh.rollout import changes, record
-from vmesh.rollout.changes import Change
+from vmesh.rollout import change_report, change_words, changes, record
+from vmesh.rollout.change_report import Change
 
 
 def rerender(proxy: Any) -> dict[str, str]:
@@ -29,8 +29,12 @@ def sentences(found: list[Change], *kinds: str) -> list[str]:
     """Return the changes as lines, each once, without restarts unless they are asked for."""
     return [
         f"{each.part}: {each.text}"
-        for each in changes.group(found)
-        if each.kind in (kinds or (changes.ADD, changes.REMOVE, changes.CHANGE, changes.NOTE))
+        for each in change_report.group(found)
+        if each.kind
+        in (
+            kinds
+            or (change_report.ADD, change_report.REMOVE, change_report.CHANGE, change_report.NOTE)
+        )
     ]
 
 
@@ -252,7 +256,7 @@ def test_a_new_instance_is_told_to_all_that_call_it_and_grouped() -> None:
     hosts = {**worlds.HOSTS, "store3": {"ansible_host": "10.0.0.7"}}
     groups = {**worlds.GROUPS, "stores": ("store1", "store2", "store3")}
     found = compared(worlds.states(), worlds.states(worlds.inventory(None, hosts, groups)))
-    grouped = {f"{each.part}: {each.text}": each.hosts for each in changes.group(found)}
+    grouped = {f"{each.part}: {each.text}": each.hosts for each in change_report.group(found)}
     assert grouped["edge front: new endpoint of stock: store3 10.0.0.7:9002"] == ("web1", "web2")
     assert grouped["shop's Envoy: new endpoint of stock: store3 10.0.0.7:9002"] == ("shop1",)
     assert grouped["stock's Envoy: new Envoy in front of its app, port 9002"] == ("store3",)
@@ -299,13 +303,13 @@ def test_a_host_that_left_keeps_its_parts_and_that_is_said_but_is_no_change() ->
     groups = {**worlds.GROUPS, "stores": ("store1",)}
     new = worlds.states(worlds.inventory(None, hosts, groups))
     found = changes.compare(worlds.states(), new, rerender, hosts)
-    (note,) = [each for each in found if each.kind == changes.NOTE]
+    (note,) = [each for each in found if each.kind == change_report.NOTE]
     assert (note.host, note.text) == (
         "store2",
         "is no longer in the inventory; vmesh's parts still run there, nothing removes them:"
         " envoy@stock",
     )
-    assert note not in changes.pending(found)
+    assert note not in change_report.pending(found)
     assert "edge front: endpoint of stock gone: store2 10.0.0.5:9002" in sentences(found)
 
 
@@ -313,7 +317,9 @@ def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
     groups = {**worlds.GROUPS, "shop": ("web2",)}
     new = worlds.states(worlds.inventory(None, None, groups))
     found = changes.compare(worlds.states(), new, rerender, worlds.HOSTS)
-    gone = [each.text for each in found if each.kind == changes.REMOVE and each.part == "host"]
+    gone = [
+        each.text for each in found if each.kind == change_report.REMOVE and each.part == "host"
+    ]
     assert gone == [
         "has no part in the mesh any more; these are drained, stopped and removed:"
         " envoy@shop, flask@shop"
@@ -324,7 +330,7 @@ def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
     assert later == Change(
         "web1",
         "host",
-        changes.REMOVE,
+        change_report.REMOVE,
         "envoy@old is no longer planned here: it is drained, stopped and removed",
     )
 
@@ -332,24 +338,18 @@ def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
 def test_a_new_release_of_an_app_restarts_it() -> None:
     new = worlds.states(bundles={**worlds.BUNDLES, "shop": "cccc"})
     assert compared(worlds.states(), new) == [
-        Change("shop1", "app shop", changes.CHANGE, "new release (code or libraries)"),
-        Change(
-            "shop1",
-            "app shop",
-            changes.RESTART,
-            "restart of the app; its socket keeps taking requests",
-        ),
-    ]
+        Change("shop1", "app shop", change_report.CHANGE, "new release (code or libraries)"),
+        Change("shop1", "app shop", change_report.RESTART,
+               "restart of the app; its socket keeps taking requests"),
+    ]  # fmt: skip
 
 
 def test_new_binaries_restart_what_runs_them() -> None:
     new = worlds.states(versions={"envoy": "1.41.0", "jaeger": "2.14.0"})
     found = compared(worlds.states(), new)
-    assert sentences(found) == [
-        "Envoy: version 1.40.0 -> 1.41.0",
-        "Jaeger: version 2.13.0 -> 2.14.0",
-    ]
-    assert sentences(found, changes.RESTART) == [
+    assert sentences(found) == ["Envoy: version 1.40.0 -> 1.41.0",
+                                "Jaeger: version 2.13.0 -> 2.14.0"]  # fmt: skip
+    assert sentences(found, change_report.RESTART) == [
         "stock-next's Envoy: restart of Envoy (another release)",
         "Jaeger: restart of Jaeger",
         "shop's Envoy: restart of Envoy (another release)",
@@ -416,7 +416,7 @@ def test_a_key_that_is_off_is_no_change_after_a_release_that_did_not_know_it() -
 
 def test_another_bootstrap_restarts_envoy() -> None:
     old = worlds.states(render=lambda proxy: {**worlds.render(proxy), "bootstrap.yaml": "earlier"})
-    found = sentences(compared(old, worlds.states()), changes.RESTART)
+    found = sentences(compared(old, worlds.states()), change_report.RESTART)
     assert "edge front: restart of Envoy (another bootstrap)" in found
 
 
@@ -431,7 +431,7 @@ def test_units_that_this_version_writes_differently_are_told() -> None:
         "other apps: what they are offered may be written differently by this version of vmesh",
         "Jaeger: its unit or settings may be written differently by this version of vmesh",
     }
-    assert "edge front: restart of Envoy (another unit)" in sentences(found, changes.RESTART)
+    assert "edge front: restart of Envoy (another unit)" in sentences(found, change_report.RESTART)
 
 
 def test_what_cannot_be_written_again_is_said_to_be_unknown() -> None:
@@ -472,7 +472,7 @@ def test_an_order_alone_is_told() -> None:
 
 
 def test_values_that_are_hidden_on_both_sides_change_without_being_shown() -> None:
-    assert changes._arrow("tag", HIDDEN, HIDDEN) == "tag changes"
+    assert change_words.arrow("tag", HIDDEN, HIDDEN) == "tag changes"
 
 
 def leaves(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ import pytest
 
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, egress_address
+from vmesh.compile.host_spec import MeshSpec, egress_address
 from vmesh.model.inventory import Inventory
 
 MESH: dict[str, Any] = {
@@ -82,7 +82,7 @@ def test_each_part_lands_on_the_hosts_of_its_group() -> None:
     }
 
 
-def endpoints(plan: Plan, host: str, cluster: str) -> list[Any]:
+def endpoints(plan: MeshSpec, host: str, cluster: str) -> list[Any]:
     (proxy,) = plan.hosts[host].proxies
     (found,) = [c for c in proxy.view["clusters"] if c["name"] == cluster]
     return [(each["address"], each["port"]) for each in found["endpoints"]]

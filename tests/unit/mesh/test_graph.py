@@ -12,7 +12,7 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh.cli.output import graph
 from vmesh.cli.output.graph import Arrow, Node, Picture
-from vmesh.compile.host_spec import HostPlan
+from vmesh.compile.host_spec import HostSpec
 from vmesh.compile.topology import match_words, topology
 from vmesh.model.inventory import Inventory
 from vmesh.rollout.record import Secrets, shown
@@ -23,7 +23,7 @@ def drawn(of: Inventory | None = None) -> Picture:
     return pictured(of, worlds.plan(of).hosts)
 
 
-def pictured(of: Inventory, hosts: dict[str, HostPlan]) -> Picture:
+def pictured(of: Inventory, hosts: dict[str, HostSpec]) -> Picture:
     hidden = Secrets.of(of)
     return graph.picture(topology({host: shown(each, hidden) for host, each in hosts.items()}))
 

@@ -92,7 +92,7 @@ def test_of_a_hundred_hosts_only_templates_are_resolved_each_where_it_counts(
 
         return resolve
 
-    monkeypatch.setattr("vmesh.model.inventory._resolver", resolver)
+    monkeypatch.setattr("vmesh.model.inventory_reader.resolver", resolver)
     found = from_hostvars(Path("inventory"), {"shop": names[10:15]}, hosts)
     assert (len(found.hosts), found.mesh) == (100, {"mesh_services": model})
     # On a host that has all as the first one has it, a template is what it is there.

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from vmesh.base import paths
-from vmesh.compile import views
-from vmesh.compile.checks import circles
+from vmesh.compile import cluster_views, edge_route_views, listener_views, route_views
+from vmesh.compile.checks_calls import circles
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan, View, external_egress_address
+from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, external_egress_address
 from vmesh.model.inventory import Inventory
 
 BASE = yaml.safe_load((paths.PROJECT / "tests" / "corpus" / "base.yml").read_text())
@@ -21,7 +21,7 @@ BASE = yaml.safe_load((paths.PROJECT / "tests" / "corpus" / "base.yml").read_tex
 
 def plan(
     services: dict[str, Any] | None = None, edge: dict[str, Any] | None = None, **more: Any
-) -> Plan:
+) -> MeshSpec:
     """Return the plan of base.yml, with other keys for some services and for its edge."""
     mesh = {**BASE["mesh"], **more}
     given = {
@@ -34,16 +34,16 @@ def plan(
     return compile_mesh(Inventory(Path("inventory"), groups, BASE["hosts"], mesh))
 
 
-def proxy(made: Plan, name: str) -> ProxyPlan:
+def proxy(made: MeshSpec, name: str) -> ProxySpec:
     return next(each for host in made.hosts.values() for each in host.proxies if each.name == name)
 
 
-def cluster(made: Plan, caller: str, name: str) -> View:
+def cluster(made: MeshSpec, caller: str, name: str) -> View:
     (found,) = [each for each in proxy(made, caller).view["clusters"] if each["name"] == name]
     return dict(found)
 
 
-def egress(made: Plan, caller: str, name: str) -> View:
+def egress(made: MeshSpec, caller: str, name: str) -> View:
     (host,) = proxy(made, caller).view["routes"][f"egress-{name}"]["virtual_hosts"]
     (route,) = host["routes"]
     return dict(route)
@@ -230,7 +230,9 @@ def test_a_route_says_more_than_its_virtual_host_and_that_more_than_its_edge() -
     assert other["routes"][0]["filters"] == {"max_request_bytes": 50, "compression": True}
     # A limit counts for all of a virtual host.
     assert (
-        main["filters"] == other["filters"] == {"rate_limit": views.token_bucket(5, "second", None)}
+        main["filters"]
+        == other["filters"]
+        == {"rate_limit": edge_route_views.token_bucket(5, "second", None)}
     )
 
 
@@ -280,7 +282,7 @@ def test_tags_and_sampling_are_those_of_the_nearest_place() -> None:
 @pytest.mark.parametrize("export", ["otlp", "zipkin"])
 def test_spans_go_where_the_inventory_says(export: str) -> None:
     own = plan(mesh_tracing={"group": "tracing", "export": export})
-    (endpoint,) = cluster(own, "shop", views.COLLECTOR)["endpoints"]
+    (endpoint,) = cluster(own, "shop", cluster_views.COLLECTOR)["endpoints"]
     assert (endpoint["address"], endpoint["port"]) == (
         "10.0.0.6",
         4317 if export == "otlp" else 9411,
@@ -288,7 +290,7 @@ def test_spans_go_where_the_inventory_says(export: str) -> None:
     assert own.hosts["traces1"].jaeger is not None
     collector = {"host": "otel.example.com", "tls": {}}
     others = plan(mesh_tracing={"collector": collector, "export": export})
-    found = cluster(others, "shop", views.COLLECTOR)
+    found = cluster(others, "shop", cluster_views.COLLECTOR)
     assert (found["type"], found["http2"]) == ("dns", export == "otlp")
     assert found["endpoints"][0]["port"] == (4317 if export == "otlp" else 9411)
     assert "traces1" not in others.hosts
@@ -297,7 +299,7 @@ def test_spans_go_where_the_inventory_says(export: str) -> None:
 def test_the_admin_pages_only_tell() -> None:
     (host,) = proxy(plan(), "front").view["routes"]["admin"]["virtual_hosts"]
     *pages, last = host["routes"]
-    assert {each["match"]["path"] for each in pages} == set(views.ADMIN_PAGES)
+    assert {each["match"]["path"] for each in pages} == set(route_views.ADMIN_PAGES)
     for each in pages:
         assert each["match"]["headers"] == [{"name": ":method", "exact": "GET"}]
     assert (last["match"]["prefix"], last["answer"]["status"]) == ("/", 403)
@@ -310,7 +312,7 @@ def test_a_bucket_lets_as_many_pass_as_it_should_and_is_one_that_envoy_takes(
 ) -> None:
     seconds = {"second": 1, "minute": 60, "hour": 3600}[per]
     for burst in (None, 1, 10**6):
-        bucket = views.token_bucket(requests, per, burst)
+        bucket = edge_route_views.token_bucket(requests, per, burst)
         assert bucket["tokens"] / bucket["interval"] == pytest.approx(requests / seconds)
         assert round(bucket["interval"], 9) >= 0.05
         assert bucket["burst"] >= bucket["tokens"] >= 1
@@ -335,12 +337,11 @@ def test_a_peer_has_the_rights_of_every_network_it_is_in() -> None:
     }
     listeners = proxy(plan(edge=edge), "front").view["listeners"]
     public = next(each for each in listeners if each["name"] == "public")
-    control = [views.network("10.1.0.0/16"), views.network("192.0.2.0/24")]
+    control = [listener_views.network("10.1.0.0/16"), listener_views.network("192.0.2.0/24")]
     assert public["control_networks"] == public["internal_networks"] == control
     assert public["trusted_networks"] == [
-        views.network("10.0.0.0/8"),
-        views.network("198.51.100.0/24"),
-    ]
+        listener_views.network("10.0.0.0/8"), listener_views.network("198.51.100.0/24"),
+    ]  # fmt: skip
     edge = {"trusted_cidrs": ["0.0.0.0/0"], "control_cidrs": ["0.0.0.0/0"]}
     public = proxy(plan(edge=edge), "front").view["listeners"][0]
     assert (len(public["control_networks"]), public["trusted_networks"]) == (2, [])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import Plan, ProxyPlan
+from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model.inventory import Inventory
 from vmesh.rollout.record import Described, Secrets, describe
 
@@ -85,11 +85,11 @@ def inventory(
     )
 
 
-def plan(of: Inventory) -> Plan:
+def plan(of: Inventory) -> MeshSpec:
     return compile_mesh(of)
 
 
-def render(proxy: ProxyPlan) -> dict[str, str]:
+def render(proxy: ProxySpec) -> dict[str, str]:
     """Stand in for the templates: a bootstrap that hardly changes, and all else in one file."""
     return {
         "bootstrap.yaml": json.dumps(proxy.view["node"]["id"]),

@@ -11,7 +11,7 @@ import pytest
 
 from plugins.modules import flask_apps
 from plugins.modules.flask_apps import Apps, Failed
-from vmesh.compile.views import HEALTH_CHECK_HEADER
+from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 
 SHOP = {"name": "shop", "health": "/healthz", "address": "", "port": 0}
 STOCK = {**SHOP, "name": "stock"}

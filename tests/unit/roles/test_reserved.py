@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from vmesh.base import paths
-from vmesh.compile.checks import GUNICORN_ENVIRONMENT
+from vmesh.compile.checks_apps import GUNICORN_ENVIRONMENT
 
 
 def test_compile_knows_the_roles_own_variables() -> None:

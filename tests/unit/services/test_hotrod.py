@@ -17,7 +17,7 @@ from tests.live.spans import Node
 from tests.live_hotrod.ride import DRIVERS, expected, is_look, mistakes
 from tests.unit.units.test_units import needs_systemd, verify
 from vmesh.base.paths import PROJECT
-from vmesh.compile.host_spec import Plan, egress_address
+from vmesh.compile.host_spec import MeshSpec, egress_address
 from vmesh.model.types import ExternalApp
 from vmesh.remote.mesh import read
 from vmesh.traces.waterfall import Span
@@ -27,11 +27,11 @@ SERVICES = ("frontend", "customer", "driver", "route")
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    return read(HOTROD).plan
+def plan() -> MeshSpec:
+    return read(HOTROD).spec
 
 
-def test_its_four_programs_run_behind_envoys_of_their_own(plan: Plan) -> None:
+def test_its_four_programs_run_behind_envoys_of_their_own(plan: MeshSpec) -> None:
     assert plan.warnings == ()
     assert set(plan.mesh.services) == set(SERVICES)
     apps = [service.app for service in plan.mesh.services.values()]
@@ -43,9 +43,9 @@ def test_its_four_programs_run_behind_envoys_of_their_own(plan: Plan) -> None:
     assert len(set(plan.hosts)) == 3
 
 
-def test_the_scenario_is_the_example_on_vms_that_are_there(plan: Plan) -> None:
+def test_the_scenario_is_the_example_on_vms_that_are_there(plan: MeshSpec) -> None:
     scenario = read(PROJECT / "molecule" / "change" / "hotrod")
-    assert scenario.plan == plan
+    assert scenario.spec == plan
     before = read(PROJECT / "molecule" / "change" / "inventory")
     for host in plan.hosts:
         here = ("lab_name", "lab_network_port", "lab_memory_mb", "ansible_port", "mesh_address")
@@ -54,7 +54,7 @@ def test_the_scenario_is_the_example_on_vms_that_are_there(plan: Plan) -> None:
         ]
 
 
-def _unit(plan: Plan, service: str) -> str:
+def _unit(plan: MeshSpec, service: str) -> str:
     """Return the unit of a service as the playbook installs it."""
     [environment] = {
         "# Written by the role external_app.\n"
@@ -94,7 +94,7 @@ def _places(unit: str) -> dict[str, str]:
 
 
 def test_a_program_listens_where_its_envoy_looks_and_calls_where_it_takes_calls(
-    plan: Plan,
+    plan: MeshSpec,
 ) -> None:
     own = egress_address("frontend")
     assert _places(_unit(plan, "frontend")) == {
@@ -112,7 +112,7 @@ def test_a_program_listens_where_its_envoy_looks_and_calls_where_it_takes_calls(
 
 @needs_systemd
 @pytest.mark.parametrize("service", SERVICES)
-def test_systemd_understands_the_unit(service: str, plan: Plan, tmp_path: Path) -> None:
+def test_systemd_understands_the_unit(service: str, plan: MeshSpec, tmp_path: Path) -> None:
     name = f"hotrod-{service}.service"
     done = verify(tmp_path, {name: _unit(plan, service)}, name)
     assert (done.returncode, done.stderr) == (0, "")
@@ -155,7 +155,7 @@ def _changed(
     return [replace(span, parent_id=parent) if span is wanted else span for span in spans]
 
 
-def test_the_trace_of_a_ride_is_that_of_the_model(plan: Plan) -> None:
+def test_the_trace_of_a_ride_is_that_of_the_model(plan: MeshSpec) -> None:
     envoys = {service.operation for service in plan.mesh.services.values()}
     seen = {node.operation for node in expected().flat()}
     assert envoys < seen

@@ -6,7 +6,7 @@ import pytest
 
 from tests.live.spans import expected
 from vmesh.base.paths import PROJECT
-from vmesh.compile.host_spec import Plan
+from vmesh.compile.host_spec import MeshSpec
 from vmesh.model.types import ExternalApp
 from vmesh.remote.mesh import read
 
@@ -16,11 +16,11 @@ SHOP = PROJECT / "inventory" / "example-shop"
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    return read(SHOP).plan
+def plan() -> MeshSpec:
+    return read(SHOP).spec
 
 
-def test_it_is_sound_and_as_large_as_it_says(plan: Plan) -> None:
+def test_it_is_sound_and_as_large_as_it_says(plan: MeshSpec) -> None:
     assert plan.warnings == ()
     assert len(plan.mesh.services) == 11
     assert len(plan.mesh.edges) == 2
@@ -33,7 +33,9 @@ def test_it_is_sound_and_as_large_as_it_says(plan: Plan) -> None:
     assert all(len(host.proxies) > 2 for host in plan.hosts.values())
 
 
-def test_one_request_crosses_five_levels_and_ends_at_the_foreign_application(plan: Plan) -> None:
+def test_one_request_crosses_five_levels_and_ends_at_the_foreign_application(
+    plan: MeshSpec,
+) -> None:
     trace = expected(plan.mesh, plan.mesh.edges["shop"], "/checkout")
     assert trace.levels() == 1 + 5
     leaves = {node.service for node in trace.flat() if node.kind == "server" and not node.children}
@@ -42,7 +44,7 @@ def test_one_request_crosses_five_levels_and_ends_at_the_foreign_application(pla
 
 
 def test_each_service_calls_all_that_it_is_told_of_and_no_more(
-    plan: Plan, load_service: LoadService
+    plan: MeshSpec, load_service: LoadService
 ) -> None:
     """On this the traces that the tests expect rest."""
     for host in plan.hosts.values():
@@ -52,7 +54,7 @@ def test_each_service_calls_all_that_it_is_told_of_and_no_more(
             assert set(app.upstreams(flask.environment)) == calls, flask.name
 
 
-def test_only_named_services_can_be_made_to_fail(plan: Plan) -> None:
+def test_only_named_services_can_be_made_to_fail(plan: MeshSpec) -> None:
     able = {
         flask.name
         for host in plan.hosts.values()
@@ -62,9 +64,9 @@ def test_only_named_services_can_be_made_to_fail(plan: Plan) -> None:
     assert able == {"warehouse", "catalog-next"}
 
 
-def test_the_scenario_is_the_example_in_another_place(plan: Plan) -> None:
+def test_the_scenario_is_the_example_in_another_place(plan: MeshSpec) -> None:
     scenario = read(PROJECT / "molecule" / "shop" / "inventory")
-    assert scenario.plan == plan
+    assert scenario.spec == plan
     example = read(SHOP)
     for host in plan.hosts:
         ours, theirs = example.variables(host), scenario.variables(host)

@@ -1,1 +1,1 @@
-"""What commands draw: tables of what runs, pictures of the topology."""
+"""What commands draw: tables of what runs and of what a plan says, pictures of the topology."""

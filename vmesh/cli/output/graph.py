@@ -1,6 +1,6 @@
 """The topology as a picture: Mermaid text for Markdown, DOT text for Graphviz.
 
-Pure, and the same text for the same plan. Services of a name are one node, with their hosts in
+Pure, and the same text for the same mesh. Services of a name are one node, with their hosts in
 it; arrows lead from who calls to who is called.
 """
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vmesh.base.progress import duration
 
 if TYPE_CHECKING:
-    from vmesh.compile.host_spec import HostPlan
+    from vmesh.compile.host_spec import HostSpec
 
 PROPERTIES = (
     "Id",
@@ -48,17 +48,17 @@ class Row:
     running: bool
 
 
-def planned(host: str, plan: HostPlan, published: Mapping[int, int]) -> list[Unit]:
+def planned(host: str, spec: HostSpec, published: Mapping[int, int]) -> list[Unit]:
     """Return the units that should run on `host`; `published` maps VM ports to the lab's."""
     units = []
-    for proxy in plan.proxies:
+    for proxy in spec.proxies:
         ports = tuple(_port(p.address, p.port, published) for p in proxy.ports)
         units.append(Unit(host, f"envoy@{proxy.name}", proxy.unit, ports))
-    for service in plan.flask_services:
+    for service in spec.flask_services:
         units.append(Unit(host, f"flask@{service.name}", service.unit, (f"unix:{service.socket}",)))
-    if plan.jaeger is not None:
-        listen = tuple(_port(p.address, p.port, published) for p in plan.jaeger.ports)
-        units.append(Unit(host, "jaeger", plan.jaeger.unit, listen))
+    if spec.jaeger is not None:
+        listen = tuple(_port(p.address, p.port, published) for p in spec.jaeger.ports)
+        units.append(Unit(host, "jaeger", spec.jaeger.unit, listen))
     return units
 
 

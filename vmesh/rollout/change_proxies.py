@@ -1,0 +1,212 @@
+"""What changes in the Envoys of a host: their release, unit, files and listeners."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from vmesh.compile.topology import EGRESS
+from vmesh.rollout.change_clusters import compare_clusters
+from vmesh.rollout.change_report import ADD, CHANGE, REMOVE, RESTART, HostReport, View
+from vmesh.rollout.change_roles import role_differs, role_words, setting_changes
+from vmesh.rollout.change_routes import compare_routes
+from vmesh.rollout.change_words import (
+    EARLIER_EDGE,
+    EARLIER_LISTENER,
+    LISTENER_WORDS,
+    arrow,
+    by_name,
+    changed_keys,
+    differing,
+    key_words,
+    listens_on,
+    networks,
+    plural,
+    said,
+    shorter,
+    tracing_changes,
+    url_of,
+)
+from vmesh.rollout.record import MASKED, State
+
+BOOTSTRAP = "bootstrap.yaml"
+_PROXY_KEYS = ("name", "ports", "view")
+
+
+def compare_proxies(report: HostReport, old: State, new: State) -> None:
+    """Say what changes in the Envoys of a host."""
+    before, after = by_name(old["host"]["proxies"]), by_name(new["host"]["proxies"])
+    versions = old["versions"].get("envoy"), new["versions"].get("envoy")
+    rewritten_unit = role_differs(old, new, "envoy")
+    if before and after and versions[0] != versions[1]:
+        report.say("Envoy", CHANGE, f"version {versions[0]} -> {versions[1]}")
+    if before and after and rewritten_unit:
+        report.say("Envoy", CHANGE, role_words("its unit or settings"))
+    for label in setting_changes(old, new, "envoy_") if before and after else ():
+        report.say("Envoy", CHANGE, label)
+    for name, proxy in after.items():
+        if name not in before:
+            new_proxy(report, proxy)
+            continue
+        _compare_proxy(report, before[name], proxy)
+        old_files, new_files = old["files"].get(name, {}), new["files"].get(name, {})
+        _rewritten(report, before[name], proxy, old_files, new_files)
+        reasons = []
+        if old_files.get(BOOTSTRAP) != new_files.get(BOOTSTRAP):
+            reasons.append("another bootstrap")
+        if versions[0] != versions[1]:
+            reasons.append("another release")
+        if rewritten_unit or any(setting_changes(old, new, "envoy_")):
+            reasons.append("another unit")
+        if reasons:
+            report.say(_label(proxy), RESTART, f"restart of Envoy ({', '.join(reasons)})")
+
+
+def new_proxy(report: HostReport, proxy: View) -> None:
+    """Say that an Envoy is new, and what for."""
+    view = proxy["view"]
+    listeners = {each["name"]: each for each in view["listeners"]}
+    calls = [name.removeprefix(EGRESS) for name in listeners if name.startswith(EGRESS)]
+    if proxy["kind"] == "edge":
+        public = listeners["public"]
+        count = sum(len(table["routes"]) for table in _virtual_hosts(view, "public"))
+        text = (
+            f"new Envoy for clients on {listens_on(public)}, with {count} {plural('route', count)}"
+        )
+    else:
+        text = f"new Envoy in front of its app, port {listeners['ingress']['port']}"
+        text += f"; calls {', '.join(calls)}" if calls else ""
+    report.say(_label(proxy), ADD, text)
+
+
+def _compare_proxy(report: HostReport, old: View, new: View) -> None:
+    begin = len(report.found)
+    part, before, after = _label(new), old["view"], new["view"]
+    for key, one, other in differing(old, new, _PROXY_KEYS):
+        report.say(part, CHANGE, arrow(key_words(key), said(one), said(other)))
+    _compare_listeners(report, part, new["kind"], before, after)
+    for table in dict.fromkeys([*after["routes"], *before["routes"]]):
+        if table in before["routes"] and table in after["routes"]:
+            one, other = before["routes"][table], after["routes"][table]
+            compare_routes(report, part, table, one, other)
+    compare_clusters(report, part, new["kind"], before, after)
+    for key, one, other in differing(before, after, ("listeners", "routes", "clusters")):
+        if key == "node":
+            for inner, was, becomes in differing(one or {}, other or {}, ("zone",)):
+                report.say(
+                    part, CHANGE, arrow(f"node's {key_words(inner)}", said(was), said(becomes))
+                )
+        else:
+            report.say(part, CHANGE, arrow(key_words(key), said(one), said(other)))
+    if len(report.found) == begin and not _moved_only(report, before, after):
+        report.say(part, CHANGE, "its configuration changes in its order only; see --diff")
+
+
+def _moved_only(report: HostReport, before: View, after: View) -> bool:
+    """Tell whether two views differ in nothing but what the host's own lines tell."""
+    old, new = report.moved
+    node = {**after["node"], "zone": before["node"].get("zone")}
+    text = json.dumps({**after, "node": node}, sort_keys=True)
+    return text.replace(f'"{new}"', f'"{old}"') == json.dumps(before, sort_keys=True)
+
+
+def _compare_listeners(report: HostReport, part: str, kind: str, before: View, after: View) -> None:
+    old, new = by_name(before["listeners"]), by_name(after["listeners"])
+    for name, listener in new.items():
+        if name not in old:
+            url = f" ({url_of(name)})" if kind == "service" and name.startswith(EGRESS) else ""
+            report.say(part, ADD, f"new {_listener_words(name)} on {listens_on(listener)}{url}")
+    for name, listener in old.items():
+        if name not in new:
+            report.say(
+                part, REMOVE, f"no {_listener_words(name)} on {listens_on(listener)} any more"
+            )
+    common = [name for name in new if name in old]
+    traced = {
+        name: tuple(tracing_changes(old[name]["tracing"], new[name]["tracing"]))
+        for name in common
+        if old[name]["tracing"] != new[name]["tracing"]
+    }
+    alike = len(set(traced.values())) == 1
+    for text in next(iter(traced.values())) if alike else ():
+        report.say(part, CHANGE, text)
+    for name in common:
+        texts = list(_listener_changes(report, old[name], new[name]))
+        texts += () if alike else traced.get(name, ())
+        for text in texts:
+            report.say(part, CHANGE, f"{_listener_words(name)}: {text}")
+
+
+def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]:
+    old = {**(EARLIER_EDGE if old["edge"] else EARLIER_LISTENER), **old}
+    own = old["address"] in report.names_before and new["address"] in report.names_after
+    if (old["address"], old["port"]) != (new["address"], new["port"]):
+        if own and old["port"] != new["port"]:
+            yield f"port {old['port']} -> {new['port']}"
+        elif not own:
+            yield f"{listens_on(old)} -> {listens_on(new)}"
+    if old["trusted_networks"] != new["trusted_networks"]:
+        yield arrow(
+            "trusted networks",
+            networks(old["trusted_networks"]),
+            networks(new["trusted_networks"]),
+        )
+    elif (
+        old["internal_networks"] != new["internal_networks"]
+        and old["control_networks"] == new["control_networks"]
+    ):
+        yield arrow(
+            "internal networks",
+            networks(old["internal_networks"]),
+            networks(new["internal_networks"]),
+        )
+    told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
+    yield from changed_keys(old, new, LISTENER_WORDS, told)
+
+
+def _rewritten(report: HostReport, old: View, new: View, before: View, after: View) -> None:
+    """Tell of files that today's templates write differently for the same view."""
+    if before == after:
+        return
+    before, after = _unmarked(before), _unmarked(after)
+    now = after if old["view"] == new["view"] else report.rerender(old)
+    if now is None:
+        report.say(
+            _label(new),
+            CHANGE,
+            "what was applied cannot be written again by this version of vmesh, so its files"
+            " may differ in more than is told here",
+        )
+        return
+    names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+    if names:
+        files = [cluster["tls"]["ca_file"] for cluster in old["view"]["clusters"]
+                 if cluster.get("tls") and cluster["tls"].get("ca_file")]  # fmt: skip
+        cause = f", or {' or '.join(files)} has changed" if files else ""
+        report.say(
+            _label(new),
+            CHANGE,
+            f"Envoy's configuration is written differently by this version of vmesh{cause}"
+            f" ({shorter(names)})",
+        )
+
+
+def _virtual_hosts(view: View, table: str) -> Sequence[View]:
+    hosts: Sequence[View] = view["routes"].get(table, {}).get("virtual_hosts", ())
+    return hosts
+
+
+def _label(proxy: View) -> str:
+    return f"edge {proxy['name']}" if proxy["kind"] == "edge" else f"{proxy['name']}'s Envoy"
+
+
+def _listener_words(name: str) -> str:
+    if name.startswith(EGRESS):
+        return f"listener for calls to {name.removeprefix(EGRESS)}"
+    words = {"public": "clients", "admin": "the admin pages", "ingress": "callers"}
+    return f"listener for {words.get(name, name)}"
+
+
+def _unmarked(files: View) -> dict[str, str]:
+    """Return hashes without the mark of those made of a text with hidden values."""
+    return {path: sha256.removeprefix(MASKED) for path, sha256 in files.items()}

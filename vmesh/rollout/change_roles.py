@@ -1,0 +1,26 @@
+"""What changes in the roles that install a part: what they write, and the user's settings."""
+
+from __future__ import annotations
+
+from vmesh.rollout.change_words import arrow, differing, said
+from vmesh.rollout.record import State
+
+
+def setting_changes(old: State, new: State, prefix: str) -> list[str]:
+    """Return what changes in the settings of the role with this prefix."""
+    before, after = old["settings"], new["settings"]
+    return [
+        arrow(f"setting {name}:", said(was), said(becomes))
+        for name, was, becomes in differing(before, after)
+        if name.startswith(prefix)
+    ]
+
+
+def role_differs(old: State, new: State, role: str) -> bool:
+    """Tell whether the role that wrote `new` is another than the one that wrote `old`."""
+    return bool(old["roles"].get(role) != new["roles"].get(role))
+
+
+def role_words(what: str) -> str:
+    """Say that `what` may change with the role."""
+    return f"{what} may be written differently by this version of vmesh"

@@ -1,0 +1,242 @@
+"""The words of a plan: what a key of a view is called, and how its value is written.
+
+A new key of a view gets its words in one of the tables here; `changed_keys` tells those that have
+none by their names. Which part of a host a difference belongs to is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vmesh.compile.host_spec import url_variable
+from vmesh.compile.topology import EGRESS, upstream_words
+from vmesh.rollout.change_report import View
+
+
+def said(value: Any) -> str:
+    """Return a value of a view as a person would write it."""
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key_words(key)} {said(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(said(item) for item in value)
+    return str(value)
+
+
+def key_words(key: str) -> str:
+    """Return a key of a view as a person would write it."""
+    return str(key).replace("_", " ")
+
+
+def seconds(value: Any) -> str:
+    """Return a number of seconds with its unit."""
+    return f"{value:g} s" if isinstance(value, int | float) else said(value)
+
+
+def _percent(value: Any) -> str:
+    return f"{value:g} %" if isinstance(value, int | float) else said(value)
+
+
+def networks(value: Any) -> str:
+    """Return a view's networks as CIDRs."""
+    return ", ".join(f"{each['address_prefix']}/{each['prefix_len']}" for each in value) or "none"
+
+
+def _retry(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return said(value)
+    each = value.get("per_try_timeout")
+    limit = f", {seconds(each)} each" if each is not None else ""
+    return f"{value['attempts']} on {value['on'].replace(',', ', ')}{limit}"
+
+
+def _bucket(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return said(value)
+    return f"{value['tokens'] / value['interval']:.4g} per second, {value['burst']} at once"
+
+
+def _mirror(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return said(value)
+    return f"{_percent(value['percent'])} to {value['cluster']}"
+
+
+def _tags(value: Any) -> str:
+    return ", ".join(each["name"] for each in value) if isinstance(value, list) else said(value)
+
+
+def _headers(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "as the tracer writes them"
+    b3 = "with B3" if value["tell_b3"] else "without B3"
+    if value["removes"]:
+        return f"without {said(value['removes'])}"
+    if value["outside"]:
+        return f"trace context as {said(value['keep'])} alone, {b3}"
+    return f"request ids as they came, {b3}"
+
+
+def _rewrite(value: Any) -> str:
+    """Return a rewrite as the user said it: an expression beside a prefix is how Envoy does it."""
+    if isinstance(value, Mapping) and "prefix" in value:
+        return said({k: v for k, v in value.items() if k not in ("regex", "substitution")})
+    return said(value)
+
+
+Words = Callable[[Any], str]
+
+ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
+    "timeout": ("timeout", seconds),
+    "idle_timeout": ("idle timeout", seconds),
+    "retry": ("retries", _retry),
+    "operation": ("name of its spans", said),
+    "rewrite": ("rewrite", _rewrite),
+    "request_body_buffer_limit": ("bytes of a body kept for a retry", said),
+    "mirror": ("mirror", _mirror),
+    "hash_on": ("instance chosen by", said),
+    "websocket": ("WebSocket", said),
+}
+_TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
+    "sampling": ("sampling", _percent),
+    "follows": ("follows the decision of the edge", said),
+    "export": ("spans sent as", said),
+    "service": ("service name of its spans", said),
+    "collector": ("collector of spans", upstream_words),
+    "collector_host": ("collector's host", said),
+    "collector_path": ("collector's path", said),
+    "headers": ("headers to the collector", said),
+    "tags": ("tags of spans", _tags),
+}
+LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "websocket": ("WebSocket", said),
+    "proxy_100_continue": ("Expect: 100-continue passed on to the app", said),
+    "control_networks": ("networks that may control Envoy", networks),
+    "trusted_hops": ("trusted hops", said),
+    "proxy_protocol": ("PROXY protocol", said),
+    "headers_with_underscores": ("header names with underscores", said),
+    "escaped_slashes": ("escaped slashes", said),
+    "merge_slashes": ("merged slashes", said),
+    "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
+}
+TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
+# What a record by an earlier release, which does not say it, stands for.
+EARLIER_LISTENER: View = {
+    "control_networks": [], "trusted_hops": 1, "proxy_protocol": None, "http10_host": None,
+    "headers_with_underscores": "allow", "escaped_slashes": "keep", "merge_slashes": False,
+}  # fmt: skip
+EARLIER_EDGE: View = {
+    **EARLIER_LISTENER,
+    "headers_with_underscores": "reject", "escaped_slashes": "redirect", "merge_slashes": True,
+}  # fmt: skip
+FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "rate_limit": ("rate limit", _bucket),
+    "max_request_bytes": ("largest request body in bytes", said),
+    "cors": ("CORS", said),
+    "compression": ("compression", said),
+    "fault": ("fault", said),
+}
+CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "connect_timeout": ("connect timeout", seconds),
+    "idle_timeout": ("idle timeout", seconds),
+    "load_balancing": ("load balancing", said),
+    "http2": ("HTTP/2", said),
+    "headers": ("headers of its requests", _headers),
+    "grpc": ("gRPC", said),
+    "keepalive": ("dead connections found by", said),
+    "type": ("found by", lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, said(kind))),
+}
+NESTED_CLUSTER_WORDS = {
+    "circuit_breaker": "circuit breaker",
+    "outlier_detection": "outlier detection",
+    "health_check": "health check",
+    "tls": "TLS",
+}
+_SECONDS_INSIDE = frozenset({"interval", "timeout", "ejection_time"})
+
+
+def differing(old: View, new: View, but: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the keys with other values, in the order of `new`; a missing one counts as None.
+
+    A key that the record of an earlier release lacks, and that is switched off, is no change.
+    """
+    for key in dict.fromkeys([*new, *old]):
+        if key not in old and not new[key]:
+            continue
+        if key not in but and old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def arrow(label: str, before: str, after: str) -> str:
+    """Say a change. Two values that look the same, as hidden ones do, are said to differ."""
+    return f"{label} changes" if before == after else f"{label} {before} -> {after}"
+
+
+def changed_inside(label: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield what changes in a mapping that may be there or not."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key, before, after in differing(old, new):
+            words = seconds if key in _SECONDS_INSIDE else said
+            yield arrow(f"{label}: {key_words(key)}", words(before), words(after))
+    elif isinstance(new, Mapping):
+        yield f"{label} on: {said(new)}" if new else f"{label} on"
+    else:
+        yield f"{label} off"
+
+
+def changed_keys(
+    old: View, new: View, words: Mapping[str, tuple[str, Words]], but: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield what changes by a table of words; keys it lacks are told by their name."""
+    for key, before, after in differing(old, new, but):
+        label, word = words.get(key, (key_words(key), said))
+        yield arrow(label, word(before), word(after))
+
+
+def tracing_changes(old: View | None, new: View | None) -> Iterator[str]:
+    """Yield what changes in the tracing of a listener or route."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        yield from changed_keys(old, new, _TRACING_WORDS)
+    elif isinstance(new, Mapping):
+        yield f"tracing: {', '.join(_tracing_said(new))}"
+    else:
+        yield arrow("tracing", "on" if old else "none", said(new))
+
+
+def _tracing_said(tracing: View) -> Iterator[str]:
+    for key in ("sampling", "tags"):
+        if tracing.get(key) not in (None, []):
+            label, word = _TRACING_WORDS[key]
+            yield f"{label} {word(tracing[key])}"
+
+
+def by_name(items: Iterable[View]) -> dict[str, View]:
+    """Return the parts of a view by their names."""
+    return {item["name"]: item for item in items}
+
+
+def plural(word: str, count: int) -> str:
+    """Return `word`, with an s unless there is one."""
+    return word if count == 1 else f"{word}s"
+
+
+def listens_on(listener: View) -> str:
+    """Return the address at which a listener takes connections."""
+    return f"{listener['address']}:{listener['port']}"
+
+
+def url_of(listener: str) -> str:
+    """Return the variable that tells an app the URL of this listener for calls."""
+    return url_variable(listener.removeprefix(EGRESS))
+
+
+def shorter(names: Sequence[str], most: int = 3) -> str:
+    """Return the first few names and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -228,8 +228,12 @@ def _line(run: Run, fates: Mapping[str, Fate], states: Mapping[str, State]) -> h
             ),
         }
     return {
-        "run": run.number, "when": _now(), "who": run.who, "asked": run.asked, "hosts": hosts,
-    }  # fmt: skip
+        "run": run.number,
+        "when": _now(),
+        "who": run.who,
+        "asked": run.asked,
+        "hosts": hosts,
+    }
 
 
 def _words(before: Mapping[str, State], after: Mapping[str, State]) -> dict[str, list[str]]:

@@ -65,9 +65,14 @@ SHARED = (
 WRITTEN_BY_A_ROLE = re.compile(rb"\brole (envoy|flask_service|external_app|jaeger)\b")
 UNITS = "etc/systemd/system/"
 PROPERTIES = (
-    "Id", "LoadState", "ActiveState", "UnitFileState", "MainPID", "StatusText",
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "UnitFileState",
+    "MainPID",
+    "StatusText",
     "ExecMainStartTimestamp",
-)  # fmt: skip
+)
 UP = ("active", "activating", "reloading", "refreshing")
 
 

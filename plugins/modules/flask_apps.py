@@ -97,9 +97,16 @@ App = Mapping[str, Any]
 Command = Callable[[Sequence[str]], tuple[int, str]]
 
 PROPERTIES = (
-    "Id", "ActiveState", "UnitFileState", "StatusText", "NeedDaemonReload", "FragmentPath",
-    "ExecMainStartTimestamp", "Result", "ExecMainStatus",
-)  # fmt: skip
+    "Id",
+    "ActiveState",
+    "UnitFileState",
+    "StatusText",
+    "NeedDaemonReload",
+    "FragmentPath",
+    "ExecMainStartTimestamp",
+    "Result",
+    "ExecMainStatus",
+)
 # Requests with it make no spans (vmesh.compile.cluster_views.HEALTH_CHECK_HEADER).
 HEALTH_CHECK_HEADER = "x-vmesh-health-check"
 ENABLED = ("enabled", "enabled-runtime")

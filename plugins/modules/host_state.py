@@ -904,9 +904,12 @@ def restore(  # noqa: PLR0913 - what was asked for
     work = Restore(machine, wanted, drain_seconds, dry)
     work.run()
     result: dict[str, Any] = {
-        "restored": sorted(work.restored), "errors": work.errors, "from": newest,
-        "number": newest, "state": number,
-    }  # fmt: skip
+        "restored": sorted(work.restored),
+        "errors": work.errors,
+        "from": newest,
+        "number": newest,
+        "state": number,
+    }
     if dry:
         return result
     if work.errors:
@@ -939,10 +942,16 @@ def _restore_pending(  # noqa: PLR0913 - as restore
         return result
     if work.restored or work.errors:
         line: Line = {
-            "run": asked.run, "when": now(), "who": asked.who, "note": asked.note,
-            "from": newest, "to": newest, "what": what_changed(before, pending),
-            "result": RESTORED, "cause": cause,
-        }  # fmt: skip
+            "run": asked.run,
+            "when": now(),
+            "who": asked.who,
+            "note": asked.note,
+            "from": newest,
+            "to": newest,
+            "what": what_changed(before, pending),
+            "result": RESTORED,
+            "cause": cause,
+        }
         if work.errors:
             line["errors"] = work.errors
         with contextlib.suppress(OSError):

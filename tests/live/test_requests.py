@@ -19,9 +19,16 @@ HEADERS = {
     "x-trace-id",
 }
 ADMIN_PAGES = (
-    "/", "/ready", "/server_info", "/stats", "/stats/prometheus", "/clusters", "/listeners",
-    "/memory", "/hot_restart_version",
-)  # fmt: skip
+    "/",
+    "/ready",
+    "/server_info",
+    "/stats",
+    "/stats/prometheus",
+    "/clusters",
+    "/listeners",
+    "/memory",
+    "/hot_restart_version",
+)
 
 
 @pytest.mark.parametrize(

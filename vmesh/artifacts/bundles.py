@@ -191,9 +191,16 @@ def _compile(stage: Path, progress: Progress) -> None:
     env = dict(os.environ) | {"PYTHONHASHSEED": "0"}
     for folder, mode in (("lib", "unchecked-hash"), ("app", "checked-hash")):
         command = [
-            sys.executable, "-m", "compileall", "-q", "-f", f"--invalidation-mode={mode}",
-            "-s", str(stage), str(stage / folder),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "-f",
+            f"--invalidation-mode={mode}",
+            "-s",
+            str(stage),
+            str(stage / folder),
+        ]
         try:
             run(command, progress, env=env)
         except CommandFailed:

@@ -91,8 +91,10 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     told = getattr(error, "remedy", None)
     if told is not None:
         # The parts' own errors carry a sentence and what to do about it.
-        print(f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
+            file=sys.stderr,
+        )
         return FAILED
     if debug:
         traceback.print_exc()

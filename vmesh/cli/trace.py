@@ -126,8 +126,10 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
         return True
     spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
     if not spans:
-        print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
+            file=sys.stderr,
+        )
         if not traces_everything(mesh.spec.mesh):
             print("This mesh does not trace every request (sampling); try again.", file=sys.stderr)
         return False

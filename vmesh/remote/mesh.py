@@ -88,8 +88,12 @@ class Mesh:
             return [Target(name, tuple(each for each, _ in _named_units(self.spec.hosts[name])))]
         if name in self.inventory.hosts:
             return [Target(name, ())]
-        known = {each for spec in self.spec.hosts.values() for _, names in _named_units(spec)
-                 for each in names}  # fmt: skip
+        known = {
+            each
+            for spec in self.spec.hosts.values()
+            for _, names in _named_units(spec)
+            for each in names
+        }
         raise CliError(
             f"Nothing in this inventory is called {name}. "
             f"Known: {', '.join(sorted(known | set(self.inventory.hosts)))}",

@@ -80,8 +80,11 @@ def test_a_users_patterns_come_after_the_defaults(folder: Path) -> None:
         "# a comment\n\n!.well-known/\n!/tests/\n/docs/\n*.bin\n!small.bin\nnotes.*\n\\#odd\n"
     )
     assert taken(folder) == {
-        ".well-known/security.txt", "tests/a.py", "data/small.bin", "pages/docs/b.md",
-    }  # fmt: skip
+        ".well-known/security.txt",
+        "tests/a.py",
+        "data/small.bin",
+        "pages/docs/b.md",
+    }
 
 
 def test_patterns_that_leave_nothing_out_are_no_new_release(folder: Path) -> None:
@@ -136,14 +139,16 @@ def _odd_name(folder: Path) -> None:
         (_ignore(b"\xff\xfe"), "has a .vmeshignore that cannot be read"),
         (_ignore_folder, "has a .vmeshignore that cannot be read"),
         (_link(".vmeshignore", "nowhere"), "has a .vmeshignore that cannot be read"),
-        (_lock(b"gunicorn==1 --hash=sha256:1\nflask==3\njinja2==3\n"),
-         "with libraries without hashes: flask==3, jinja2==3"),
+        (
+            _lock(b"gunicorn==1 --hash=sha256:1\nflask==3\njinja2==3\n"),
+            "with libraries without hashes: flask==3, jinja2==3",
+        ),
         (_lock(b"gunicorn==1 --hash=sha256:1\n-e ./shop\n"), "without hashes: -e ./shop"),
         (_lock(b"gunicorn-extras==1 --hash=sha256:1\n"), "without gunicorn"),
         (_lock(b"\xff"), "has no requirements.txt that can be read"),
         (lambda folder: (folder / "requirements.txt").unlink(), "has no requirements.txt"),
     ],
-)  # fmt: skip
+)
 def test_what_the_bundle_refuses_validate_tells(
     folder: Path, spoil: Callable[[Path], None], told: str
 ) -> None:

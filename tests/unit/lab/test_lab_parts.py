@@ -206,10 +206,13 @@ def test_the_verdict_on_the_device_is_kept(
         ("exec sleep 60", False),  # the device opens and the guest hangs
         ("echo could not access KVM >&2; exit 1", False),
         # QEMU writes the console to the path of its -chardev
-        ("for a; do case $a in file,id=serial,path=*) f=${a##*path=};; esac; done;"
-         " echo 'Kernel panic - not syncing: VFS: Unable to mount root fs on unknown' >$f", True),
+        (
+            "for a; do case $a in file,id=serial,path=*) f=${a##*path=};; esac; done;"
+            " echo 'Kernel panic - not syncing: VFS: Unable to mount root fs on unknown' >$f",
+            True,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_guest_must_show_life_within_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, works: bool
 ) -> None:

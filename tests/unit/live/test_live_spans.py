@@ -134,19 +134,25 @@ def names(node: Node) -> list[str]:
 def test_every_upstream_of_every_service_on_the_way_is_called(deep: Mesh) -> None:
     wanted = expected(deep, deep.edges["gate"], "/")
     assert names(wanted) == [
-        "gate page server", "page page server",
+        "gate page server",
+        "page page server",
         "page bank client",  # outside the mesh: nobody's span below it
-        "page till client", "till till server",
-        "till old client", "old old server",  # not ours, so it calls nobody we know of
-    ]  # fmt: skip
+        "page till client",
+        "till till server",
+        "till old client",
+        "old old server",  # not ours, so it calls nobody we know of
+    ]
     assert wanted.levels() == 4
 
 
 def test_a_copy_is_in_the_trace_too(deep: Mesh) -> None:
     wanted = expected(deep, deep.edges["gate"], "/copied")
     assert names(wanted) == [
-        "gate next server", "gate mirror client", "old old server", "next next server",
-    ]  # fmt: skip
+        "gate next server",
+        "gate mirror client",
+        "old old server",
+        "next next server",
+    ]
     alone = expected(deep, deep.edges["gate"], "/copied/1")
     assert names(alone) == ["gate next server", "next next server"]
 

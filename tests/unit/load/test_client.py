@@ -389,11 +389,18 @@ def test_nobody_waits_for_a_load_that_was_left_by_an_exception() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "http://192.0.2.1:8000/", "http://[2001:db8::1]/", "http://localhost:8000/",
-        "https://127.0.0.1/", "http://u:p@127.0.0.1/", "http://0.0.0.0/", "http://198.18.0.11/",
-        "http://127.0.0.1:99999/", "/trace/1", "http://127.0.0.1/a b",
+        "http://192.0.2.1:8000/",
+        "http://[2001:db8::1]/",
+        "http://localhost:8000/",
+        "https://127.0.0.1/",
+        "http://u:p@127.0.0.1/",
+        "http://0.0.0.0/",
+        "http://198.18.0.11/",
+        "http://127.0.0.1:99999/",
+        "/trace/1",
+        "http://127.0.0.1/a b",
     ],
-)  # fmt: skip
+)
 def test_load_goes_nowhere_else(url: str) -> None:
     with pytest.raises(NotAllowedError):
         Load([Target(url)], rate=1, seconds=1)

@@ -221,9 +221,11 @@ def test_of_files_with_hidden_values_only_the_inventory_can_tell() -> None:
     assert told("shop1", lambda _: None, of=of) == []
     edited = put("proxies", "shop", "files", "rest.yaml", "0" * 64)
     assert told("shop1", edited, of=of) == [
-        ("shop's Envoy",
-         "not what the inventory says, or a hidden value has changed in it: rest.yaml"),
-    ]  # fmt: skip
+        (
+            "shop's Envoy",
+            "not what the inventory says, or a hidden value has changed in it: rest.yaml",
+        ),
+    ]
 
 
 def test_a_host_that_has_left_the_mesh_tells_what_is_still_there() -> None:

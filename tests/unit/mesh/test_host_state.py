@@ -561,8 +561,10 @@ def test_a_part_that_left_is_stopped_and_its_configuration_goes(host: Host) -> N
     assert host.current("shop") == "aaaa"
     done = remove(host.machine, asked(2), parts, 600)
     assert (done["removed"], done["leaving"], done["number"]) == (
-        ["env@legacy", "flask@shop", "jaeger"], [], 2,
-    )  # fmt: skip
+        ["env@legacy", "flask@shop", "jaeger"],
+        [],
+        2,
+    )
     for unit in ("flask@shop.service", "flask@shop.socket", "jaeger.service"):
         assert host.systemd.units[unit].active == "inactive"
         assert not host.systemd.units[unit].enabled

@@ -359,8 +359,10 @@ def test_of_several_sources_the_last_one_counts(tmp_path: Path) -> None:
     more = tmp_path / "more.yml"
     more.write_text("all: {hosts: {web2: {mesh_zone: b}, web3: {mesh_zone: c}}}")
     assert {host: each["mesh_zone"] for host, each in load(one, more).hosts.items()} == {
-        "web1": "a", "web2": "b", "web3": "c",
-    }  # fmt: skip
+        "web1": "a",
+        "web2": "b",
+        "web3": "c",
+    }
     assert load(more, one).hosts["web2"]["mesh_zone"] == "a"
     assert load(more, one).mesh == MESH
 
@@ -600,10 +602,11 @@ mesh_services:
     found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))
     assert found["environments"] == {
         "web2": {"shop": {"PASSWORD": "open2", "URL": "db://open2"}},
-    }  # fmt: skip
+    }
     assert {tuple(way) for way in found["hidden"]} == {
-        (*ENVIRONMENT, "PASSWORD"), (*ENVIRONMENT, "URL"),
-    }  # fmt: skip
+        (*ENVIRONMENT, "PASSWORD"),
+        (*ENVIRONMENT, "URL"),
+    }
     assert found["secrets"] == ["open1", "open2"]
     # Where the hosts must not differ, the message shows neither text, nor one made with it.
     mesh_file = inventory / "group_vars/all/mesh.yml"

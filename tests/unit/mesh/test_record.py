@@ -305,7 +305,8 @@ def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None)
     return {
         "all": {
             "vars": {
-                **mesh, "ansible_connection": "local",
+                **mesh,
+                "ansible_connection": "local",
                 "vmesh_rollout": {"run": 7, "who": "root@controller"},
             },
             "children": {
@@ -313,7 +314,7 @@ def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None)
                 for group, names in worlds.GROUPS.items()
             },
         }
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -373,9 +374,12 @@ def test_a_run_records_what_became_of_each_host(site: Path) -> None:
         host: (each["from"], each["to"], each["result"]) for host, each in line["hosts"].items()
     }
     assert told == {
-        "web1": (0, 7, "applied"), "web2": (5, 5, "unreachable"), "shop1": (5, 5, "restored"),
-        "store1": (5, 5, "failed"), "store2": (5, 5, "not begun"),
-    }  # fmt: skip
+        "web1": (0, 7, "applied"),
+        "web2": (5, 5, "unreachable"),
+        "shop1": (5, 5, "restored"),
+        "store1": (5, 5, "failed"),
+        "store2": (5, 5, "not begun"),
+    }
     assert line["hosts"]["shop1"]["cause"] == "it answered 500"
     assert line["hosts"]["web1"]["versions"] == {"envoy": "1.40.0"}
     assert any("8080" in text for text in line["hosts"]["web1"]["what"])

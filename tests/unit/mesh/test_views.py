@@ -340,8 +340,9 @@ def test_a_peer_has_the_rights_of_every_network_it_is_in() -> None:
     control = [listener_views.network("10.1.0.0/16"), listener_views.network("192.0.2.0/24")]
     assert public["control_networks"] == public["internal_networks"] == control
     assert public["trusted_networks"] == [
-        listener_views.network("10.0.0.0/8"), listener_views.network("198.51.100.0/24"),
-    ]  # fmt: skip
+        listener_views.network("10.0.0.0/8"),
+        listener_views.network("198.51.100.0/24"),
+    ]
     edge = {"trusted_cidrs": ["0.0.0.0/0"], "control_cidrs": ["0.0.0.0/0"]}
     public = proxy(plan(edge=edge), "front").view["listeners"][0]
     assert (len(public["control_networks"]), public["trusted_networks"]) == (2, [])

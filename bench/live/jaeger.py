@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 
 from bench.live.waiting import until
 from bench.live.web import request
-from vmesh.traces import waterfall
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span, parse
 
 # A proxy sends its spans at least once a second; Jaeger writes them in batches.
 SETTLE_SECONDS = 3.0
@@ -28,7 +27,7 @@ class Jaeger:
         if reply.status == http.client.NOT_FOUND:
             return []
         assert reply.status == http.client.OK, f"Jaeger answers {reply.status}: {reply.body[:300]}"
-        return waterfall.parse(json.loads(reply.body))
+        return parse(json.loads(reply.body))
 
     def services(self, timeout: float = 60.0) -> set[str]:
         """Return the names of the services that have spans; an error when Jaeger is away."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import re2
 
 from vmesh.model.types import MAIN, Edge, ExternalApp, Match, Mesh, Route
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 KINDS = {"path": 0, "regex": 1, "path_prefix": 2, "prefix": 2}  # the most specific first
 NO_HEADERS: Mapping[str, str] = {}

@@ -10,7 +10,7 @@ import pytest
 from bench.live.waiting import until
 from bench.live.web import Reply
 from tests.live.target import Target, Vm
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 pytestmark = pytest.mark.side_effect
 

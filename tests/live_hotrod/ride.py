@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.live.spans import Node, difference
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 # HotROD asks for the way of each of the ten drivers that it finds near the customer.
 DRIVERS = 10

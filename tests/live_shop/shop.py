@@ -17,7 +17,7 @@ from tests.live.target import Target, Vm
 from vmesh.compile.host_spec import HostSpec, admin_socket
 from vmesh.model.types import Edge, Mesh
 from vmesh.remote import connect
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 DRILLS = "/run/shop-drill"
 # So many clients at once. Were it more than the retries that a budget lets through at any time

@@ -19,6 +19,7 @@ from vmesh.model.types import Mesh as Model
 from vmesh.remote import connect
 from vmesh.remote.mesh import Mesh, read
 from vmesh.traces import waterfall
+from vmesh.traces.span import Span, parse, whole
 
 # Proxies send their spans every second or so: a trace is complete once it hangs together
 # and nothing came for this long.
@@ -138,7 +139,7 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     width = shutil.get_terminal_size((100, 24)).columns
     for line in waterfall.lines(waterfall.tree(spans), width, _bar_character()):
         print(line)
-    if not waterfall.whole(spans):
+    if not whole(spans):
         print(f"Not whole after {wait:.0f} s: a span's parent has not arrived.", file=sys.stderr)
     print()
     print(f"{jaeger}trace/{answer.trace_id}")
@@ -157,28 +158,28 @@ def traces_everything(mesh: Model) -> bool:
 
 
 def stored_spans(
-    ask: Callable[[], list[waterfall.Span]],
+    ask: Callable[[], list[Span]],
     wait: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[waterfall.Span]:
+) -> list[Span]:
     """Return the trace's spans once they hang together and stay as many, or after `wait`."""
     began = stable_since = clock()
-    spans: list[waterfall.Span] = []
+    spans: list[Span] = []
     while clock() - began < wait:
         found = ask()
         if len(found) != len(spans):
             spans, stable_since = found, clock()
-        elif waterfall.whole(spans) and clock() - stable_since >= QUIET_SECONDS:
+        elif whole(spans) and clock() - stable_since >= QUIET_SECONDS:
             break
         sleep(0.5)
     return spans
 
 
-def _ask_jaeger(jaeger: str, trace_id: str) -> list[waterfall.Span]:
+def _ask_jaeger(jaeger: str, trace_id: str) -> list[Span]:
     try:
         with NO_PROXY.open(f"{jaeger}api/traces/{trace_id}", timeout=10) as response:
-            return waterfall.parse(json.load(response))
+            return parse(json.load(response))
     except urllib.error.HTTPError as error:
         if error.code == http.client.NOT_FOUND:
             return []  # not stored yet

@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 CALLING = frozenset({"client", "producer"})
 CALLED = frozenset({"server", "consumer"})
 
 # A span and the one that it is a child of.
-Pair = tuple["Span", "Span"]
+Pair = tuple[Span, Span]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmesh.traces import waterfall
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span, parse
 
 MILLISECOND, SECOND = 1_000, 1_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -260,7 +260,7 @@ def test_the_host_of_a_span_is_in_the_node_id_that_envoy_tells() -> None:
             }
         ]
     }
-    one, other = waterfall.parse(answer)
+    one, other = parse(answer)
     assert (one.host, one.machine, one.to_own_app) == ("web1", None, True)
     assert (other.host, other.machine, other.to_own_app) == (None, "debian", False)
     assert one.process != other.process

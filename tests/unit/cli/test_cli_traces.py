@@ -6,6 +6,7 @@ import pytest
 
 from vmesh.cli.trace import stored_spans
 from vmesh.traces import waterfall
+from vmesh.traces.span import Span, parse, whole
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -43,7 +44,7 @@ FOUR = (
 
 
 def test_spans_come_root_first_each_below_the_one_that_called_it() -> None:
-    rows = waterfall.tree(waterfall.parse(answer(*FOUR))).rows
+    rows = waterfall.tree(parse(answer(*FOUR))).rows
     assert [(row.span.service, row.depth, row.offset) for row in rows] == [
         ("front-proxy", 0, 0),
         ("shop", 1, 1_000),
@@ -54,7 +55,7 @@ def test_spans_come_root_first_each_below_the_one_that_called_it() -> None:
 
 
 def test_siblings_come_in_the_order_of_their_start() -> None:
-    spans = waterfall.parse(
+    spans = parse(
         answer(
             raw("a", None, "p1", 0, 100),
             raw("late", "a", "p2", 50, 10),
@@ -65,15 +66,15 @@ def test_siblings_come_in_the_order_of_their_start() -> None:
 
 
 def test_a_child_that_outlives_its_parent_stays_where_it_was() -> None:
-    spans = waterfall.parse(answer(raw("a", None, "p1", 0, 100), raw("b", "a", "p2", 50, 500)))
+    spans = parse(answer(raw("a", None, "p1", 0, 100), raw("b", "a", "p2", 50, 500)))
     rows = waterfall.tree(spans).rows
     assert (rows[1].offset, rows[1].mark) == (50, "")
     assert waterfall.total(rows) == 550
 
 
 def test_a_span_whose_parent_has_not_arrived_is_shown_all_the_same() -> None:
-    spans = waterfall.parse(answer(*FOUR[:3]))
-    assert not waterfall.whole(spans)
+    spans = parse(answer(*FOUR[:3]))
+    assert not whole(spans)
     assert {row.span.span_id: row.depth for row in waterfall.tree(spans).rows} == {
         "a": 0,
         "b": 1,
@@ -82,12 +83,12 @@ def test_a_span_whose_parent_has_not_arrived_is_shown_all_the_same() -> None:
 
 
 def test_a_trace_is_whole_when_every_parent_is_there() -> None:
-    assert waterfall.whole(waterfall.parse(answer(*FOUR)))
-    assert not waterfall.whole([])
+    assert whole(parse(answer(*FOUR)))
+    assert not whole([])
 
 
 def test_an_answer_without_a_trace_has_no_spans() -> None:
-    assert waterfall.parse({"data": None, "errors": [{"code": 404}]}) == []
+    assert parse({"data": None, "errors": [{"code": 404}]}) == []
     assert waterfall.lines(waterfall.tree([]), 80) == []
 
 
@@ -109,7 +110,7 @@ def test_a_bar_shows_where_and_how_long_and_is_never_empty(
 
 
 def test_the_waterfall_tells_service_operation_side_error_and_duration() -> None:
-    lines = waterfall.lines(waterfall.tree(waterfall.parse(answer(*FOUR))), 100, "#")
+    lines = waterfall.lines(waterfall.tree(parse(answer(*FOUR))), 100, "#")
     assert "front-proxy" in lines[1]
     assert "op-c (out)" in lines[3]
     assert "ERROR" in lines[4]
@@ -118,11 +119,11 @@ def test_the_waterfall_tells_service_operation_side_error_and_duration() -> None
 
 
 def test_waiting_ends_when_the_trace_hangs_together_and_nothing_more_comes() -> None:
-    spans = waterfall.parse(answer(*FOUR))
+    spans = parse(answer(*FOUR))
     arriving = [[], spans[1:2], spans[:3], spans]
     now = [0.0]
 
-    def ask() -> list[waterfall.Span]:
+    def ask() -> list[Span]:
         return arriving.pop(0) if len(arriving) > 1 else arriving[0]
 
     def sleep(seconds: float) -> None:
@@ -138,6 +139,6 @@ def test_waiting_ends_at_the_limit_with_what_there_is() -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    partial = waterfall.parse(answer(FOUR[0]))
+    partial = parse(answer(FOUR[0]))
     assert stored_spans(lambda: partial, 15, clock=lambda: now[0], sleep=sleep) == partial
     assert now[0] >= 15

@@ -16,7 +16,7 @@ from tests.live.spans import (
 )
 from vmesh.model.parse import parse
 from vmesh.model.types import Mesh
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 MESH = {
     "mesh_services": {

@@ -20,7 +20,7 @@ from vmesh.base.paths import PROJECT
 from vmesh.compile.host_spec import MeshSpec, egress_address
 from vmesh.model.types import ExternalApp
 from vmesh.remote.mesh import read
-from vmesh.traces.waterfall import Span
+from vmesh.traces.span import Span
 
 HOTROD = PROJECT / "inventory" / "example-hotrod"
 SERVICES = ("frontend", "customer", "driver", "route")

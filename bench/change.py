@@ -31,7 +31,7 @@ from bench.change_faults import FAULTS
 from bench.change_report import Row, summaries, table
 from bench.change_rows import CHANGES, OLD_ENVOY, interrupted, still_different
 from bench.change_world import Rates, World
-from vmesh.cli import USAGE, CliError
+from vmesh.base.exits import USAGE, CliError
 
 KILLED = "killed"
 TIMES = 5
@@ -107,8 +107,10 @@ def made(world: World, name: str, kills: int, seed: int | None) -> Row:
     kills, seed: how many runs the row of killed runs kills, and by which chance
     """
     rows: Mapping[str, Callable[[World], Row]] = {
-        **CHANGES, **FAULTS, KILLED: partial(interrupted, kills=kills, seed=seed),
-    }  # fmt: skip
+        **CHANGES,
+        **FAULTS,
+        KILLED: partial(interrupted, kills=kills, seed=seed),
+    }
     try:
         row = rows[name](world)
     except Exception as error:  # the other rows are worth having
@@ -135,9 +137,13 @@ def measure(arguments: argparse.Namespace) -> list[Made]:
     there = {(each.key, each.turn) for each in rows}
     with tempfile.TemporaryDirectory(prefix="vmesh-change-") as folder:
         world = World(
-            arguments.inventory, Path(folder), rates=rates, streams=arguments.streams,
-            start=layers.envoy(OLD_ENVOY), say=partial(print, flush=True),
-        )  # fmt: skip
+            arguments.inventory,
+            Path(folder),
+            rates=rates,
+            streams=arguments.streams,
+            start=layers.envoy(OLD_ENVOY),
+            say=partial(print, flush=True),
+        )
         bring_up(world)
         times = arguments.times or TIMES
         for name, turn in turns(names, times):

@@ -164,10 +164,12 @@ def port_taken(world: World) -> Fault:
     That validates, and a running Envoy refuses it.
     """
     return Fault(
-        "refused by a running Envoy", "front", (str(TAKEN_PORT),),
+        "refused by a running Envoy",
+        "front",
+        (str(TAKEN_PORT),),
         layer=partial(layers.admin_port, port=TAKEN_PORT),
         around=partial(taken, world, "front", TAKEN_PORT),
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -184,9 +186,12 @@ def disk_full(world: World) -> Fault:
     """Have one get another timeout of its calls, and no room on its disk for it."""
     seconds = 11 + world.number() / 100
     return Fault(
-        "a full disk", "one", ("No space left on device",),
-        layer=partial(layers.call_timeout, seconds=seconds), around=partial(full, world, "one"),
-    )  # fmt: skip
+        "a full disk",
+        "one",
+        ("No space left on device",),
+        layer=partial(layers.call_timeout, seconds=seconds),
+        around=partial(full, world, "one"),
+    )
 
 
 def _back_release(folder: Path) -> Callable[[Values], Layer]:
@@ -204,27 +209,34 @@ def app_sick(world: World) -> Fault:
     """Give streams-back an app that answers its health check with 500."""
     folder = altered(world, "sick", layers.unhealthy)
     evidence = ("/healthz", "500")
-    return Fault("an app that answers its health check with 500", "two", evidence,
-                 _back_release(folder))  # fmt: skip
+    return Fault(
+        "an app that answers its health check with 500", "two", evidence, _back_release(folder)
+    )
 
 
 def app_fails(world: World) -> Fault:
     """Give streams an app that is healthy and answers users with 500; only the canary gets it."""
     folder = altered(world, "failing", layers.failing)
     return Fault(
-        "an app that is healthy and answers with 500", "one", ("errors", "two"),
+        "an app that is healthy and answers with 500",
+        "one",
+        ("errors", "two"),
         lambda mesh: layers.release(mesh, {"streams": folder}, {}),
-        exposes=TAKES_OVER, paths=(HELLO,),
-    )  # fmt: skip
+        exposes=TAKES_OVER,
+        paths=(HELLO,),
+    )
 
 
 def route_too_short(_: World) -> Fault:
     """Give a route of the edge a timeout that nobody can keep."""
     return Fault(
-        "a route whose timeout nobody keeps", "front", ("errors",),
+        "a route whose timeout nobody keeps",
+        "front",
+        ("errors",),
         partial(layers.timeout, prefix="/back/", seconds=0.001),
-        exposes=CONFIGURED, paths=(BACK_HELLO,),
-    )  # fmt: skip
+        exposes=CONFIGURED,
+        paths=(BACK_HELLO,),
+    )
 
 
 def dead_archive(folder: Path) -> Path:
@@ -248,11 +260,16 @@ def envoy_dies(world: World) -> Fault:
     given = {
         name: f"{{{{ '{on_one}' if inventory_hostname == 'one' else '{else_}' }}}}"
         for name, on_one, else_ in (
-            ("envoy_version", DEAD_VERSION, version), ("envoy_archive", dead, good.path),
+            ("envoy_version", DEAD_VERSION, version),
+            ("envoy_archive", dead, good.path),
         )
-    }  # fmt: skip
-    return Fault("an Envoy that dies at start", "one", (LAST_WORDS,),
-                 arguments=("--extra-vars", json.dumps(given)))  # fmt: skip
+    }
+    return Fault(
+        "an Envoy that dies at start",
+        "one",
+        (LAST_WORDS,),
+        arguments=("--extra-vars", json.dumps(given)),
+    )
 
 
 def together(*makers: Callable[[World], Fault]) -> Callable[[World], Row]:

@@ -135,9 +135,10 @@ def release(mesh: Values, folders: Mapping[str, Path], environment: Values) -> L
     for name, folder in folders.items():
         app = services[name]["app"]
         services[name]["app"] = {
-            **app, "flask": str(folder),
+            **app,
+            "flask": str(folder),
             "environment": {**app.get("environment", {}), **environment},
-        }  # fmt: skip
+        }
     return Layer({"mesh_services": services})
 
 

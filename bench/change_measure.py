@@ -100,8 +100,11 @@ class Measure:
         body = {HELLO: says("streams"), BACK_HELLO: says("streams-back")}.get(path, r"^waited ")
         return Load(
             [Target(f"{self.world.url}{path}", body=body, name=path)],
-            rate=rate, seconds=LONGEST_ROW_SECONDS, modes=modes, time_limit=TIME_LIMIT_SECONDS,
-        )  # fmt: skip
+            rate=rate,
+            seconds=LONGEST_ROW_SECONDS,
+            modes=modes,
+            time_limit=TIME_LIMIT_SECONDS,
+        )
 
     def _held(self) -> Iterator[Stream]:
         url, longest = self.world.url, LONGEST_ROW_SECONDS

@@ -229,8 +229,17 @@ def _summary(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(summed: Iterable[Mapping[str, Any]]) -> str:
     """Return the summaries as a table in Markdown."""
-    head = ("change", "times", "requests", "failed", "seconds", "served after",
-            "streams survived / closed / broken", "task executions", "spans lost")  # fmt: skip
+    head = (
+        "change",
+        "times",
+        "requests",
+        "failed",
+        "seconds",
+        "served after",
+        "streams survived / closed / broken",
+        "task executions",
+        "spans lost",
+    )
     lines = [_line(head), _line(["---", *["---:"] * 5, "---", "---", "---:"])]
     for each in summed:
         failed = str(each["failed"])

@@ -23,7 +23,7 @@ from bench.change_layers import BACK, EDGE, Layer, Values
 from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, before_ejection, in_flight, overlapping, windows
 from bench.change_world import World
-from tests.live.waiting import until
+from bench.live.waiting import until
 from vmesh import artifacts
 from vmesh.base import paths
 from vmesh.lab import Lab
@@ -119,9 +119,11 @@ def replica_added(_: World) -> Edit:
 def envoy_upgraded(_: World) -> Edit:
     """Bring all Envoys to a newer version."""
     return Edit(
-        f"Envoy {OLD_ENVOY} to {NEW_ENVOY}", lambda _: layers.envoy(NEW_ENVOY),
-        partial(envoy_is, version=NEW_ENVOY), long=True,
-    )  # fmt: skip
+        f"Envoy {OLD_ENVOY} to {NEW_ENVOY}",
+        lambda _: layers.envoy(NEW_ENVOY),
+        partial(envoy_is, version=NEW_ENVOY),
+        long=True,
+    )
 
 
 def bootstrap(world: World) -> Edit:
@@ -222,8 +224,10 @@ def release(world: World) -> Edit:
     both = {"streams": folder, BACK: folder}
     return Edit(
         "a release of both services",
-        lambda mesh: layers.release(mesh, both, {"VERSION": version}), check, long=True,
-    )  # fmt: skip
+        lambda mesh: layers.release(mesh, both, {"VERSION": version}),
+        check,
+        long=True,
+    )
 
 
 def one_at_a_time(measure: Measure) -> None:
@@ -291,9 +295,11 @@ def _left_out(world: World) -> int:
     policies = world.given["mesh_edges"][EDGE]["calls"]["streams"]
     outlier = policies["outlier_detection"]
     return before_ejection(
-        world.rates.streams, policies["connect_timeout"],
-        outlier["consecutive_local_failures"], outlier["interval"],
-    )  # fmt: skip
+        world.rates.streams,
+        policies["connect_timeout"],
+        outlier["consecutive_local_failures"],
+        outlier["interval"],
+    )
 
 
 @contextmanager
@@ -412,8 +418,10 @@ def shown(measure: Measure) -> None:
     """See that `./mesh plan --refresh` shows both, and tells so by its exit code."""
     told = measure.world.mesh("plan", "--refresh", "--exit-code", "--json")
     measure.expect(told.code == 1, f"plan --refresh {told.reason}")
-    drifts = [f"{each['host']}: {each['part']}: {each['text']}"
-              for each in json.loads(told.output)["drifts"] or []]  # fmt: skip
+    drifts = [
+        f"{each['host']}: {each['part']}: {each['text']}"
+        for each in json.loads(told.output)["drifts"] or []
+    ]
     measure.facts["drift shown"] = drifts
     for host, word in (("one", "routes/"), ("front", "aeger")):
         there = any(each.startswith(host) and word in each for each in drifts)

@@ -19,7 +19,7 @@ from bench.change_layers import EDGE, Layer
 from bench.change_report import executions
 from bench.change_rows import NEW_ENVOY, OLD_ENVOY
 from bench.change_world import Change, World
-from vmesh.cli import CliError
+from vmesh.base.exits import CliError
 
 SIZES = (1, 4, 12)
 FIRST_PORT = 9301
@@ -74,9 +74,12 @@ def lab() -> dict[str, Any]:
 def figure(instances: int, what: str, change: Change) -> Figure:
     """Return what one change took."""
     return {
-        "instances": instances, "change": what, "seconds": round(change.seconds, 1),
-        "executions": executions(change.events), "code": change.code,
-    }  # fmt: skip
+        "instances": instances,
+        "change": what,
+        "seconds": round(change.seconds, 1),
+        "executions": executions(change.events),
+        "code": change.code,
+    }
 
 
 def measure(base: Path, times: int) -> list[Figure]:
@@ -85,9 +88,7 @@ def measure(base: Path, times: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="vmesh-scale-") as folder:
         versions = cycle((OLD_ENVOY, NEW_ENVOY))
         start = Layer({**lab(), **mesh(SIZES[0])}) | layers.envoy(next(versions))
-        world = World(
-            base, Path(folder), start=start, name=NAME, say=partial(print, flush=True)
-        )  # fmt: skip
+        world = World(base, Path(folder), start=start, name=NAME, say=partial(print, flush=True))
         change = world.mesh("up", timeout=3600.0)
         if change.code != 0:
             raise CliError(f"The VMs are not there: ./mesh up {change.reason}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -19,13 +18,14 @@ from typing import Any
 from bench import change_layers as layers
 from bench.change_layers import Layer
 from bench.change_report import Event
-from tests.live.site import run_site
-from tests.live.waiting import until
-from tests.live.web import Reply, request
+from bench.live.remote import run_as_root
+from bench.live.site import run_site
+from bench.live.waiting import until
+from bench.live.web import Reply, request
 from vmesh.base import paths
 from vmesh.base.progress import new_log
-from vmesh.cli import connect, playbook
-from vmesh.cli.mesh import Mesh, read
+from vmesh.remote import playbook
+from vmesh.remote.mesh import Mesh, read
 
 HELLO = "/streams/hello"
 # A request may take a route's whole timeout until it fails.
@@ -150,9 +150,15 @@ class World:
         began = time.time()
         done = subprocess.run(
             [str(paths.PROJECT / "mesh"), command, "-i", str(self.place), *arguments],
-            cwd=paths.PROJECT, env=environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
-        )  # fmt: skip
+            cwd=paths.PROJECT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
         seconds = time.time() - began
         log.write_text(done.stdout + done.stderr)
         # What it ran of Ansible, it has logged under its own name.
@@ -179,9 +185,13 @@ class World:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["ansible-playbook", "site.yml", "-i", str(self.place)],
-                cwd=paths.PROJECT, env=env, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                cwd=paths.PROJECT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             try:
                 yield process, lambda: _events(log)
             finally:
@@ -198,18 +208,13 @@ class World:
         Raises AssertionError when it fails or takes too long.
         """
         socket = f"ControlPath={self._sockets.name}/{host}-{self._epoch.get(host, 0)}"
-        wrapped = f"sudo sh -c {shlex.quote(command)}"
-        ssh, *others = connect.ssh_command(host, self.base.variables(host), [wrapped])
-        try:
-            done = subprocess.run(
-                [ssh, *SSH, "-o", socket, *others],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-                check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"{host}: `{command}` took more than {timeout:.0f} s") from error
-        assert done.returncode == 0, f"{host}: `{command}`: {done.returncode}: {done.stderr}"
-        return done.stdout
+        return run_as_root(
+            host,
+            self.base.variables(host),
+            command,
+            options=[*SSH, "-o", socket],
+            timeout=timeout,
+        )
 
     def forget(self, host: str) -> None:
         """Let go of the kept ssh connection, as before a reboot."""

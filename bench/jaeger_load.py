@@ -27,10 +27,12 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.live.jaeger import Jaeger
-from tests.live.target import Target, Vm
+from bench.live.jaeger import Jaeger
+from bench.live.remote import run_as_root
 from vmesh.base import paths
-from vmesh.cli import connect
+from vmesh.compile.host_spec import JaegerSpec
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 BATCHES_A_SECOND = 4
 SAMPLE = 200
@@ -46,14 +48,23 @@ TRACE = (
 ACCEPTED = (b"", b"\x0a\x00")
 # What an Envoy says about a request, for spans of a true size.
 ATTRIBUTES = {
-    "node_id": "service1@web1", "zone": "",
+    "node_id": "service1@web1",
+    "zone": "",
     "guid:x-request-id": "8a4be9fd-3d7a-9d4e-a0a3-59ac14cfa8bb",
-    "http.url": "http://127.0.0.1:8000/trace/1", "http.method": "GET", "http.protocol": "HTTP/1.1",
-    "downstream_cluster": "-", "user_agent": "python-requests/2.32", "request_size": "0",
-    "peer.address": "198.18.0.11", "component": "proxy", "upstream_cluster": "service2",
-    "upstream_cluster.name": "service2", "http.status_code": "200", "response_size": "96",
+    "http.url": "http://127.0.0.1:8000/trace/1",
+    "http.method": "GET",
+    "http.protocol": "HTTP/1.1",
+    "downstream_cluster": "-",
+    "user_agent": "python-requests/2.32",
+    "request_size": "0",
+    "peer.address": "198.18.0.11",
+    "component": "proxy",
+    "upstream_cluster": "service2",
+    "upstream_cluster.name": "service2",
+    "http.status_code": "200",
+    "response_size": "96",
     "response_flags": "-",
-}  # fmt: skip
+}
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -102,14 +113,13 @@ def batch(traces: int) -> tuple[list[str], bytes]:
 
 
 @contextmanager
-def tunnel(target: Target, vm: Vm) -> Iterator[str]:
+def tunnel(mesh: Mesh, host: str, jaeger: JaegerSpec) -> Iterator[str]:
     """Open a way to Jaeger's OTLP/HTTP port; yield its URL on this machine."""
-    assert vm.plan.jaeger is not None
-    inside = next(port for port in vm.plan.jaeger.ports if port.what == "OTLP over HTTP")
+    inside = next(port for port in jaeger.ports if port.what == "OTLP over HTTP")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         local = probe.getsockname()[1]
-    command = connect.ssh_command(vm.name, target.mesh.variables(vm.name))
+    command = connect.ssh_command(host, mesh.variables(host))
     forward = f"127.0.0.1:{local}:{inside.address}:{inside.port}"
     process = subprocess.Popen(
         [command[0], "-N", "-o", "ExitOnForwardFailure=yes", "-L", forward, *command[1:]]
@@ -152,12 +162,22 @@ def send(url: str, rate: int, seconds: int) -> tuple[list[str], int, float]:
     return ids, refused, time.monotonic() - began
 
 
-def usage(vm: Vm) -> dict[str, float]:
+def jaeger_host(mesh: Mesh) -> tuple[str, JaegerSpec]:
+    """Return the VM with Jaeger, and what runs there. Raises LookupError when there is none."""
+    for name, spec in mesh.spec.hosts.items():
+        if spec.jaeger is not None:
+            return name, spec.jaeger
+    raise LookupError("jaeger is on no VM of the inventory")
+
+
+def usage(mesh: Mesh, host: str) -> dict[str, float]:
     """Return Jaeger's memory (peak since its start) and the processor time it took."""
-    answer = vm.run(
+    answer = run_as_root(
+        host,
+        mesh.variables(host),
         "systemctl show --property=CPUUsageNSec --value jaeger.service;"
         " cat /sys/fs/cgroup/system.slice/jaeger.service/memory.peak"
-        " /sys/fs/cgroup/system.slice/jaeger.service/memory.current"
+        " /sys/fs/cgroup/system.slice/jaeger.service/memory.current",
     ).split()
     numbers = [int(word) for word in answer if word.isdigit()]
     return {
@@ -181,13 +201,13 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=500, help="spans a second")
     parser.add_argument("--seconds", type=int, default=60)
     options = parser.parse_args()
-    target = Target(options.inventory)
-    vm = target.vm_of("jaeger")
-    before = usage(vm)
-    with tunnel(target, vm) as url:
+    mesh = read(options.inventory)
+    host, jaeger = jaeger_host(mesh)
+    before = usage(mesh, host)
+    with tunnel(mesh, host, jaeger) as url:
         ids, refused, seconds = send(url, options.rate, options.seconds)
-    missing = incomplete(target.jaeger, random.sample(ids, min(SAMPLE, len(ids))))
-    after = usage(vm)
+    missing = incomplete(Jaeger(str(mesh.jaeger_url())), random.sample(ids, min(SAMPLE, len(ids))))
+    after = usage(mesh, host)
     sent = len(ids) * SPANS_A_TRACE
     print(
         json.dumps(

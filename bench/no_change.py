@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from vmesh.base import paths
-from vmesh.cli.playbook import mitogen_strategies
+from vmesh.remote.playbook import mitogen_strategies
 
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.M)
 

@@ -106,7 +106,7 @@ def site_row(hosts: int, scratch: Path) -> Row:
     command = [ansible, "-v", "-i", str(inventory), "playbooks/plan.yml"]
     environment = {
         "VMESH_EVENTS": str(events),
-        "ANSIBLE_CALLBACK_PLUGINS": str(paths.PROJECT / "vmesh/cli/callbacks"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(paths.PROJECT / "vmesh/remote/callbacks"),
         "ANSIBLE_CALLBACKS_ENABLED": "vmesh_events",
         "XDG_CACHE_HOME": str(own_cache(scratch / "cache")),
     }
@@ -186,18 +186,24 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--site", action="store_true", help="measure playbooks/plan.yml instead")
     parser.add_argument(
-        "--hosts", type=int, nargs="+", metavar="N",
+        "--hosts",
+        type=int,
+        nargs="+",
+        metavar="N",
         help=f"sizes of inventories (default: {' '.join(map(str, PLAN_HOSTS))}; with --site:"
         f" {' '.join(map(str, SITE_HOSTS))})",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "-n", "--runs", type=int, default=1, help="of each size; the median is told (default: 1)"
     )
     parser.add_argument(
-        "-d", "--dir", type=Path, metavar="FOLDER",
+        "-d",
+        "--dir",
+        type=Path,
+        metavar="FOLDER",
         help="where to make inventories and render (default: where temporary files go); /dev/shm"
         " leaves the disk out. With --site files are rendered to build/, as ever",
-    )  # fmt: skip
+    )
     parser.add_argument("-o", "--output", type=Path, help="write the figures to this file as JSON")
     parser.add_argument("--once", type=Path, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -130,9 +130,15 @@ class Stream(Background):
             until = self._closed or time.monotonic()
             held = 0.0 if self._opened is None else until - self._opened
             return StreamResult(
-                self.kind, self._name, self._end.verdict, self._end.how, held,
-                self._messages, self._expected, self._trace_id,
-            )  # fmt: skip
+                self.kind,
+                self._name,
+                self._end.verdict,
+                self._end.how,
+                held,
+                self._messages,
+                self._expected,
+                self._trace_id,
+            )
 
     @abstractmethod
     def _request(self, key: str) -> bytes:

@@ -4,6 +4,7 @@ import json
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 release = platform.freedesktop_os_release()
 numbers = [int(path.stem) for path in Path("/var/lib/vmesh/states").glob("[0-9]*.json")]
@@ -13,7 +14,7 @@ if Path("/etc/systemd/system/jaeger.service").exists():
     parts.append("jaeger")
 
 
-def interrupted() -> dict:
+def interrupted() -> dict[str, Any]:
     """Return the run that began to change this host and has not ended; empty without one."""
     path = Path("/var/lib/vmesh/pending.json")
     if not path.exists():

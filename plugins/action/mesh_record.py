@@ -148,9 +148,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 " and run site.yml again."
             ) from None
         return {
-            **result, "changed": False, "folder": str(place), "run": run.number,
-            "written": run.written, "hosts": _by_result(fates),
-        }  # fmt: skip
+            **result,
+            "changed": False,
+            "folder": str(place),
+            "run": run.number,
+            "written": run.written,
+            "hosts": _by_result(fates),
+        }
 
 
 def _applied(run: Run, fates: Mapping[str, Fate], wanted: Mapping[str, State]) -> dict[str, State]:
@@ -212,15 +216,24 @@ def _line(run: Run, fates: Mapping[str, Fate], states: Mapping[str, State]) -> h
     for host, each in told.items():
         state = states.get(host)
         hosts[host] = {
-            "from": each.before, "to": each.after, "result": each.result,
+            "from": each.before,
+            "to": each.after,
+            "result": each.result,
             **({"cause": each.cause} if each.cause else {}),
             **({"what": words[host]} if words.get(host) else {}),
-            **({"versions": history.versions(state), "state": history.short(state)}
-               if state else {}),
-        }  # fmt: skip
+            **(
+                {"versions": history.versions(state), "state": history.short(state)}
+                if state
+                else {}
+            ),
+        }
     return {
-        "run": run.number, "when": _now(), "who": run.who, "asked": run.asked, "hosts": hosts,
-    }  # fmt: skip
+        "run": run.number,
+        "when": _now(),
+        "who": run.who,
+        "asked": run.asked,
+        "hosts": hosts,
+    }
 
 
 def _words(before: Mapping[str, State], after: Mapping[str, State]) -> dict[str, list[str]]:
@@ -248,7 +261,12 @@ def _by_result(fates: Mapping[str, Fate]) -> dict[str, list[str]]:
     return {
         result.replace(" ", "_"): [host for host, each in fates.items() if each.result == result]
         for result in (
-            history.APPLIED, history.RESTORED, history.FAILED, history.NOT_BEGUN,
-            history.UNREACHABLE, history.UNCHANGED, history.ROLLED_BACK,
+            history.APPLIED,
+            history.RESTORED,
+            history.FAILED,
+            history.NOT_BEGUN,
+            history.UNREACHABLE,
+            history.UNCHANGED,
+            history.ROLLED_BACK,
         )
-    }  # fmt: skip
+    }

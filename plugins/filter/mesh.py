@@ -108,9 +108,17 @@ def with_bundles(
     """Return what the role flask_service takes of the host's services, with their bundles."""
     key = f"{host['python']}/{host['arch']}"
     keys = (
-        "name", "wsgi", "workers", "threads", "preload", "grace", "health", "address", "port",
+        "name",
+        "wsgi",
+        "workers",
+        "threads",
+        "preload",
+        "grace",
+        "health",
+        "address",
+        "port",
         "environment",
-    )  # fmt: skip
+    )
     return [
         {
             **{each: service[each] for each in keys},

@@ -412,8 +412,11 @@ class Proxy:
         names = differences(old, new)
         files = [(name, texts[name]) for texts in (new, old) for name in names if name in texts]
         bridges = [(old, new), (new, old)]
-        files += [(CLUSTERS, union_of_clusters(a.get(CLUSTERS, ""), b.get(CLUSTERS, "")))
-                  for a, b in bridges if CLUSTERS in names]  # fmt: skip
+        files += [
+            (CLUSTERS, union_of_clusters(a.get(CLUSTERS, ""), b.get(CLUSTERS, "")))
+            for a, b in bridges
+            if CLUSTERS in names
+        ]
         self.store.stage(files)
 
     def apply(self, new: Files) -> None:

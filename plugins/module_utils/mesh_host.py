@@ -46,20 +46,33 @@ OURS = ("etc/envoy/*/**/*", "etc/flask/*/**/*", "etc/jaeger/**/*", "etc/vmesh/*.
 OUR_FOLDERS = ("etc/envoy", "etc/flask", "etc/jaeger", "etc/vmesh")
 # Files of ours among others': those in which a role says that it has written them.
 SHARED = (
-    "etc/systemd/system/envoy@*.service", "etc/systemd/system/envoy@*.service.d/*.conf",
-    "etc/systemd/system/flask@*.service", "etc/systemd/system/flask@*.service.d/*.conf",
-    "etc/systemd/system/flask@*.socket", "etc/systemd/system/jaeger.service",
-    "etc/systemd/envoy-*.conf", "etc/systemd/flask-*.conf",
-    "etc/sysctl.d/*envoy*.conf", "etc/tmpfiles.d/flask*.conf", "etc/tmpfiles.d/envoy*.conf",
-    "usr/local/bin/envoy-*", "usr/local/bin/flask-*",
-    "usr/local/sbin/envoy-*", "usr/local/sbin/flask-*",
-)  # fmt: skip
+    "etc/systemd/system/envoy@*.service",
+    "etc/systemd/system/envoy@*.service.d/*.conf",
+    "etc/systemd/system/flask@*.service",
+    "etc/systemd/system/flask@*.service.d/*.conf",
+    "etc/systemd/system/flask@*.socket",
+    "etc/systemd/system/jaeger.service",
+    "etc/systemd/envoy-*.conf",
+    "etc/systemd/flask-*.conf",
+    "etc/sysctl.d/*envoy*.conf",
+    "etc/tmpfiles.d/flask*.conf",
+    "etc/tmpfiles.d/envoy*.conf",
+    "usr/local/bin/envoy-*",
+    "usr/local/bin/flask-*",
+    "usr/local/sbin/envoy-*",
+    "usr/local/sbin/flask-*",
+)
 WRITTEN_BY_A_ROLE = re.compile(rb"\brole (envoy|flask_service|external_app|jaeger)\b")
 UNITS = "etc/systemd/system/"
 PROPERTIES = (
-    "Id", "LoadState", "ActiveState", "UnitFileState", "MainPID", "StatusText",
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "UnitFileState",
+    "MainPID",
+    "StatusText",
     "ExecMainStartTimestamp",
-)  # fmt: skip
+)
 UP = ("active", "activating", "reloading", "refreshing")
 
 

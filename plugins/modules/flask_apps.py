@@ -97,9 +97,16 @@ App = Mapping[str, Any]
 Command = Callable[[Sequence[str]], tuple[int, str]]
 
 PROPERTIES = (
-    "Id", "ActiveState", "UnitFileState", "StatusText", "NeedDaemonReload", "FragmentPath",
-    "ExecMainStartTimestamp", "Result", "ExecMainStatus",
-)  # fmt: skip
+    "Id",
+    "ActiveState",
+    "UnitFileState",
+    "StatusText",
+    "NeedDaemonReload",
+    "FragmentPath",
+    "ExecMainStartTimestamp",
+    "Result",
+    "ExecMainStatus",
+)
 # Requests with it make no spans (vmesh.compile.cluster_views.HEALTH_CHECK_HEADER).
 HEALTH_CHECK_HEADER = "x-vmesh-health-check"
 ENABLED = ("enabled", "enabled-runtime")
@@ -116,9 +123,13 @@ class Failed(Exception):  # noqa: N818 - says what happened
 def command(arguments: Sequence[str]) -> tuple[int, str]:
     """Run a command; return its exit status and all it printed."""
     done = subprocess.run(
-        arguments, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace",
-    )  # fmt: skip
+        arguments,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     return done.returncode, done.stdout
 
 
@@ -294,9 +305,15 @@ class Apps:
             return ""
         units = [f"--unit={_service(app)}" for app in apps]
         _, text = self.run(
-            ["journalctl", "--no-pager", "--output=cat", "--lines=60", f"--since=@{int(since)}",
-             *units]
-        )  # fmt: skip
+            [
+                "journalctl",
+                "--no-pager",
+                "--output=cat",
+                "--lines=60",
+                f"--since=@{int(since)}",
+                *units,
+            ]
+        )
         lines = text.splitlines()
         told = [line for line in lines if not _CHATTER.search(line)]
         return "\n".join(dict.fromkeys(told or lines))

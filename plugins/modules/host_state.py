@@ -312,17 +312,26 @@ def commit(
         before = books.read_or_empty(number)
         written, parts = asked.run, changed_parts(before, after)
         line: Line = {
-            "run": asked.run, "when": now(), "who": asked.who, "note": asked.note,
-            "from": number, "to": asked.run, "what": what_changed(before, after),
-            "result": result, **(more or {}),
-        }  # fmt: skip
+            "run": asked.run,
+            "when": now(),
+            "who": asked.who,
+            "note": asked.note,
+            "from": number,
+            "to": asked.run,
+            "what": what_changed(before, after),
+            "result": result,
+            **(more or {}),
+        }
         books.keep(asked.run, after, line)
     books.drop_pending()
     # The state is kept: what is left to do can wait for the next run.
     books.mend()
     return {
-        "number": written, "from": number, "parts": parts, "removed": clean(machine, books, written)
-    }  # fmt: skip
+        "number": written,
+        "from": number,
+        "parts": parts,
+        "removed": clean(machine, books, written),
+    }
 
 
 def keep_found(books: Books) -> list[int]:
@@ -563,8 +572,10 @@ def merged(now_there: State, kept: State, parts: Sequence[str]) -> State:
     """Return the state that is there with `parts` of a kept one in their places."""
     chosen = set(parts)
     key_parts: dict[str, Callable[[str], str | None]] = {
-        "files": part_of, "links": part_of_link, "units": part_of_unit,
-    }  # fmt: skip
+        "files": part_of,
+        "links": part_of_link,
+        "units": part_of_unit,
+    }
     found: State = {"folders": {**now_there["folders"], **kept["folders"]}}
     for key, of in key_parts.items():
         staying = {name: each for name, each in now_there[key].items() if of(name) not in chosen}
@@ -600,9 +611,11 @@ class Restore:
         with self._part("envoy"):
             self._link("envoy", "envoy")
         for kind, bring_back in (
-            ("jaeger", self._jaeger), ("flask@", self._app), ("env@", self._files),
+            ("jaeger", self._jaeger),
+            ("flask@", self._app),
+            ("env@", self._files),
             ("envoy@", self._proxy),
-        ):  # fmt: skip
+        ):
             for part in parts:
                 if part.startswith(kind):
                     with self._part(part):
@@ -891,9 +904,12 @@ def restore(  # noqa: PLR0913 - what was asked for
     work = Restore(machine, wanted, drain_seconds, dry)
     work.run()
     result: dict[str, Any] = {
-        "restored": sorted(work.restored), "errors": work.errors, "from": newest,
-        "number": newest, "state": number,
-    }  # fmt: skip
+        "restored": sorted(work.restored),
+        "errors": work.errors,
+        "from": newest,
+        "number": newest,
+        "state": number,
+    }
     if dry:
         return result
     if work.errors:
@@ -926,10 +942,16 @@ def _restore_pending(  # noqa: PLR0913 - as restore
         return result
     if work.restored or work.errors:
         line: Line = {
-            "run": asked.run, "when": now(), "who": asked.who, "note": asked.note,
-            "from": newest, "to": newest, "what": what_changed(before, pending),
-            "result": RESTORED, "cause": cause,
-        }  # fmt: skip
+            "run": asked.run,
+            "when": now(),
+            "who": asked.who,
+            "note": asked.note,
+            "from": newest,
+            "to": newest,
+            "what": what_changed(before, pending),
+            "result": RESTORED,
+            "cause": cause,
+        }
         if work.errors:
             line["errors"] = work.errors
         with contextlib.suppress(OSError):

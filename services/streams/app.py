@@ -64,9 +64,11 @@ def create_app(environment: Mapping[str, str]) -> Flask:
     def hello() -> Response:
         """Tell who answers, and what the upstream says, if there is one."""
         told: dict[str, Any] = {
-            "service": name, "instance": socket.gethostname(), "version": version,
+            "service": name,
+            "instance": socket.gethostname(),
+            "version": version,
             "pid": os.getpid(),
-        }  # fmt: skip
+        }
         if back is not None:
             told["upstream"] = said(back, trace_headers(request.headers.items()))
         return jsonify(told)

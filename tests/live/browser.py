@@ -22,10 +22,17 @@ from selenium.webdriver.support.ui import WebDriverWait
 # Jaeger may sit on an emulated VM, with a megabyte and a half of JavaScript to send.
 SECONDS = 90
 FLAGS = (
-    "--headless", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-proxy-server", "--window-size=1400,700",
-)  # fmt: skip
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--window-size=1400,700",
+)
 
 
 @dataclass(frozen=True)

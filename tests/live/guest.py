@@ -36,8 +36,10 @@ def units(names: list[str]) -> dict[str, dict[str, Any]]:
     """Return each unit's state, and the processes in its control group."""
     shown = subprocess.run(
         ["systemctl", "show", f"--property={PROPERTIES}", "--", *names],
-        stdout=subprocess.PIPE, text=True, check=True,
-    ).stdout  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
     found: dict[str, dict[str, Any]] = {}
     for block in shown.strip().split("\n\n"):
         unit: dict[str, Any] = dict(line.split("=", 1) for line in block.splitlines())

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.live.target import inventory_path, results_dir
 from vmesh.base import paths
-from vmesh.cli import connect
-from vmesh.cli.mesh import Mesh, read
 from vmesh.cli.output import status
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 SECONDS = 120.0
 
@@ -58,8 +58,11 @@ def _collect_one(mesh: Mesh, vm: str) -> list[str]:
         try:
             answer = subprocess.run(
                 connect.ssh_command(vm, variables, [f"sudo sh -c {shlex.quote(command)}"]),
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return [*lines, f"{vm}: no answer within {SECONDS:.0f} s"]
         if answer.returncode == 255:

@@ -13,13 +13,13 @@ from typing import Any
 
 import testinfra
 
+from bench.live.jaeger import Jaeger
+from bench.live.web import Reply, request
 from tests.live import guest
-from tests.live.jaeger import Jaeger
-from tests.live.web import Reply, request
 from vmesh.base import paths
-from vmesh.cli.mesh import Mesh, read
 from vmesh.compile.host_spec import HostSpec
 from vmesh.model.types import Edge
+from vmesh.remote.mesh import Mesh, read
 
 # The VMs may be emulated: every ssh connection is kept, and a dead one is noticed.
 SSH_OPTIONS = (

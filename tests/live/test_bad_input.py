@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.live.site import Result, run_site
+from bench.live.site import Result, run_site
 from tests.live.target import Target
 from vmesh.base import paths
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.site import run_site
+from bench.live.site import run_site
+from bench.live.waiting import until
 from tests.live.target import Target
-from tests.live.waiting import until
 
 pytestmark = pytest.mark.side_effect
 

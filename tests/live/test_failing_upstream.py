@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from bench.live.waiting import until
+from bench.live.web import Reply
 from tests.live.target import Target, Vm
-from tests.live.waiting import until
-from tests.live.web import Reply
 from vmesh.traces.span import Span
 
 pytestmark = pytest.mark.side_effect

@@ -6,9 +6,9 @@ import http.client
 
 import pytest
 
+from bench.live.waiting import until
 from tests.live.spans import difference, expected
 from tests.live.target import Target, Vm
-from tests.live.waiting import until
 
 pytestmark = pytest.mark.side_effect
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bench.live.waiting import until
 from tests.live.target import Target, Vm
-from tests.live.waiting import until
 
 
 def entries(vm: Vm, unit: str, trace_id: str) -> list[dict[str, Any]]:

@@ -10,13 +10,25 @@ from tests.live.target import Target
 
 # Everything the edge answers with, and nothing else.
 HEADERS = {
-    "content-type", "content-length", "x-envoy-upstream-service-time", "server", "date",
-    "x-envoy-protocol-version", "x-trace-id",
-}  # fmt: skip
+    "content-type",
+    "content-length",
+    "x-envoy-upstream-service-time",
+    "server",
+    "date",
+    "x-envoy-protocol-version",
+    "x-trace-id",
+}
 ADMIN_PAGES = (
-    "/", "/ready", "/server_info", "/stats", "/stats/prometheus", "/clusters", "/listeners",
-    "/memory", "/hot_restart_version",
-)  # fmt: skip
+    "/",
+    "/ready",
+    "/server_info",
+    "/stats",
+    "/stats/prometheus",
+    "/clusters",
+    "/listeners",
+    "/memory",
+    "/hot_restart_version",
+)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from bench.live.web import Reply
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target
-from tests.live.web import Reply
 
 REQUESTS = 200
 Headers = tuple[tuple[str, str], ...]
@@ -79,9 +79,11 @@ def test_jaeger_has_exactly_the_spans_of_each_request(target: Target, replies: l
     }
     count = sum(len(spans) for spans in stored.values())
     assert not wrong, "\n".join(
-        [f"{len(wrong)} of {REQUESTS} traces are wrong, {count} spans in all; the first ones:",
-         *(f"{trace_id}: {told}" for trace_id, told in list(wrong.items())[:5])]
-    )  # fmt: skip
+        [
+            f"{len(wrong)} of {REQUESTS} traces are wrong, {count} spans in all; the first ones:",
+            *(f"{trace_id}: {told}" for trace_id, told in list(wrong.items())[:5]),
+        ]
+    )
     assert count == REQUESTS * len(wanted.flat())
 
 
@@ -105,6 +107,9 @@ def chain(target: Target) -> Node:
     """Return the trace of /trace/1: front-proxy -> service1 in -> service1 out -> service2."""
     node = expected(target.mesh.spec.mesh, target.edge, "/trace/1", calls=True)
     assert [each.service for each in node.flat()] == [
-        "front-proxy", "service1", "service1", "service2",
-    ]  # fmt: skip
+        "front-proxy",
+        "service1",
+        "service1",
+        "service2",
+    ]
     return node

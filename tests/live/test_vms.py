@@ -133,9 +133,10 @@ def test_files_belong_to_root_and_are_read_by_their_service_alone(seen: list[See
     for each in seen:
         for proxy in each.plan.proxies:
             tree = {
-                path: what for path, what in each.answer["files"].items()
+                path: what
+                for path, what in each.answer["files"].items()
                 if path.startswith(f"/etc/envoy/{proxy.name}/") and what["kind"] == "-"
-            }  # fmt: skip
+            }
             assert len(tree) >= 4, (each.vm.name, tree)
             for path in tree:
                 assert each.file(path) == ("0640", "root", proxy.user), path

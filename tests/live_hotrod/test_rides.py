@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from bench.live.waiting import until
+from bench.live.web import Reply
 from tests.live.target import Target
-from tests.live.waiting import until
-from tests.live.web import Reply
 from tests.live_hotrod.ride import DRIVERS, expected, mistakes
 
 CUSTOMER = "/dispatch?customer=123"

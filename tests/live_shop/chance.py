@@ -17,11 +17,14 @@ def bounds(trials: int, share: float, runs: int = RUNS) -> tuple[int, int]:
     """
     chances = [
         math.exp(
-            math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
-            + count * math.log(share) + (trials - count) * math.log1p(-share)
+            math.lgamma(trials + 1)
+            - math.lgamma(count + 1)
+            - math.lgamma(trials - count + 1)
+            + count * math.log(share)
+            + (trials - count) * math.log1p(-share)
         )
         for count in range(trials + 1)
-    ]  # fmt: skip
+    ]
     fewer = sum(1 for total in accumulate(chances) if total <= 1 / (2 * runs))
     more = sum(1 for total in accumulate(reversed(chances)) if total <= 1 / (2 * runs))
     return fewer, trials - more

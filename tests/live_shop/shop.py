@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bench.live.web import Reply, request
 from tests.live.spans import Node, difference, expected
 from tests.live.target import Target, Vm
-from tests.live.web import Reply, request
-from vmesh.cli import connect
 from vmesh.compile.host_spec import HostSpec, admin_socket
 from vmesh.model.types import Edge, Mesh
+from vmesh.remote import connect
 from vmesh.traces.span import Span
 
 DRILLS = "/run/shop-drill"
@@ -101,9 +101,10 @@ class Shop:
     def hosts_of(self, service: str, zone: str | None = None) -> set[str]:
         """Return the hosts with an instance of `service`, all or those of a zone."""
         return {
-            host for host, plan in self.plans()
+            host
+            for host, plan in self.plans()
             if service in names(plan) and zone in (None, plan.zone)
-        }  # fmt: skip
+        }
 
     def get(
         self, path: str, headers: Headers = (), *, edge: str = "shop", method: str = "GET"
@@ -111,8 +112,9 @@ class Shop:
         """Send one request to an edge, on a connection of its own."""
         return request(self.url(edge), path, headers, method=method)
 
-    def many(self, count: int, path: str, headers: Headers = (), *, edge: str = "shop"
-             ) -> list[Reply]:  # fmt: skip
+    def many(
+        self, count: int, path: str, headers: Headers = (), *, edge: str = "shop"
+    ) -> list[Reply]:
         """Send `count` requests, a few at a time."""
         base = self.url(edge)
         with ThreadPoolExecutor(CLIENTS) as pool:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from bench.live.waiting import until
 from tests.live.spans import difference, with_failed_try
-from tests.live.waiting import until
 from tests.live_shop.shop import Shop, answer, instances, trace_of
 
 pytestmark = pytest.mark.side_effect

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.live.web import Reply
+from bench.live.web import Reply
 from tests.live_shop.chance import bounds
 from tests.live_shop.shop import CLIENTS, Shop, answer, instances
 
@@ -88,9 +88,10 @@ def guesses(shop: Shop) -> tuple[int, list[Reply]]:
 
 def test_rate_limit_lets_a_few_through_and_says_when_to_come_back(shop: Shop) -> None:
     limit = next(
-        route.filters["rate_limit"] for route in shop.edge("shop").routes
+        route.filters["rate_limit"]
+        for route in shop.edge("shop").routes
         if route.match.value == "/coupon"
-    )  # fmt: skip
+    )
     assert (limit["requests"], limit["per"]) == (5, "minute")
     began = time.monotonic()
     passed, refused = guesses(shop)

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tests.live.site import run_site
-from tests.live.waiting import until
+from bench.live.site import run_site
+from bench.live.waiting import until
 from tests.live_shop.shop import Shop, instances, names
 
 pytestmark = pytest.mark.side_effect

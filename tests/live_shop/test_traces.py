@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.live.web import request
+from bench.live.web import request
 from tests.live_shop.shop import Answer, Shop, answer, trace_of
 
 LEVELS = 5
@@ -29,8 +29,11 @@ def test_application_in_another_language_is_the_last_span_of_its_trace(shop: Sho
     reply = shop.get("/warehouse/shelf", edge="backoffice")
     wanted = shop.wanted("/warehouse/shelf", "backoffice")
     assert [node.service for node in wanted.flat()] == [
-        "backoffice", "warehouse", "warehouse", "stock",
-    ]  # fmt: skip
+        "backoffice",
+        "warehouse",
+        "warehouse",
+        "stock",
+    ]
     told = answer(reply)
     assert told.path == "/shelf"  # rewritten by the edge
     [stock] = told.upstreams

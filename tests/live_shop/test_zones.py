@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.waiting import until
+from bench.live.waiting import until
 from tests.live_shop.shop import Shop, answer, instances
 
 REQUESTS = 24

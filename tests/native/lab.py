@@ -39,9 +39,14 @@ from vmesh.render.static_form import StaticForms
 Place = tuple[str, int]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _OPTIONS = (
-    "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning",
-    "--file-flush-interval-msec", "50",
-)  # fmt: skip
+    "--use-dynamic-base-id",
+    "--concurrency",
+    "1",
+    "-l",
+    "warning",
+    "--file-flush-interval-msec",
+    "50",
+)
 _SYSTEMCTL = re.compile(
     r"\./mesh ssh (?P<host>\S+) sudo systemctl "
     r"(?P<what>stop|start|kill -s STOP|kill -s CONT) (?P<kind>envoy|flask)@(?P<name>\S+)"

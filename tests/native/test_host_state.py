@@ -85,9 +85,11 @@ class Host:
         store, admin = self.made.proxy.store, self.made.proxy.admin
         self.proxy = Proxy(store, self.service, admin, timeout=15)
         self.machine = Machine(
-            self.root, self.run, lambda _name, _group: self.proxy,
+            self.root,
+            self.run,
+            lambda _name, _group: self.proxy,
             leaving=self.root / "run/vmesh/leaving",
-        )  # fmt: skip
+        )
         self.renewed: list[list[str]] = []
         self.others: list[subprocess.Popen[bytes]] = []
 
@@ -357,8 +359,10 @@ def test_an_envoy_that_leaves_is_not_waited_for_longer_than_was_said(
     try:
         subprocess.run(
             [sys.executable, "-c", LEAVE, host.proxy.admin.path, "1", tmp_path / "x", UNIT],
-            env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True, timeout=10,
-        )  # fmt: skip
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            check=True,
+            timeout=10,
+        )
         assert stopped.read_text() == f"stop {UNIT}\n"
     finally:
         let_go.set()
@@ -386,7 +390,9 @@ def test_one_that_comes_back_while_it_leaves_is_started_anew(
     assert not service.is_running(), "its listeners cannot be called back"
     service.start()
     assert calls.read_text().splitlines()[1:] == [
-        "stop vmesh-leave-envoy-front-proxy.service", "daemon-reload", f"reset-failed {UNIT}",
+        "stop vmesh-leave-envoy-front-proxy.service",
+        "daemon-reload",
+        f"reset-failed {UNIT}",
         f"restart {UNIT}",
-    ]  # fmt: skip
+    ]
     assert service.is_running()

@@ -306,8 +306,9 @@ def test_to_another_release_and_back(front: Running, envoy: Path) -> None:
     """The second restart comes while the first process still drains."""
     (other, *_) = [v for v in artifacts.envoy_versions() if v != artifacts.envoy_versions()[0]]
     try:
-        artifacts.ensure(["envoy"], arch=artifacts.controller_arch(), envoy_version=other,
-                         progress=Plain())  # fmt: skip
+        artifacts.ensure(
+            ["envoy"], arch=artifacts.controller_arch(), envoy_version=other, progress=Plain()
+        )
     except artifacts.ArtifactError as error:
         pytest.skip(str(error))
     with front.no_request_fails():

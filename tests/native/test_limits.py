@@ -104,10 +104,15 @@ REQUESTS: dict[str, list[bytes]] = {
     "a `Transfer-Encoding` other than `chunked`": [POST + b"transfer-encoding: gzip\r\n\r\n"],
     "a host or path without a route": [],  # with routes of its own below
     "a WebSocket, where the route does not allow it": [
-        _get("/", "connection: upgrade", "upgrade: websocket", "sec-websocket-key: eA==",
-             "sec-websocket-version: 13")
+        _get(
+            "/",
+            "connection: upgrade",
+            "upgrade: websocket",
+            "sec-websocket-key: eA==",
+            "sec-websocket-version: 13",
+        )
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("request_kind", REQUESTS)

@@ -16,9 +16,19 @@ KINDS = ("prefix", "path_prefix", "path")
 MATCHES = ("/", "/api", "/api/", "/a.b+c")
 NEW = ("/", "/v2", "/v2/", "/v2/x", "/a\\1b", "/item?id=")
 ASKED = (
-    "/", "/?q=1", "/api", "/api/", "/api?q=/api/", "/api/users", "/api/users/?q=1", "/apiary/x",
-    "/api/api/x", "/a.b+c/d", "/axb+c/d", "/other",
-)  # fmt: skip
+    "/",
+    "/?q=1",
+    "/api",
+    "/api/",
+    "/api?q=/api/",
+    "/api/users",
+    "/api/users/?q=1",
+    "/apiary/x",
+    "/api/api/x",
+    "/a.b+c/d",
+    "/axb+c/d",
+    "/other",
+)
 CASES = [
     (kind, match, new)
     for kind, match, new in itertools.product(KINDS, MATCHES, NEW)

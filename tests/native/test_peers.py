@@ -72,10 +72,21 @@ def test_a_client_behind_a_trusted_peer_forges_no_address(edge: WholeWay) -> Non
 
 # What an app or a library might believe: none of these is ever a client's word.
 NEVER = (
-    "forwarded", "x-real-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip",
-    "x-forwarded-ssl", "x-forwarded-protocol", "x-forwarded-scheme", "x-forwarded-prefix",
-    "x-scheme", "x-original-url", "x-rewrite-url", "script-name", "path-info",
-)  # fmt: skip
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+    "x-scheme",
+    "x-original-url",
+    "x-rewrite-url",
+    "script-name",
+    "path-info",
+)
 TRUSTED_ONLY = ("x-forwarded-host", "x-forwarded-port")
 
 

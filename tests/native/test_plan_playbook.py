@@ -86,8 +86,9 @@ def test_sources_extra_variables_and_templates_mean_what_ansible_says(
     services = inventory / "group_vars/all/mesh.yml"
     mesh = yaml.safe_load(services.read_text())
     mesh["mesh_services"]["service0000"]["app"]["environment"] = {
-        "NODE": "{{ inventory_hostname }}", "COLOR": "{{ color }}",
-    }  # fmt: skip
+        "NODE": "{{ inventory_hostname }}",
+        "COLOR": "{{ color }}",
+    }
     services.write_text(yaml.safe_dump(mesh))
     more = tmp_path / f"{inventory.name}-more.yml"
     more.write_text(

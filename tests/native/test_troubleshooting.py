@@ -21,8 +21,10 @@ _ROW = re.compile(r"^\| ([0-9]+) \| `([A-Z-]+)` \|", re.MULTILINE)
 _LIMITS = re.compile(r"\| ([0-9]{3}) \| `([A-Z,-]+)` \|")
 
 # The limits' rows are tried there; the retries that are used up are told beside another flag.
-LIMITS = {(status, flag.removeprefix("URX,")) for status, flag in
-          _LIMITS.findall((DOCS / "limits.md").read_text())}  # fmt: skip
+LIMITS = {
+    (status, flag.removeprefix("URX,"))
+    for status, flag in _LIMITS.findall((DOCS / "limits.md").read_text())
+}
 SHOWN = set(_ROW.findall((DOCS / "troubleshooting.md").read_text()))
 HERE = {("503", "UF"), ("503", "UH"), ("503", "UC"), ("0", "DC")}
 

@@ -155,8 +155,10 @@ def _index_environment() -> dict[str, str]:
     env = {"UV_HTTP_RETRIES": "1", **os.environ}
     result = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for variable, value in uv_settings(result.stdout).items():
         env.setdefault(variable, value)
     return env
@@ -189,9 +191,16 @@ def _compile(stage: Path, progress: Progress) -> None:
     env = dict(os.environ) | {"PYTHONHASHSEED": "0"}
     for folder, mode in (("lib", "unchecked-hash"), ("app", "checked-hash")):
         command = [
-            sys.executable, "-m", "compileall", "-q", "-f", f"--invalidation-mode={mode}",
-            "-s", str(stage), str(stage / folder),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "compileall",
+            "-q",
+            "-f",
+            f"--invalidation-mode={mode}",
+            "-s",
+            str(stage),
+            str(stage / folder),
+        ]
         try:
             run(command, progress, env=env)
         except CommandFailed:

@@ -119,9 +119,13 @@ class _Workbench:
         with self.progress.log_path.open("ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             with subprocess.Popen(
-                command, cwd=self.module, env=self.env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            ) as process:  # fmt: skip
+                command,
+                cwd=self.module,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            ) as process:
                 assert process.stdout is not None
                 try:
                     for line in process.stdout:
@@ -153,8 +157,14 @@ def _compile(program: Program, bench: _Workbench, binary: Path) -> None:
             bench.progress.step(f"{what}: {min(done, total)} of {total} packages")
 
     bench.lines(
-        "build", "-v", "-trimpath", "-buildvcs=false", "-o", str(binary),
+        "build",
+        "-v",
+        "-trimpath",
+        "-buildvcs=false",
+        "-o",
+        str(binary),
         # Without debugging tables: a third smaller; stack traces stay.
-        f"-ldflags=-s -w {program.linked}".rstrip(), program.package,
+        f"-ldflags=-s -w {program.linked}".rstrip(),
+        program.package,
         each=count,
-    )  # fmt: skip
+    )

@@ -88,8 +88,11 @@ def _version(command: str) -> str | None:
     result = subprocess.run(
         [command, "env", "GOVERSION"],
         env=os.environ | {"GOTOOLCHAIN": "local"},
-        cwd="/", capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     match = re.match(r"go(\d+\.\d+(?:\.\d+)?)\b", result.stdout)
     return match[1] if match else None
 

@@ -16,18 +16,9 @@ from pathlib import Path
 from types import FrameType
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, INTERRUPTED, USAGE, CliError
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 from vmesh.cli.options import parser
-
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class CliError(Exception):
-    """Something to tell the user in a sentence or two, and the exit code that goes with it."""
-
-    def __init__(self, message: str, code: int = FAILED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Terminated(KeyboardInterrupt):
@@ -100,8 +91,10 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     told = getattr(error, "remedy", None)
     if told is not None:
         # The parts' own errors carry a sentence and what to do about it.
-        print(f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
+            file=sys.stderr,
+        )
         return FAILED
     if debug:
         traceback.print_exc()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from vmesh.cli import FAILED, OK, USAGE, CliError, named
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
+from vmesh.cli import named
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.progress import Steps, duration, new_log
-from vmesh.cli import FAILED, OK, packages, supplies
+from vmesh.cli import packages, supplies
 
 # Where our own Python is; folders without any are left out.
-PYTHON = ("vmesh", "plugins", "services", "tests", "molecule", "bench")
+PYTHON = ("vmesh", "plugins", "playbooks", "roles", "services", "tests", "molecule", "bench")
+SHELL = ("mesh", ".ci/run", "vmesh/lab/guest-setup.sh", "vmesh/lab/guest/usr/local/sbin/lab-seed")
+# Only code of these counts as covered or not.
+COVERED = ("vmesh", "plugins")
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,20 @@ class Verdict:
     output: str
 
 
-def tools(python: Sequence[str], workers: int, *, every: bool) -> tuple[Tool, ...]:
+def tools(
+    python: Sequence[str], workers: int, *, every: bool, coverage: bool = False
+) -> tuple[Tool, ...]:
     """Return the checks, the longest first.
 
     python: folders
     workers: pytest's processes
     every: the tests that are marked as slow as well
+    coverage: record which lines the tests run
     """
     chosen = () if every else ("-m", "not slow")
-    tests = ("pytest", "-q", "-n", str(workers), *chosen, "tests/unit", "tests/native")
+    recorded = (*(f"--cov={name}" for name in COVERED), "--cov-report=") if coverage else ()
+    folders = ("tests/unit", "tests/native")
+    tests = ("pytest", "-q", "-n", str(workers), *recorded, *chosen, *folders)
     return (
         Tool("tests", (tests,)),
         Tool(
@@ -56,6 +65,8 @@ def tools(python: Sequence[str], workers: int, *, every: bool) -> tuple[Tool, ..
         Tool("mypy", (("mypy", *python),)),
         Tool("yamllint", (("yamllint", "--strict", "."),)),
         Tool("ruff", (("ruff", "check", "."), ("ruff", "format", "--check", "."))),
+        Tool("import-linter", (("lint-imports", "--no-logo"),)),
+        Tool("shellcheck", (("shellcheck", *SHELL),)),
     )
 
 
@@ -77,10 +88,11 @@ def prepare(arguments: argparse.Namespace, log: Path) -> None:
             supplies.provide_envoy(steps)
 
 
-def check(log: Path, *, every: bool) -> list[Verdict]:
+def check(log: Path, *, every: bool, coverage: bool = False) -> list[Verdict]:
     """Run the checks, a line for each as it ends, then the output of those that failed.
 
-    `every` is for the slow tests as well.
+    `every` is for the slow tests as well; `coverage` adds a line with the share of the lines that
+    the tests run. It fails nothing, and takes half as much processor time again.
     Very long output is cut on the screen; `log` has all of it.
     """
     python = [name for name in PYTHON if any((paths.PROJECT / name).rglob("*.py"))]
@@ -90,10 +102,13 @@ def check(log: Path, *, every: bool) -> list[Verdict]:
     # As many at once as there are cores: the tools are busy, not waiting.
     with ThreadPoolExecutor(max_workers=cores) as pool:
         # Half of what tests do is waiting for servers, so there are two at work for each core.
-        futures = [pool.submit(_run, tool, env) for tool in tools(python, 2 * cores, every=every)]
+        chosen = tools(python, 2 * cores, every=every, coverage=coverage)
+        futures = [pool.submit(_run, tool, env) for tool in chosen]
         for future in futures:
             future.add_done_callback(_say)
         verdicts = [future.result() for future in futures]
+    if coverage:
+        _say_coverage()
     failed = [verdict for verdict in verdicts if verdict.code != 0]
     for verdict in failed:
         with log.open("a") as file:
@@ -118,10 +133,16 @@ def _run(tool: Tool, env: Mapping[str, str]) -> Verdict:
     for command in tool.commands:
         try:
             result = subprocess.run(
-                command, cwd=paths.PROJECT, env=env, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                command,
+                cwd=paths.PROJECT,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
                 check=False,
-            )  # fmt: skip
+            )
         except FileNotFoundError:
             return Verdict(tool.name, 127, 0.0, f"{command[0]} is not installed")
         if result.returncode != 0:
@@ -136,3 +157,17 @@ def _say(future: Future[Verdict]) -> None:
         word = "FAILED" if verdict.code else "ok"
         print(f"{verdict.name:<14}{word:<8}{verdict.seconds:5.1f} s", flush=True)
         sys.stdout.flush()
+
+
+def _say_coverage() -> None:
+    """Tell the share of the lines; what the tests run in other processes does not count."""
+    total = subprocess.run(
+        ["coverage", "report", "--format=total"],
+        cwd=paths.PROJECT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if total.returncode == 0:
+        print(f"{'coverage':<14}{total.stdout.strip()} % of {' and '.join(COVERED)}", flush=True)

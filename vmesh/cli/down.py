@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import OK, USAGE, CliError, named
-from vmesh.cli.mesh import LAB_GROUP
+from vmesh.cli import named
 from vmesh.model.inventory import load
+from vmesh.remote.mesh import LAB_GROUP
 from vmesh.rollout import record
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 from vmesh import artifacts
+from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import OK, USAGE, CliError, packages, supplies
-from vmesh.cli.mesh import read
+from vmesh.cli import packages, supplies
+from vmesh.remote.mesh import read
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,9 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
             named = supplies.named_archive(arguments.jaeger_archive, arguments.jaeger_sha256)
             artifacts.adopt_jaeger(named, arch=arguments.arch, progress=steps)
         found = artifacts.ensure(
-            None, arch=arguments.arch, progress=steps,
-            jaeger_release=release, envoy_version=envoy_version,
-        )  # fmt: skip
+            None,
+            arch=arguments.arch,
+            progress=steps,
+            jaeger_release=release,
+            envoy_version=envoy_version,
+        )
     for artifact in found.values():
         print(f"{artifact.name} {artifact.version} {artifact.arch}  {artifact.path}")
     return OK

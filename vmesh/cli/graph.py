@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, USAGE, CliError, packages
-from vmesh.cli.mesh import read
+from vmesh.cli import packages
 from vmesh.cli.output.graph import Picture, dot, mermaid, picture
 from vmesh.compile.topology import topology
+from vmesh.remote.mesh import read
 from vmesh.rollout.record import Secrets, shown
 
 GRAPHVIZ = (("dot", "graphviz"),)
@@ -76,9 +77,13 @@ def svg(drawn: Picture) -> str:
     """Return the picture as SVG. Raises CliError when Graphviz fails."""
     try:
         done = subprocess.run(
-            ["dot", "-Tsvg"], input=dot(drawn), capture_output=True, text=True, timeout=SECONDS,
+            ["dot", "-Tsvg"],
+            input=dot(drawn),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
             check=False,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise CliError(f"Graphviz has not finished after {SECONDS} s", FAILED) from None
     if done.returncode != 0:

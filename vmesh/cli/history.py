@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vmesh.cli import OK, USAGE, CliError
+from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.cli.output.graph import shortened
 from vmesh.cli.output.tables import table
 from vmesh.rollout import history, record
@@ -54,9 +54,12 @@ def row(line: history.Line) -> tuple[str, ...]:
     words = changed(hosts.values())
     what = ": ".join(filter(None, (str(line.get("asked", "")), words)))
     return (
-        str(line["run"]), local(str(line.get("when", ""))), str(line.get("who", "")),
-        what, became(hosts),
-    )  # fmt: skip
+        str(line["run"]),
+        local(str(line.get("when", ""))),
+        str(line.get("who", "")),
+        what,
+        became(hosts),
+    )
 
 
 def changed(hosts: Iterable[Mapping[str, Any]]) -> str:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from vmesh.cli import FAILED, OK, USAGE, CliError, connect
-from vmesh.cli.mesh import read
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
+from vmesh.remote import connect
+from vmesh.remote.mesh import read
 
 
 def run(arguments: argparse.Namespace) -> int:

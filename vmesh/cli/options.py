@@ -74,15 +74,19 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument(
-            "-i", "--inventory", action=_Sources, default=(Path("inventory/lab"),),
+            "-i",
+            "--inventory",
+            action=_Sources,
+            default=(Path("inventory/lab"),),
             metavar="INVENTORY",
             help="inventory folder or file, or hosts with a comma as in `web1,`; may be repeated:"
             " of what several say, the last one's counts (default: inventory/lab)",
-        )  # fmt: skip
+        )
         command.add_argument(
-            "--no-install", action="store_true",
+            "--no-install",
+            action="store_true",
             help="install no system package: print the command that would, and exit with 2",
-        )  # fmt: skip
+        )
         command.add_argument(
             "--debug", action="store_true", help="show Python's traceback when vmesh itself fails"
         )
@@ -105,18 +109,27 @@ def _ps(command: argparse.ArgumentParser) -> None:
 
 def _trace(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "path", nargs="?", metavar="PATH",
+        "path",
+        nargs="?",
+        metavar="PATH",
         help="what to request (default: the edge's first route below /trace, or its first)",
-    )  # fmt: skip
+    )
     command.add_argument("--edge", metavar="NAME", help="the edge to ask (default: the first)")
     command.add_argument(
-        "-H", "--header", action="append", default=[], metavar="'NAME: VALUE'",
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
         help="send this header too; may be repeated",
-    )  # fmt: skip
+    )
     command.add_argument(
-        "--wait", type=float, default=15.0, metavar="SECONDS",
+        "--wait",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
         help="how long to wait for the trace to be stored (default: 15)",
-    )  # fmt: skip
+    )
 
 
 def _logs(command: argparse.ArgumentParser) -> None:
@@ -142,34 +155,44 @@ def _plan(command: argparse.ArgumentParser) -> None:
         "--diff", action="store_true", help="also show what changes in the Envoys' files, by line"
     )
     command.add_argument(
-        "--refresh", action="store_true",
+        "--refresh",
+        action="store_true",
         help="also ask the hosts, and tell what there differs from what was applied",
-    )  # fmt: skip
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
-        "--exit-code", action="store_true",
+        "--exit-code",
+        action="store_true",
         help="end with 1 when anything would change or has drifted (without it, with 0)",
-    )  # fmt: skip
+    )
 
 
 def _history(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-n", "--lines", type=int, default=20, metavar="N",
+        "-n",
+        "--lines",
+        type=int,
+        default=20,
+        metavar="N",
         help="runs to show, the last ones; 0 for all (default: 20)",
-    )  # fmt: skip
+    )
     command.add_argument("--host", metavar="NAME", help="only runs that changed this host")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _rollback(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "name", nargs="?", metavar="SERVICE|HOST",
+        "name",
+        nargs="?",
+        metavar="SERVICE|HOST",
         help="a service, an edge, jaeger or a host (default: the whole mesh)",
-    )  # fmt: skip
+    )
     command.add_argument(
-        "--to", type=int, metavar="N",
+        "--to",
+        type=int,
+        metavar="N",
         help="the run whose state comes back (default: the one before the last change)",
-    )  # fmt: skip
+    )
     command.add_argument(
         "--check", action="store_true", help="only tell what would be done on which host"
     )
@@ -177,13 +200,17 @@ def _rollback(command: argparse.ArgumentParser) -> None:
 
 def _graph(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FILE",
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
         help="write to this file; its ending tells the format: .svg, .md, .mmd (or .mermaid), .dot",
-    )  # fmt: skip
+    )
     command.add_argument(
-        "--format", choices=("svg", "mermaid", "markdown", "dot"),
+        "--format",
+        choices=("svg", "mermaid", "markdown", "dot"),
         help="whatever the file is called (default without a file: mermaid)",
-    )  # fmt: skip
+    )
 
 
 def _render(command: argparse.ArgumentParser) -> None:
@@ -202,9 +229,10 @@ def _fetch(command: argparse.ArgumentParser) -> None:
         "--arch", default="x86_64", choices=("x86_64", "aarch64"), help="of the VMs' processors"
     )
     command.add_argument(
-        "--envoy-version", metavar="VERSION",
+        "--envoy-version",
+        metavar="VERSION",
         help="one of those in artifacts/pins.yml (default: the default there)",
-    )  # fmt: skip
+    )
     command.add_argument("--jaeger-archive", metavar="PATH|URL", help="a Jaeger release archive")
     command.add_argument("--jaeger-sha256", metavar="HEX", help="the SHA-256 of that archive")
 
@@ -220,50 +248,69 @@ def _test(command: argparse.ArgumentParser) -> None:
         "--alongside", action="store_true", help="leave a running lab running meanwhile"
     )
     command.add_argument(
-        "-s", "--scenario", action="append", metavar="NAME",
+        "-s",
+        "--scenario",
+        action="append",
+        metavar="NAME",
         help="only this molecule scenario (may be repeated; default: all)",
-    )  # fmt: skip
+    )
 
 
 def _bench(command: argparse.ArgumentParser) -> None:
     command.set_defaults(inventory=(Path("inventory/example-change"),))
     command.add_argument(
-        "what", choices=("change",),
+        "what",
+        choices=("change",),
         help="what to measure; on inventory/example-change unless -i names another",
-    )  # fmt: skip
+    )
     command.add_argument(
-        "-n", "--times", type=int, metavar="N",
+        "-n",
+        "--times",
+        type=int,
+        metavar="N",
         help="how often each row (default: 5; with --scale 1)",
-    )  # fmt: skip
+    )
     command.add_argument(
         "--only", action="append", metavar="ROW", help="only this row (may be repeated)"
     )
     command.add_argument(
-        "--kills", type=int, default=30, metavar="N",
+        "--kills",
+        type=int,
+        default=30,
+        metavar="N",
         help="at how many moments runs are killed, in all turns together (default: 30)",
-    )  # fmt: skip
+    )
     command.add_argument("--seed", type=int, metavar="N", help="which moments (default: by chance)")
     command.add_argument(
-        "--scale", action="store_true",
+        "--scale",
+        action="store_true",
         help="seconds and task executions with 1, 4 and 12 instances instead",
-    )  # fmt: skip
+    )
     for name, rate, to in (("kept", 1.0, "kept"), ("new", 0.5, "new"), ("back", 0.5, "both")):
         command.add_argument(
-            f"--{name}", type=float, default=rate, metavar="RATE",
+            f"--{name}",
+            type=float,
+            default=rate,
+            metavar="RATE",
             help=f"requests a second to {'streams-back' if name == 'back' else 'streams'}"
             f" on {to} connections (default: {rate:g})",
-        )  # fmt: skip
+        )
     command.add_argument(
-        "--streams", type=int, default=2, metavar="N",
+        "--streams",
+        type=int,
+        default=2,
+        metavar="N",
         help="WebSockets, and slow downloads, held meanwhile (default: 2)",
-    )  # fmt: skip
+    )
     command.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write the figures to this file as JSON"
     )
     command.add_argument(
-        "--continue", action="store_true", dest="go_on",
+        "--continue",
+        action="store_true",
+        dest="go_on",
         help="go on from what that file has: only what is missing is made",
-    )  # fmt: skip
+    )
 
 
 def _down(command: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 
+from vmesh.base.exits import USAGE, CliError
 from vmesh.base.progress import CommandFailed, Steps, run
-from vmesh.cli import USAGE, CliError
 
 # Pairs of a command and the Debian or Ubuntu package that brings it. The lab's and the
 # artifacts' own needs are written in vmesh.lab and vmesh.artifacts.
@@ -20,9 +20,7 @@ BROWSER = (("chromium", "chromium"), ("chromedriver", "chromium-driver"))
 def missing(required: Iterable[tuple[str, str]], path: str | None = None) -> list[str]:
     """Return the packages whose command is not in `path` (default: $PATH), in their order."""
     search = path if path is not None else os.environ.get("PATH", os.defpath)
-    return [
-        package for command, package in required if shutil.which(command, path=search) is None
-    ]  # fmt: skip
+    return [package for command, package in required if shutil.which(command, path=search) is None]
 
 
 def not_installed(names: Iterable[str]) -> list[str]:
@@ -32,8 +30,10 @@ def not_installed(names: Iterable[str]) -> list[str]:
         return []
     answer = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\\n", *wanted],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     there = {line.split()[0] for line in answer.stdout.splitlines() if line.endswith(" installed")}
     return [name for name in wanted if name not in there]
 

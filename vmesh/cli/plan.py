@@ -19,13 +19,15 @@ import jinja2
 from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, packages, playbook, problem_list, supplies
-from vmesh.cli.mesh import Mesh, read
+from vmesh.cli import packages, problem_list, supplies
 from vmesh.cli.output.graph import shortened
 from vmesh.cli.output.plan import Result, as_data, show
 from vmesh.compile.topology import topology
+from vmesh.remote import playbook
+from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, record
 from vmesh.rollout.drift import drift, environments

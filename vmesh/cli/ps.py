@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-from vmesh.cli import FAILED, OK, connect
-from vmesh.cli.mesh import Mesh, read
+from vmesh.base.exits import FAILED, OK
 from vmesh.cli.output import status
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 
 TIMEOUT = 60.0
 HEADER = ("VM", "NAME", "COMMAND", "STATE", "PORTS")
@@ -44,9 +45,13 @@ def _ask_one(mesh: Mesh, host: str, units: Sequence[status.Unit]) -> list[status
     try:
         answer = subprocess.run(
             connect.ssh_command(host, mesh.variables(host), [script]),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=TIMEOUT, check=False,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return status.unreachable_rows(units, f"no answer in {TIMEOUT:.0f} s")
     except FileNotFoundError:
@@ -70,10 +75,12 @@ def show(rows: Sequence[status.Row]) -> None:
     table.columns[2].no_wrap, table.columns[2].ratio = True, 1
     for row in rows:
         table.add_row(
-            row.host, row.name, Text(row.command, overflow="ellipsis"),
+            row.host,
+            row.name,
+            Text(row.command, overflow="ellipsis"),
             Text(row.state, style="green" if row.running else "bold red"),
             row.ports.replace(", ", "\n"),
-        )  # fmt: skip
+        )
     Console().print(table)
 
 

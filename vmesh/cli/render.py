@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from vmesh.base import paths
-from vmesh.cli import OK, USAGE, CliError
-from vmesh.cli.mesh import read
+from vmesh.base.exits import OK, USAGE, CliError
+from vmesh.remote.mesh import read
 from vmesh.render.renderer import STATIC_SUFFIX, write_files
 
 

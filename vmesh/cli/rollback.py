@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook
-from vmesh.cli.mesh import LAB_GROUP
+from vmesh.cli import packages
 from vmesh.cli.output.graph import shortened
 from vmesh.model.inventory import Inventory, load
+from vmesh.remote import playbook
+from vmesh.remote.mesh import LAB_GROUP
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import change_report, changes, history, record
 from vmesh.rollout.record import State
@@ -200,9 +202,11 @@ def told(goal: Target, number: int, ways: Sequence[Way]) -> list[str]:
     """Return the lines that tell what will happen."""
     lines = [f"Rolling back {goal.words} to run {number}:"]
     for way in ways:
-        where = f"as run {way.after} left it" if way.after is not None else (
-            f"to the state it had after run {number}, of which nothing is recorded here"
-        )  # fmt: skip
+        where = (
+            f"as run {way.after} left it"
+            if way.after is not None
+            else (f"to the state it had after run {number}, of which nothing is recorded here")
+        )
         now = f", now as run {way.before} left it" if way.before else ""
         lines.append(f"{way.host}: {where}{now}")
         lines += [f"  ~ {text}" for text in way.words]

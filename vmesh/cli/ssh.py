@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from vmesh.cli import connect
-from vmesh.cli.mesh import read
+from vmesh.remote import connect
+from vmesh.remote.mesh import read
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -17,8 +17,10 @@ def run(arguments: argparse.Namespace) -> int:
     host = targets[0].host
     if len(targets) > 1:
         others = ", ".join(target.host for target in targets[1:])
-        print(f"mesh: {arguments.name} is on several VMs; this is {host} (also: {others})",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"mesh: {arguments.name} is on several VMs; this is {host} (also: {others})",
+            file=sys.stderr,
+        )
     remote = arguments.remote[1:] if arguments.remote[:1] == ["--"] else arguments.remote
     command = connect.ssh_command(host, mesh.variables(host), remote, batch=False)
     os.execvp(command[0], command)

@@ -8,7 +8,7 @@ from vmesh import artifacts
 from vmesh.artifacts import JaegerRelease
 from vmesh.base.progress import Progress
 from vmesh.cli import packages
-from vmesh.cli.mesh import Mesh
+from vmesh.remote.mesh import Mesh
 
 
 def jaeger_release(mesh: Mesh) -> JaegerRelease | None:

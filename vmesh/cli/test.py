@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vmesh.base import paths
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import FAILED, OK, USAGE, CliError, packages, playbook, supplies
 from vmesh.cli import check as check_command
+from vmesh.cli import packages, supplies
+from vmesh.remote import playbook
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Molecule says `INFO  default ➜ converge: Executing` as each action begins.
@@ -28,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     with steps.phase("prepare", "seeing to what the tests need"):
         packages.install(_missing_packages(), steps, no_install=arguments.no_install)
         supplies.provide(steps)
-    results = [verdict.code == 0 for verdict in check_command.check(steps.log_path, every=True)]
+    verdicts = check_command.check(steps.log_path, every=True, coverage=True)
+    results = [verdict.code == 0 for verdict in verdicts]
     if all(results):
         with _room(arguments.inventory, steps, leave=arguments.alongside):
             for scenario in scenarios:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.cli import FAILED, OK, USAGE, CliError, connect
-from vmesh.cli.mesh import Mesh, read
+from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.model.types import Mesh as Model
+from vmesh.remote import connect
+from vmesh.remote.mesh import Mesh, read
 from vmesh.traces import waterfall
 from vmesh.traces.span import Span, parse, whole
 
@@ -126,8 +127,10 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
         return True
     spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
     if not spans:
-        print(f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
+            file=sys.stderr,
+        )
         if not traces_everything(mesh.spec.mesh):
             print("This mesh does not trace every request (sampling); try again.", file=sys.stderr)
         return False

@@ -10,23 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmesh.artifacts.sources import check_sources
+from vmesh.base.exits import FAILED, INTERRUPTED, OK, USAGE, CliError
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, duration, new_log
-from vmesh.cli import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    USAGE,
-    CliError,
-    named,
-    packages,
-    playbook,
-    problem_list,
-    supplies,
-)
+from vmesh.cli import named, packages, problem_list, supplies
 from vmesh.cli import ps as ps_command
 from vmesh.cli import trace as trace_command
-from vmesh.cli.mesh import Mesh, read
+from vmesh.remote import playbook
+from vmesh.remote.mesh import Mesh, read
 
 if TYPE_CHECKING:
     from vmesh.lab import Lab

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vmesh.artifacts.sources import check_sources
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import ERROR, Problem, Problems
 from vmesh.base.progress import Plain
-from vmesh.cli import FAILED, OK, named, problem_list, supplies
-from vmesh.cli.mesh import read
+from vmesh.cli import named, problem_list, supplies
 from vmesh.compile.host_spec import MeshSpec
+from vmesh.remote.mesh import read
 from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
 

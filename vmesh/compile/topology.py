@@ -229,9 +229,11 @@ def _more(route: Mapping[str, Any]) -> Iterable[str]:
         yield f"{route['tracing']['sampling']:g} % traced"
     filters = route.get("filters") or {}
     names = {
-        "rate_limit": "rate limit", "max_request_bytes": "size limit", "cors": "CORS",
+        "rate_limit": "rate limit",
+        "max_request_bytes": "size limit",
+        "cors": "CORS",
         "fault": "fault",
-    }  # fmt: skip
+    }
     for key, name in names.items():
         if filters.get(key):
             yield name

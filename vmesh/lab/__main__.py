@@ -21,9 +21,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=("up", "down", "status", "pause", "resume"))
     parser.add_argument(
-        "-i", "--inventory", type=Path, action="append",
+        "-i",
+        "--inventory",
+        type=Path,
+        action="append",
         help="the inventory whose group lab is meant; may be repeated (default: inventory/lab)",
-    )  # fmt: skip
+    )
     parser.add_argument("--purge", action="store_true", help="with down: remove the disks too")
     return parser
 

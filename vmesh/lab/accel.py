@@ -58,9 +58,10 @@ def choose_accelerator(
         verdict.parent.mkdir(parents=True, exist_ok=True)
         write_whole(verdict, b"kvm\n" if works else b"tcg\n")
         progress.step(
-            "hardware virtualisation works" if works
+            "hardware virtualisation works"
+            if works
             else "hardware virtualisation does not work here: the VMs are emulated, which is slower"
-        )  # fmt: skip
+        )
     return Accelerator(verdict.read_text().strip(), host)
 
 
@@ -76,9 +77,14 @@ def kvm_works(image: Image, seconds: float = TRIAL_SECONDS) -> bool:
         ]  # fmt: skip
         try:
             subprocess.run(
-                command, timeout=seconds, check=False, env=environment(),
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                command,
+                timeout=seconds,
+                check=False,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         except subprocess.TimeoutExpired:
             return False
         return serial.exists() and _SIGN_OF_LIFE in serial.read_text(errors="replace")

@@ -135,12 +135,16 @@ def _build(folder: Path, suite: str, disk_gb: int, progress: Progress) -> None:
     )
     run(
         ["fakeroot", "sh", "-c", script, "sh", *map(str, (root, tree, raw, folder)), f"{disk_gb}G"],
-        progress, env=environment(),
-    )  # fmt: skip
+        progress,
+        env=environment(),
+    )
     (folder / "vmlinuz.lab").rename(folder / "vmlinuz")
     (folder / "initrd.lab").rename(folder / "initrd")
-    run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "root.qcow2")],
-        progress, env=environment())  # fmt: skip
+    run(
+        ["qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "root.qcow2")],
+        progress,
+        env=environment(),
+    )
     (folder / "id").write_text(f"{uuid.uuid4()}\n")
     shutil.rmtree(tree)
     for path in (additions, root, raw):
@@ -150,16 +154,19 @@ def _build(folder: Path, suite: str, disk_gb: int, progress: Progress) -> None:
 def mmdebstrap_command(suite: str, additions: Path, target: Path) -> list[str]:
     """Return the command that makes the archive `target` of the image's files."""
     return [
-        "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-        "--aptopt=APT::Install-Recommends \"false\"",
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={','.join(PACKAGES)}",
+        '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT),
         # Before the packages, so that the initrd is made once, with our settings.
         f"--essential-hook=tar-in {shlex.quote(str(additions))} /",
         '--customize-hook=chroot "$1" sh /lab-setup',
         '--customize-hook=rm "$1/lab-setup"',
-        suite, str(target),
-    ]  # fmt: skip
+        suite,
+        str(target),
+    ]
 
 
 def _write_additions(target: Path) -> None:
@@ -167,8 +174,12 @@ def _write_additions(target: Path) -> None:
     with tarfile.open(target, "w") as archive:
         for path in sorted(path for path in GUEST.rglob("*") if path.is_file()):
             executable = path.stat().st_mode & 0o100
-            _add(archive, path.relative_to(GUEST).as_posix(), path.read_bytes(),
-                 0o755 if executable else 0o644)  # fmt: skip
+            _add(
+                archive,
+                path.relative_to(GUEST).as_posix(),
+                path.read_bytes(),
+                0o755 if executable else 0o644,
+            )
         _add(archive, "lab-setup", GUEST_SETUP.read_bytes(), 0o755)
 
 

@@ -93,8 +93,11 @@ class Machine:
         (self.folder / draft).unlink(missing_ok=True)
         subprocess.run(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", "qcow2", draft],
-            cwd=self.folder, check=True, env=environment(), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=self.folder,
+            check=True,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+        )
         write_whole(self.folder / qemu.SEED, seed)
         (self.folder / draft).rename(self.disk)
 
@@ -137,10 +140,16 @@ class Machine:
         with log.open("wb") as output:
             try:
                 subprocess.run(
-                    command, cwd=self.folder, env=environment(), check=True,
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    timeout=_LOAD_SECONDS, start_new_session=True,
-                )  # fmt: skip
+                    command,
+                    cwd=self.folder,
+                    env=environment(),
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    timeout=_LOAD_SECONDS,
+                    start_new_session=True,
+                )
             except subprocess.TimeoutExpired as error:
                 raise MachineError(f"QEMU did not start within {_LOAD_SECONDS:.0f} s") from error
             except subprocess.CalledProcessError as error:

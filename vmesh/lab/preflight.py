@@ -65,17 +65,20 @@ def _missing_packages(machine: Machine) -> Iterable[Problem]:
     if machine.missing:
         packages = " ".join(dict.fromkeys(item.package for item in machine.missing))
         yield Problem(
-            "system packages", [item.name for item in machine.missing],
+            "system packages",
+            [item.name for item in machine.missing],
             "the lab needs them and they are not installed",
             f"Run: sudo apt-get install --no-install-recommends {packages}",
-        )  # fmt: skip
+        )
     if not machine.subordinate_ids:
         user = pwd.getpwuid(os.getuid()).pw_name
         yield Problem(
-            "/etc/subuid", user, "no range of subordinate user ids belongs to this user",
+            "/etc/subuid",
+            user,
+            "no range of subordinate user ids belongs to this user",
             "mmdebstrap makes the image with them. Run: sudo usermod --add-subuids 100000-165535"
             f" --add-subgids 100000-165535 {user}",
-        )  # fmt: skip
+        )
 
 
 def _taken_ports(needs: Needs, machine: Machine) -> Iterable[Problem]:
@@ -83,29 +86,32 @@ def _taken_ports(needs: Needs, machine: Machine) -> Iterable[Problem]:
         if forward.host_port in machine.taken:
             holder = machine.taken[forward.host_port]
             yield Problem(
-                forward.variable, forward.host_port,
+                forward.variable,
+                forward.host_port,
                 f"port {forward.host_port} on {LOOPBACK} is taken"
                 + (f" by {holder}" if holder else ""),
                 f"Stop that program, or change {forward.variable} in the inventory.",
-            )  # fmt: skip
+            )
     if machine.network_holder is not None:
         holder = f" ({machine.network_holder})" if machine.network_holder else ""
         yield Problem(
-            "lab_network_port", needs.network_port,
+            "lab_network_port",
+            needs.network_port,
             f"UDP port {needs.network_port} is taken{holder}: labs that share it share a network",
             "Change lab_network_port in the inventory.",
-        )  # fmt: skip
+        )
 
 
 def _memory(needs: Needs, machine: Machine) -> Iterable[Problem]:
     wanted = needs.memory_mb + SPARE_MEMORY_MB if needs.memory_mb else 0
     if machine.available_memory_mb < wanted:
         yield Problem(
-            "lab_memory_mb", needs.memory_mb,
+            "lab_memory_mb",
+            needs.memory_mb,
             f"the VMs to start need {wanted} MB of memory with what runs beside them, and"
             f" {machine.available_memory_mb} MB are available",
             "Close other programs, stop another lab, or lower lab_memory_mb in the inventory.",
-        )  # fmt: skip
+        )
 
 
 def _disk(needs: Needs, machine: Machine) -> Iterable[Problem]:
@@ -121,10 +127,11 @@ def _disk(needs: Needs, machine: Machine) -> Iterable[Problem]:
     for system, megabytes in wanted.items():
         if megabytes and free[system] < megabytes + SPARE_DISK_MB:
             yield Problem(
-                "disk space", " and ".join(paths[system]),
+                "disk space",
+                " and ".join(paths[system]),
                 f"the lab needs {megabytes + SPARE_DISK_MB} MB there, {free[system]} MB are free",
                 "Make room, or let XDG_CACHE_HOME and XDG_STATE_HOME name a folder with more.",
-            )  # fmt: skip
+            )
 
 
 # -- reading this machine

@@ -37,8 +37,9 @@ def ensure_key(path: Path, comment: str) -> KeyPair:
             public.unlink(missing_ok=True)
             subprocess.run(
                 ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)],
-                check=True, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                check=True,
+                stdin=subprocess.DEVNULL,
+            )
     return KeyPair(path.read_text(), public.read_text().strip())
 
 

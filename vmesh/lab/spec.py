@@ -113,17 +113,20 @@ class _Reader:
                 number = None
         if number is None or not low <= number <= high:
             self.problem(
-                variable, value, f"not a whole number from {low} to {high}",
+                variable,
+                value,
+                f"not a whole number from {low} to {high}",
                 f"Set it to a number such as {default}.",
-            )  # fmt: skip
+            )
             return default
         return number
 
     def choice(self, variable: str, value: Any, choices: Sequence[str]) -> str:
         """Return `value` where it is one of `choices`; else that is a problem."""
         if value not in choices:
-            self.problem(variable, value, "not known to the lab",
-                         f"Use one of: {', '.join(choices)}.")  # fmt: skip
+            self.problem(
+                variable, value, "not known to the lab", f"Use one of: {', '.join(choices)}."
+            )
             return choices[0]
         return str(value)
 
@@ -137,9 +140,11 @@ class _Reader:
     def name(self, variable: str, value: Any, default: str) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             self.problem(
-                variable, value, "not a name of lower-case letters, digits and hyphens",
+                variable,
+                value,
+                "not a name of lower-case letters, digits and hyphens",
                 f"Use a short name such as {default}.",
-            )  # fmt: skip
+            )
             return default
         return value
 
@@ -173,16 +178,22 @@ def lab_spec(inventory: InventoryLike) -> LabSpec:
             "lab_acceleration", common.get("lab_acceleration", ACCELERATIONS[0]), ACCELERATIONS
         ),
         network_port=reader.number(
-            "lab_network_port", common.get("lab_network_port", DEFAULT_NETWORK_PORT),
-            1024, 65535, DEFAULT_NETWORK_PORT,
+            "lab_network_port",
+            common.get("lab_network_port", DEFAULT_NETWORK_PORT),
+            1024,
+            65535,
+            DEFAULT_NETWORK_PORT,
         ),
         disk_gb=reader.number(
-            "lab_disk_gb", common.get("lab_disk_gb", DEFAULT_DISK_GB),
-            LEAST_DISK_GB, 1024, DEFAULT_DISK_GB,
+            "lab_disk_gb",
+            common.get("lab_disk_gb", DEFAULT_DISK_GB),
+            LEAST_DISK_GB,
+            1024,
+            DEFAULT_DISK_GB,
         ),
         vms=tuple(_vm_spec(reader, name, variables[name]) for name in names),
         apps=reader.texts("lab_apps", common.get("lab_apps", []), "services/mine/install.yml"),
-    )  # fmt: skip
+    )
     _find_duplicates(reader, spec)
     if reader.problems:
         raise Problems(reader.problems)
@@ -191,32 +202,45 @@ def lab_spec(inventory: InventoryLike) -> LabSpec:
 
 def _vm_spec(reader: _Reader, name: str, variables: Mapping[str, Any]) -> VmSpec:
     if not _NAME.fullmatch(name):
-        reader.problem("inventory_hostname", name, "a lab VM's name is also its host name",
-                       "Use lower-case letters, digits and hyphens.")  # fmt: skip
+        reader.problem(
+            "inventory_hostname",
+            name,
+            "a lab VM's name is also its host name",
+            "Use lower-case letters, digits and hyphens.",
+        )
     if variables.get("ansible_host") != LOOPBACK:
         reader.problem(
-            f"ansible_host of {name}", variables.get("ansible_host"),
+            f"ansible_host of {name}",
+            variables.get("ansible_host"),
             "the lab's VMs are reached through this machine's loopback",
             f"Set it to {LOOPBACK}, and ansible_port to a free port.",
-        )  # fmt: skip
+        )
     user = variables.get("ansible_user", USER)
     if user != USER:
-        reader.problem(f"ansible_user of {name}", user, "the lab's VMs do not have this user",
-                       f"Set it to {USER}.")  # fmt: skip
-    ssh_port = reader.number(f"ansible_port of {name}", variables.get("ansible_port"),
-                             1024, 65535, 2221)  # fmt: skip
+        reader.problem(
+            f"ansible_user of {name}",
+            user,
+            "the lab's VMs do not have this user",
+            f"Set it to {USER}.",
+        )
+    ssh_port = reader.number(
+        f"ansible_port of {name}", variables.get("ansible_port"), 1024, 65535, 2221
+    )
     return VmSpec(
         name=name,
         mesh_address=_mesh_address(reader, name, variables.get("mesh_address")),
         memory_mb=reader.number(
-            f"lab_memory_mb of {name}", variables.get("lab_memory_mb", DEFAULT_MEMORY_MB),
-            LEAST_MEMORY_MB, 65536, DEFAULT_MEMORY_MB,
+            f"lab_memory_mb of {name}",
+            variables.get("lab_memory_mb", DEFAULT_MEMORY_MB),
+            LEAST_MEMORY_MB,
+            65536,
+            DEFAULT_MEMORY_MB,
         ),
         forwards=(
             Forward(ssh_port, 22, f"ansible_port of {name}"),
             *_published(reader, name, variables.get("lab_publish", {})),
         ),
-    )  # fmt: skip
+    )
 
 
 def _mesh_address(reader: _Reader, name: str, value: Any) -> str:
@@ -226,17 +250,20 @@ def _mesh_address(reader: _Reader, name: str, value: Any) -> str:
         address = None
     if address is None or address not in MESH_NETWORK:
         reader.problem(
-            f"mesh_address of {name}", value, f"not an IPv4 address in {MESH_NETWORK}",
+            f"mesh_address of {name}",
+            value,
+            f"not an IPv4 address in {MESH_NETWORK}",
             "Give every lab VM its own address there: no network of yours can use it.",
-        )  # fmt: skip
+        )
     return str(value)
 
 
 def _published(reader: _Reader, name: str, value: Any) -> list[Forward]:
     variable = f"lab_publish of {name}"
     if not isinstance(value, Mapping):
-        reader.problem(variable, value, "not a mapping of host ports to VM ports",
-                       "Write it as {8000: 8000}.")  # fmt: skip
+        reader.problem(
+            variable, value, "not a mapping of host ports to VM ports", "Write it as {8000: 8000}."
+        )
         return []
     return [
         Forward(
@@ -257,5 +284,4 @@ def _find_duplicates(reader: _Reader, spec: LabSpec) -> None:
             ports[forward.host_port].append(forward.variable)
     for value, users in (*addresses.items(), *ports.items()):
         if len(users) > 1:
-            reader.problem(" and ".join(users), value, "used more than once",
-                           "Give each its own.")  # fmt: skip
+            reader.problem(" and ".join(users), value, "used more than once", "Give each its own.")

@@ -30,14 +30,21 @@ class Access:
     def options(self, name: str) -> list[str]:
         """Return ssh's options for the VM `name`; nothing of the user's own setup takes part."""
         return [
-            "-F", "none",
-            "-o", f"IdentityFile={_quoted(self.key)}",
-            "-o", "IdentitiesOnly=yes",
-            "-o", f"UserKnownHostsFile={_quoted(self.known_hosts)}",
-            "-o", "GlobalKnownHostsFile=/dev/null",
-            "-o", f"HostKeyAlias={host_alias(name)}",
-            "-o", "StrictHostKeyChecking=yes",
-        ]  # fmt: skip
+            "-F",
+            "none",
+            "-o",
+            f"IdentityFile={_quoted(self.key)}",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            f"UserKnownHostsFile={_quoted(self.known_hosts)}",
+            "-o",
+            "GlobalKnownHostsFile=/dev/null",
+            "-o",
+            f"HostKeyAlias={host_alias(name)}",
+            "-o",
+            "StrictHostKeyChecking=yes",
+        ]
 
     def command(self, vm: VmSpec, *remote: str) -> list[str]:
         """Return the command that runs `remote` on the VM (or opens a shell)."""
@@ -82,9 +89,13 @@ def run_on(access: Access, vm: VmSpec, *remote: str, timeout: float) -> None:
     """Run a command on the VM. Raises Unreachable when it fails or takes too long."""
     try:
         subprocess.run(
-            access.command(vm, *remote), check=True, timeout=timeout,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        )  # fmt: skip
+            access.command(vm, *remote),
+            check=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
     except subprocess.TimeoutExpired as error:
         raise Unreachable(f"`{' '.join(remote)}` took more than {timeout:.0f} s") from error
     except subprocess.CalledProcessError as error:
@@ -133,8 +144,11 @@ def _set_clock_once(access: Access, vm: VmSpec, timeout: float) -> None:
     remote = f"sudo -n python3 -c {shlex.quote(_CLOCK_SETTER)}"
     with subprocess.Popen(
         access.command(vm, remote),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         # A readline() has no time limit of its own.
         watchdog = threading.Timer(timeout, process.kill)
         watchdog.start()

@@ -105,9 +105,15 @@ class Up:
         seed_id, seed = seed_archive(seed_files(vm, host_key, self._login_key))
         arguments = qemu.machine_arguments(vm, self._accelerator)
         key = digest(
-            [self._qemu, self._accelerator.name, self._accelerator.host, arguments,
-             image.identity, seed_id]
-        )  # fmt: skip
+            [
+                self._qemu,
+                self._accelerator.name,
+                self._accelerator.host,
+                arguments,
+                image.identity,
+                seed_id,
+            ]
+        )
         state = self._cache / "states" / key
         fresh = from_state = False
         if not machine.image_key:
@@ -184,8 +190,12 @@ class Up:
         """Put the freshly booted VM into the cache, for every later lab to start from."""
         try:
             # Fails when a unit failed; such a state is not worth keeping.
-            run_on(self._access, machine.spec, "systemctl is-system-running --wait && sync",
-                   timeout=_BOOT_SECONDS)  # fmt: skip
+            run_on(
+                self._access,
+                machine.spec,
+                "systemctl is-system-running --wait && sync",
+                timeout=_BOOT_SECONDS,
+            )
             with locked(state.with_name(f"{key}.lock")):
                 if not state.exists():
                     private_folder(state.parent)

@@ -25,8 +25,14 @@ _MOST_SHOWN = 80
 _MOST_BITS = 64
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]{1,2})?)\s*([a-z%]*)\s*", re.IGNORECASE)
 _SECONDS_IN = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false",
-           "off": "false"}  # fmt: skip
+_TRUTHS = {
+    "true": "true",
+    "yes": "true",
+    "on": "true",
+    "false": "false",
+    "no": "false",
+    "off": "false",
+}
 _TRUTH_WORDS = {True: "true", False: "false", None: "nothing"}
 _KINDS = {
     "object": "a mapping",

@@ -218,11 +218,20 @@ LINKS = {
     "#/$defs/compression": "compression",
     "#/$defs/tracing": "tracing",
     "#/$defs/tags": "tags",
-    **{f"#/$defs/policies/properties/{name}": f"policies.{name}" for name in (
-        "timeout", "connect_timeout", "retries", "load_balancing", "hash_on",
-        "circuit_breaker", "outlier_detection", "health_check",
-    )},
-}  # fmt: skip
+    **{
+        f"#/$defs/policies/properties/{name}": f"policies.{name}"
+        for name in (
+            "timeout",
+            "connect_timeout",
+            "retries",
+            "load_balancing",
+            "hash_on",
+            "circuit_breaker",
+            "outlier_detection",
+            "health_check",
+        )
+    },
+}
 
 
 def reference(model: Schema) -> str:

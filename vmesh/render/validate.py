@@ -36,10 +36,21 @@ def validate_static_form(envoy: Path, static_form: Path) -> str | None:
     """Return what the `envoy` binary says against `static_form`, or None if it accepts it."""
     try:
         result = subprocess.run(
-            [envoy, "--mode", "validate", "-c", static_form, "-l", "error",
-             "--use-dynamic-base-id"],
-            capture_output=True, text=True, check=False, timeout=SECONDS,
-        )  # fmt: skip
+            [
+                envoy,
+                "--mode",
+                "validate",
+                "-c",
+                static_form,
+                "-l",
+                "error",
+                "--use-dynamic-base-id",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
     except subprocess.TimeoutExpired:
         return f"it has not come to an end after {SECONDS} s"
     if result.returncode == 0:

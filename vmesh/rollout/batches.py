@@ -95,8 +95,14 @@ def in_the_way(
             if _part(proxy) in there[host]:
                 continue
             for other in running:
-                ports = sorted({mine[1] for mine in _places(proxy) for theirs in _places(other)
-                                if _overlap(mine, theirs)})  # fmt: skip
+                ports = sorted(
+                    {
+                        mine[1]
+                        for mine in _places(proxy)
+                        for theirs in _places(other)
+                        if _overlap(mine, theirs)
+                    }
+                )
                 if ports:
                     numbers = ", ".join(map(str, ports))
                     found.append(

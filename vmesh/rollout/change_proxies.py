@@ -180,8 +180,11 @@ def _rewritten(report: HostReport, old: View, new: View, before: View, after: Vi
         return
     names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     if names:
-        files = [cluster["tls"]["ca_file"] for cluster in old["view"]["clusters"]
-                 if cluster.get("tls") and cluster["tls"].get("ca_file")]  # fmt: skip
+        files = [
+            cluster["tls"]["ca_file"]
+            for cluster in old["view"]["clusters"]
+            if cluster.get("tls") and cluster["tls"].get("ca_file")
+        ]
         cause = f", or {' or '.join(files)} has changed" if files else ""
         report.say(
             _label(new),

@@ -128,13 +128,20 @@ LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
 TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
 # What a record by an earlier release, which does not say it, stands for.
 EARLIER_LISTENER: View = {
-    "control_networks": [], "trusted_hops": 1, "proxy_protocol": None, "http10_host": None,
-    "headers_with_underscores": "allow", "escaped_slashes": "keep", "merge_slashes": False,
-}  # fmt: skip
+    "control_networks": [],
+    "trusted_hops": 1,
+    "proxy_protocol": None,
+    "http10_host": None,
+    "headers_with_underscores": "allow",
+    "escaped_slashes": "keep",
+    "merge_slashes": False,
+}
 EARLIER_EDGE: View = {
     **EARLIER_LISTENER,
-    "headers_with_underscores": "reject", "escaped_slashes": "redirect", "merge_slashes": True,
-}  # fmt: skip
+    "headers_with_underscores": "reject",
+    "escaped_slashes": "redirect",
+    "merge_slashes": True,
+}
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "rate_limit": ("rate limit", _bucket),
     "max_request_bytes": ("largest request body in bytes", said),

@@ -26,8 +26,14 @@ from vmesh.rollout.change_words import arrow, changed_keys, said
 from vmesh.rollout.record import State, left_behind, parts_of
 
 _HOST_KEYS = (
-    "address", "zone", "needs_authorities", "proxies", "flask_services", "external_apps", "jaeger",
-)  # fmt: skip
+    "address",
+    "zone",
+    "needs_authorities",
+    "proxies",
+    "flask_services",
+    "external_apps",
+    "jaeger",
+)
 
 
 def compare(

@@ -41,11 +41,29 @@ NO_SETTINGS = frozenset({"jaeger_release"})
 # Keys of a view whose texts are names and addresses: a diff without them would say nothing.
 _STRUCTURE = frozenset(
     {
-        "name", "cluster", "collector", "service", "id", "zone", "address", "address_prefix",
-        "direction", "type", "pipe", "kind", "user", "unit", "what", "socket", "socket_group",
-        "load_balancing", "websocket", "export", "on",
+        "name",
+        "cluster",
+        "collector",
+        "service",
+        "id",
+        "zone",
+        "address",
+        "address_prefix",
+        "direction",
+        "type",
+        "pipe",
+        "kind",
+        "user",
+        "unit",
+        "what",
+        "socket",
+        "socket_group",
+        "load_balancing",
+        "websocket",
+        "export",
+        "on",
     }
-)  # fmt: skip
+)
 
 
 class RecordError(Exception):

@@ -368,14 +368,23 @@ def take_over(settings: Settings, main: int) -> None:
     """
     old = Process(main)
     _recover_admin(settings, old)
-    _output(settings.binary, "--mode", "validate", "--config-path", str(settings.bootstrap),
-            "--log-level", "error")  # fmt: skip
+    _output(
+        settings.binary,
+        "--mode",
+        "validate",
+        "--config-path",
+        str(settings.bootstrap),
+        "--log-level",
+        "error",
+    )
     shutil.copyfile(settings.bootstrap, settings.path("tried.yaml"))
     try:
         see_related(settings, main)
     except Unrelated as unrelated:
-        say(f"{settings.name}: no hot restart is possible: {unrelated}; the new process begins"
-            " beside the old one")  # fmt: skip
+        say(
+            f"{settings.name}: no hot restart is possible: {unrelated}; the new process begins"
+            " beside the old one"
+        )
         replace(settings, old)
     else:
         hot_restart(settings, old)
@@ -430,9 +439,14 @@ def _output(program: Path, *arguments: str) -> list[str]:
     what = f"{program} {' '.join(arguments[:2])}"
     try:
         done = subprocess.run(
-            [program, *arguments], check=False, capture_output=True, text=True,
-            timeout=CHECK_SECONDS, stdin=subprocess.DEVNULL, errors="replace",
-        )  # fmt: skip
+            [program, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+            stdin=subprocess.DEVNULL,
+            errors="replace",
+        )
     except subprocess.TimeoutExpired as error:
         raise Failure(f"`{what}` did not end within {CHECK_SECONDS} s") from error
     except OSError as error:
@@ -715,8 +729,11 @@ class Systemd:
         self._act("start", proxy)
 
     def restart(self, proxy: str) -> None:
-        subprocess.run(["systemctl", "reset-failed", f"envoy@{proxy}.service"], check=False,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["systemctl", "reset-failed", f"envoy@{proxy}.service"],
+            check=False,
+            capture_output=True,
+        )
         self._act("restart", proxy)
 
     def reload(self, proxy: str) -> None:
@@ -764,8 +781,11 @@ class Systemd:
         wanted = ["-u", f"envoy@{proxy}.service"] if pid is None else [f"_PID={pid}"]
         done = subprocess.run(
             ["journalctl", "--quiet", "-o", "cat", f"--since=@{int(since)}", "-n", "200", *wanted],
-            check=False, capture_output=True, text=True, errors="replace",
-        )  # fmt: skip
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
         return [line for line in done.stdout.splitlines() if line and not line.startswith("{")]
 
 

@@ -33,14 +33,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GUNICORN = (
-    sys.executable, "-P", "-m", "gunicorn",
-    "--chdir", "app", "--config", "python:meshtrace.gunicorn_conf",
-)  # fmt: skip
+    sys.executable,
+    "-P",
+    "-m",
+    "gunicorn",
+    "--chdir",
+    "app",
+    "--config",
+    "python:meshtrace.gunicorn_conf",
+)
 # Of the environment of before, a new process gets these; the rest is in its file of settings.
 KEPT = (
-    "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LISTEN_FDS", "LISTEN_PID", "LOGNAME",
-    "NOTIFY_SOCKET", "PATH", "RUNTIME_DIRECTORY", "SHELL", "USER", "GUNICORN_PID",
-)  # fmt: skip
+    "HOME",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LANG",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LOGNAME",
+    "NOTIFY_SOCKET",
+    "PATH",
+    "RUNTIME_DIRECTORY",
+    "SHELL",
+    "USER",
+    "GUNICORN_PID",
+)
 # How long a gunicorn may take to end that has closed its connections.
 _END_SECONDS = 5.0
 

@@ -38,11 +38,24 @@ def taken(folder: Path) -> set[str]:
 
 def test_what_only_a_controller_needs_stays_there(folder: Path) -> None:
     write(
-        folder, ".git/config", ".venv/bin/python", ".env", "pages/.hidden", "__pycache__/a.pyc",
-        "pages/__pycache__/b.pyc", "c.pyc", "d.pyo", "node_modules/x.js", "pages/node_modules/y.js",
-        "venv/lib/z.py", "pages/venv/z.py", "tests/test_app.py", "test/test_app.py",
-        "my-env/pyvenv.cfg", "my-env/lib/site.py",
-    )  # fmt: skip
+        folder,
+        ".git/config",
+        ".venv/bin/python",
+        ".env",
+        "pages/.hidden",
+        "__pycache__/a.pyc",
+        "pages/__pycache__/b.pyc",
+        "c.pyc",
+        "d.pyo",
+        "node_modules/x.js",
+        "pages/node_modules/y.js",
+        "venv/lib/z.py",
+        "pages/venv/z.py",
+        "tests/test_app.py",
+        "test/test_app.py",
+        "my-env/pyvenv.cfg",
+        "my-env/lib/site.py",
+    )
     (folder / "venv" / "python").symlink_to("/usr/bin/python3")
     (folder / "my-env" / "python").symlink_to("/usr/bin/python3")
     write(folder, "pages/index.html", "pages/tests/kept.py", "env/kept.py", "test.py", "venv.py")
@@ -51,14 +64,27 @@ def test_what_only_a_controller_needs_stays_there(folder: Path) -> None:
 
 
 def test_a_users_patterns_come_after_the_defaults(folder: Path) -> None:
-    write(folder, ".well-known/security.txt", ".git/config", "tests/a.py", "data/big.bin",
-          "data/small.bin", "docs/a.md", "pages/docs/b.md", "notes.txt", "#odd")  # fmt: skip
+    write(
+        folder,
+        ".well-known/security.txt",
+        ".git/config",
+        "tests/a.py",
+        "data/big.bin",
+        "data/small.bin",
+        "docs/a.md",
+        "pages/docs/b.md",
+        "notes.txt",
+        "#odd",
+    )
     (folder / ".vmeshignore").write_text(
         "# a comment\n\n!.well-known/\n!/tests/\n/docs/\n*.bin\n!small.bin\nnotes.*\n\\#odd\n"
     )
     assert taken(folder) == {
-        ".well-known/security.txt", "tests/a.py", "data/small.bin", "pages/docs/b.md",
-    }  # fmt: skip
+        ".well-known/security.txt",
+        "tests/a.py",
+        "data/small.bin",
+        "pages/docs/b.md",
+    }
 
 
 def test_patterns_that_leave_nothing_out_are_no_new_release(folder: Path) -> None:
@@ -113,14 +139,16 @@ def _odd_name(folder: Path) -> None:
         (_ignore(b"\xff\xfe"), "has a .vmeshignore that cannot be read"),
         (_ignore_folder, "has a .vmeshignore that cannot be read"),
         (_link(".vmeshignore", "nowhere"), "has a .vmeshignore that cannot be read"),
-        (_lock(b"gunicorn==1 --hash=sha256:1\nflask==3\njinja2==3\n"),
-         "with libraries without hashes: flask==3, jinja2==3"),
+        (
+            _lock(b"gunicorn==1 --hash=sha256:1\nflask==3\njinja2==3\n"),
+            "with libraries without hashes: flask==3, jinja2==3",
+        ),
         (_lock(b"gunicorn==1 --hash=sha256:1\n-e ./shop\n"), "without hashes: -e ./shop"),
         (_lock(b"gunicorn-extras==1 --hash=sha256:1\n"), "without gunicorn"),
         (_lock(b"\xff"), "has no requirements.txt that can be read"),
         (lambda folder: (folder / "requirements.txt").unlink(), "has no requirements.txt"),
     ],
-)  # fmt: skip
+)
 def test_what_the_bundle_refuses_validate_tells(
     folder: Path, spoil: Callable[[Path], None], told: str
 ) -> None:

@@ -27,14 +27,25 @@ def test_what_the_inventory_names_is_fetched(
 ) -> None:
     named = {"path": str(archive[0]), "sha256": archive[1]}
     inventory = tmp_path / "hosts.json"
-    inventory.write_text(json.dumps({"all": {
-        "vars": {
-            "mesh_services": {"shop": {"port": 9001, "app": {"flask": "services/service1"}}},
-            "mesh_tracing": {"group": "jaeger"},
-            "jaeger_release": named,
-        },
-        "hosts": {"shop": {"mesh_address": "10.0.0.1"}, "jaeger": {"mesh_address": "10.0.0.2"}},
-    }}))  # fmt: skip
+    inventory.write_text(
+        json.dumps(
+            {
+                "all": {
+                    "vars": {
+                        "mesh_services": {
+                            "shop": {"port": 9001, "app": {"flask": "services/service1"}}
+                        },
+                        "mesh_tracing": {"group": "jaeger"},
+                        "jaeger_release": named,
+                    },
+                    "hosts": {
+                        "shop": {"mesh_address": "10.0.0.1"},
+                        "jaeger": {"mesh_address": "10.0.0.2"},
+                    },
+                }
+            }
+        )
+    )
     release = JaegerRelease.from_variable(named)
     with pytest.raises(ArtifactError, match=r"`\./mesh fetch -i INVENTORY`"):
         artifacts.require({"jaeger": ["x86_64"]}, release)

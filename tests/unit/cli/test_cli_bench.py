@@ -9,6 +9,7 @@ from bench import change
 from bench.change_report import Row
 from bench.change_world import Rates
 from vmesh import cli
+from vmesh.base.exits import USAGE
 from vmesh.cli import options
 
 
@@ -20,7 +21,7 @@ def test_rows_can_be_chosen_and_keep_their_order() -> None:
 def test_an_unknown_row_is_told_with_those_that_there_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["bench", "change", "--only", "rutes"]) == cli.USAGE
+    assert cli.main(["bench", "change", "--only", "rutes"]) == USAGE
     told = capsys.readouterr().err
     assert "rutes" in told
     assert "envoy-upgrade" in told
@@ -28,8 +29,11 @@ def test_an_unknown_row_is_told_with_those_that_there_are(
 
 def test_all_rows_take_turns() -> None:
     assert list(change.turns(["routes", "release"], 2)) == [
-        ("routes", 1), ("release", 1), ("routes", 2), ("release", 2),
-    ]  # fmt: skip
+        ("routes", 1),
+        ("release", 1),
+        ("routes", 2),
+        ("release", 2),
+    ]
 
 
 def test_killed_runs_are_spread_over_the_turns() -> None:
@@ -50,9 +54,13 @@ def test_a_measurement_goes_on_where_it_ended(tmp_path: Path) -> None:
     rows = [
         change.Made(key, turn, "2026-11-26", Row(key, 10, 0, 0, 1.0, failures=("one",)))
         for key, turn in (
-            ("routes", 1), ("release", 1), ("release-rollback", 1), ("routes", 2), ("release", 2),
+            ("routes", 1),
+            ("release", 1),
+            ("release-rollback", 1),
+            ("routes", 2),
+            ("release", 2),
         )
-    ]  # fmt: skip
+    ]
     change.write(path, "changes", change.record(rows, Rates()))
     # What the second release did is not there any more, so it is made again and taken back.
     assert change.earlier(path, change.NAMES) == rows[:4]
@@ -67,12 +75,12 @@ def test_what_takes_a_row_back_comes_right_after_it() -> None:
 
 def test_bench_refuses_several_inventories(capsys: pytest.CaptureFixture[str]) -> None:
     both = ["-i", "inventory/lab", "-i", "inventory/example-change"]
-    assert cli.main(["bench", "change", *both]) == cli.USAGE
+    assert cli.main(["bench", "change", *both]) == USAGE
     assert "over one inventory" in capsys.readouterr().err
 
 
 def test_to_go_on_a_file_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "change", "--continue"]) == cli.USAGE
+    assert cli.main(["bench", "change", "--continue"]) == USAGE
     assert "-o" in capsys.readouterr().err
 
 

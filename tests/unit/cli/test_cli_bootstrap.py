@@ -65,10 +65,18 @@ class Checkout:
         self.calls_file.write_text("")
         return subprocess.run(
             [str(self.project / "mesh"), *arguments],
-            env={"PATH": str(self.bin), "HOME": str(self.home), "CALLS": str(self.calls_file),
-                 "APT_DONE": str(self.apt_done), **env},
-            cwd="/", capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env={
+                "PATH": str(self.bin),
+                "HOME": str(self.home),
+                "CALLS": str(self.calls_file),
+                "APT_DONE": str(self.apt_done),
+                **env,
+            },
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def calls(self, word: str) -> list[str]:
         return [line for line in self.calls_file.read_text().splitlines() if word in line]
@@ -155,9 +163,17 @@ def test_it_works_through_a_link_and_from_another_folder(
     link.symlink_to(checkout.project / "mesh")
     run = subprocess.run(
         [str(link), "ps"],
-        env={**os.environ, "PATH": str(checkout.bin), "CALLS": str(checkout.calls_file),
-             "HOME": str(checkout.home), "APT_DONE": "/none"},
-        cwd="/", capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={
+            **os.environ,
+            "PATH": str(checkout.bin),
+            "CALLS": str(checkout.calls_file),
+            "HOME": str(checkout.home),
+            "APT_DONE": "/none",
+        },
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert (checkout.project / ".venv" / "bin" / "python").exists()

@@ -20,10 +20,18 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 def span(name: str, parent: str | None, on: str | None, start: int, end: int, **more: Any) -> Span:
     """Return a span of the Envoy on host `on`; times in milliseconds."""
     return Span(
-        trace_id=TRACE, span_id=name, parent_id=parent, service=more.pop("service", name),
-        operation=name, start=start * MILLISECOND, duration=(end - start) * MILLISECOND,
-        kind=more.pop("kind", "server"), host=on, process=more.pop("process", name), **more,
-    )  # fmt: skip
+        trace_id=TRACE,
+        span_id=name,
+        parent_id=parent,
+        service=more.pop("service", name),
+        operation=name,
+        start=start * MILLISECOND,
+        duration=(end - start) * MILLISECOND,
+        kind=more.pop("kind", "server"),
+        host=on,
+        process=more.pop("process", name),
+        **more,
+    )
 
 
 def into_app(name: str, parent: str | None, on: str, start: int, end: int) -> Span:
@@ -66,8 +74,11 @@ def test_a_call_after_the_answer_is_drawn_at_its_own_time() -> None:
         into_app("stock", "late", "store", 2_095, 2_105),
     )
     assert drawn(*spans) == {
-        "edge": (0, ""), "shop": (10, ""), "late": (2_090, ""), "stock": (2_095, ""),
-    }  # fmt: skip
+        "edge": (0, ""),
+        "shop": (10, ""),
+        "late": (2_090, ""),
+        "stock": (2_095, ""),
+    }
     lines = waterfall.lines(waterfall.tree(spans), 100, "#")
     assert len(lines) == 5  # nothing is told of clocks
     bars = {line.split()[0]: line for line in lines[1:]}
@@ -77,8 +88,11 @@ def test_a_call_after_the_answer_is_drawn_at_its_own_time() -> None:
 
 def test_clocks_that_agree_well_enough_are_left_alone() -> None:
     assert drawn(*skewed(CHAIN, web=-9, store=-9)) == {
-        "edge": (0, ""), "shop": (1, ""), "call": (11, ""), "stock": (21, ""),
-    }  # fmt: skip
+        "edge": (0, ""),
+        "shop": (1, ""),
+        "call": (11, ""),
+        "stock": (21, ""),
+    }
 
 
 @pytest.mark.parametrize("ahead", [-8_000, 8_000])
@@ -141,8 +155,12 @@ def test_several_calls_to_a_host_bound_its_clock_together() -> None:
     found = drawn(*skewed(spans, store=-50))
     # a must move by 40 or more, b by none: both move by 40.
     assert found == {
-        "edge": (0, ""), "one": (100, ""), "two": (600, ""), "a": (100, "~"), "b": (670, "~"),
-    }  # fmt: skip
+        "edge": (0, ""),
+        "one": (100, ""),
+        "two": (600, ""),
+        "a": (100, "~"),
+        "b": (670, "~"),
+    }
 
 
 def test_times_that_contradict_each_other_are_marked_and_the_host_is_not_torn_apart() -> None:
@@ -189,8 +207,12 @@ def test_an_apps_own_spans_have_the_clock_of_the_envoy_beside_it() -> None:
     ]
     found = drawn(*behind)
     assert {name for name, (_, mark) in found.items() if mark == "~"} == {
-        "shop", "handle", "job", "get", "call",
-    }  # fmt: skip
+        "shop",
+        "handle",
+        "job",
+        "get",
+        "call",
+    }
     assert found["call"][0] - found["shop"][0] == 2_992
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 from vmesh.base.problems import Problem
-from vmesh.cli import connect
 from vmesh.model.parse import parse
 from vmesh.model.types import Edge
+from vmesh.remote import connect
 
 LAB_EDGE = {
     "ansible_host": "127.0.0.1",
@@ -49,9 +49,18 @@ def test_ssh_is_called_with_all_the_connection_variables() -> None:
     }
     command = connect.ssh_command("edge", host, ["uptime"], batch=False)
     assert command == [
-        "ssh", "-p", "2221", "-i", "/keys/a key",
-        "-o", "UserKnownHostsFile=/a b/known", "-l", "mesh", "127.0.0.1", "uptime",
-    ]  # fmt: skip
+        "ssh",
+        "-p",
+        "2221",
+        "-i",
+        "/keys/a key",
+        "-o",
+        "UserKnownHostsFile=/a b/known",
+        "-l",
+        "mesh",
+        "127.0.0.1",
+        "uptime",
+    ]
 
 
 def test_ssh_never_asks_when_nobody_is_there_to_answer() -> None:

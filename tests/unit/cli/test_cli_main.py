@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import vmesh.cli.down
 import vmesh.cli.ps
 from vmesh import cli
 from vmesh.base import paths
+from vmesh.base.exits import CliError
 from vmesh.base.problems import Problem
 from vmesh.base.progress import Steps, new_log
-from vmesh.cli import check, logs, options, packages, playbook, render
+from vmesh.cli import check, logs, options, packages, render
 from vmesh.cli import test as test_command
+from vmesh.remote import playbook
 from vmesh.rollout import record
 
 OWN_VMS = {
@@ -126,7 +129,7 @@ def test_a_playbook_is_run_with_all_sources(monkeypatch: pytest.MonkeyPatch) -> 
     playbook.apply((Path("/one"), Path("web1,")), steps, fast=False, extra=("--check",))
     assert ran == [
         ["ansible-playbook", "-i", "/one", "-i", "web1,", "--check", "site.yml"],
-    ]  # fmt: skip
+    ]
 
 
 def test_down_refuses_an_inventory_without_a_lab(
@@ -222,12 +225,12 @@ def test_scenarios_are_all_there_are_default_first_unless_named(tmp_path: Path) 
     (tmp_path / "shared").mkdir()
     assert test_command.chosen(tmp_path, None) == ["default", "alpha"]
     assert test_command.chosen(tmp_path, ["alpha"]) == ["alpha"]
-    with pytest.raises(cli.CliError, match="beta"):
+    with pytest.raises(CliError, match="beta"):
         test_command.chosen(tmp_path, ["beta"])
 
 
 def test_no_scenario_at_all_is_not_a_success(tmp_path: Path) -> None:
-    with pytest.raises(cli.CliError, match="no molecule scenario"):
+    with pytest.raises(CliError, match="no molecule scenario"):
         test_command.chosen(tmp_path, None)
 
 
@@ -243,16 +246,19 @@ def test_the_journal_is_read_as_root_only_where_that_needs_no_password(
         (tmp_path / name).chmod(0o755)
     command = logs.journal_command(("envoy@shop.service",), 5, follow=True)
     run = subprocess.run(
-        ["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["sh", "-c", command],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     expected = "--no-pager --output=short-iso --lines=5 --unit=envoy@shop.service --follow"
     assert run.stdout == f"{'yes' if sudo else 'no'} {expected}\n"
 
 
 def test_render_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(cli.CliError, match="thesis"):
+    with pytest.raises(CliError, match="thesis"):
         render.check_target(tmp_path)
     render.check_target(tmp_path / "thesis")
     render.check_target(tmp_path / "new")
@@ -306,6 +312,50 @@ def test_a_check_with_one_failing_command_fails(
     assert "check: 1 failed" in told
 
 
+def test_no_python_and_no_shell_program_is_left_out_of_the_checks() -> None:
+    python, shell = [], []
+    for path in files_of_ours():
+        name = str(path.relative_to(paths.PROJECT))
+        first = path.open("rb").readline()
+        if path.suffix in {".py", ".pyi"}:
+            python.append(name)
+        elif first.startswith(b"#!") and first.rstrip().endswith(b"sh"):
+            shell.append(name)
+    typings = [name for name in python if name.startswith("typings/")]
+    assert {name.split("/")[0] for name in python} - {*check.PYTHON} == {"typings"}
+    assert all(name.endswith(".pyi") for name in typings)  # mypy reads them as it meets them
+    assert sorted(shell) == sorted(check.SHELL)
+
+
+def test_a_hook_of_git_runs_what_check_runs() -> None:
+    config = yaml.safe_load((paths.PROJECT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook["entry"] for repository in config["repos"] for hook in repository["hooks"]]
+    commands = {
+        " ".join(command)
+        for tool in check.tools(check.PYTHON, 2, every=False)
+        for command in tool.commands
+    }
+    quick = {hook.removeprefix(".venv/bin/") for hook in hooks if hook != "./mesh check"}
+    slow = {command for command in commands if command.startswith(("pytest", "ansible-lint"))}
+    assert "./mesh check" in hooks
+    assert quick == commands - slow
+
+
+def files_of_ours() -> list[Path]:
+    """Return the files that git would keep."""
+    told = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode != 0:
+        pytest.skip("only a git checkout tells its files from what was built")
+    found = (paths.PROJECT / name for name in told.stdout.split("\0") if name)
+    return [path for path in found if path.is_file()]
+
+
 def test_very_long_output_is_cut_to_its_end_and_the_rest_is_in_the_log() -> None:
     lines = check.shortened([str(number) for number in range(1000)], Path("/the.log"), most=3)
     assert lines == ["... 997 lines before these are in /the.log", "997", "998", "999"]
@@ -315,8 +365,11 @@ def test_very_long_output_is_cut_to_its_end_and_the_rest_is_in_the_log() -> None
 def test_help_needs_no_library_but_pythons_own() -> None:
     run = subprocess.run(
         [sys.executable, "-S", "-P", "-m", "vmesh", "--help"],
-        env={"PYTHONPATH": str(paths.PROJECT), "PATH": os.defpath}, cwd="/",
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={"PYTHONPATH": str(paths.PROJECT), "PATH": os.defpath},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert "waterfall" in run.stdout

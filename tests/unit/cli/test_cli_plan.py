@@ -10,8 +10,9 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh import cli
 from vmesh.base.problems import HIDDEN
-from vmesh.cli import plan, playbook
-from vmesh.cli.mesh import read
+from vmesh.cli import plan
+from vmesh.remote import playbook
+from vmesh.remote.mesh import read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 
@@ -39,8 +40,11 @@ def inventory(path: Path, mesh: dict[str, Any] | None = None, **more: Any) -> Pa
             {
                 "all": {
                     "vars": {
-                        **mesh, "mesh_services": services, "ansible_connection": "local",
-                        "ansible_become": False, **more,
+                        **mesh,
+                        "mesh_services": services,
+                        "ansible_connection": "local",
+                        "ansible_become": False,
+                        **more,
                     },
                     "children": {
                         group: {"hosts": {host: worlds.HOSTS[host] for host in hosts}}
@@ -49,7 +53,7 @@ def inventory(path: Path, mesh: dict[str, Any] | None = None, **more: Any) -> Pa
                 }
             }
         )
-    )  # fmt: skip
+    )
     return path
 
 
@@ -155,10 +159,12 @@ def test_templates_that_changed_since_are_told(
     applied(place)
     original = Renderer.files
     monkeypatch.setattr(
-        Renderer, "files", lambda self, proxy: {
+        Renderer,
+        "files",
+        lambda self, proxy: {
             name: f"# new\n{text}" for name, text in original(self, proxy).items()
         },
-    )  # fmt: skip
+    )
     text = told(capsys, place, "--diff")
     assert "Envoy's configuration is written differently by this version of vmesh" in text
     assert "No file of a recorded Envoy would change in what the inventory says." in text
@@ -189,8 +195,12 @@ def test_json_has_all_of_it(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [service["name"] for service in data["services"]] == ["shop", "stock", "stock-next"]
     assert data["edges"][0]["routes"][1]["match"] == "/"
     assert data["recorded"] == []
-    assert {"host": "store1", "part": "app stock", "kind": "add",
-            "text": "stands on the host already, on 127.0.0.1:7001"} in data["changes"]  # fmt: skip
+    assert {
+        "host": "store1",
+        "part": "app stock",
+        "kind": "add",
+        "text": "stands on the host already, on 127.0.0.1:7001",
+    } in data["changes"]
     assert data["drifts"] is None
 
 

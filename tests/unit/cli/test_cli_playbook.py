@@ -12,9 +12,9 @@ import pytest
 
 from vmesh.base import paths
 from vmesh.base.progress import Steps
-from vmesh.cli import playbook
-from vmesh.cli.playbook import Outcome
 from vmesh.cli.up import apply_all
+from vmesh.remote import playbook
+from vmesh.remote.playbook import Outcome
 
 
 def outcome(*events: dict[str, object], code: int = 0) -> playbook.Outcome:
@@ -42,10 +42,12 @@ def test_failures_and_unreachable_hosts_are_named_and_so_are_the_others() -> Non
     ended = outcome(
         {"event": "failed", "host": "a", "task": "flask_service : Start", "message": "no module"},
         {"event": "unreachable", "host": "b", "task": "Gather", "message": "timed out"},
-        {"event": "stats", "hosts": {"a": counts(failures=1), "b": counts(unreachable=1),
-                                     "c": counts(changed=2)}},
+        {
+            "event": "stats",
+            "hosts": {"a": counts(failures=1), "b": counts(unreachable=1), "c": counts(changed=2)},
+        },
         code=2,
-    )  # fmt: skip
+    )
     assert playbook.summary(ended) == [
         "a: failed: flask_service : Start",
         "    no module",
@@ -78,8 +80,12 @@ def test_a_run_does_not_take_the_events_of_one_before_it_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Steps(1, tmp_path / "up.log", io.StringIO())
-    said = iter([{"event": "failed", "host": "a", "task": "Old", "message": "old"},
-                 {"event": "stats", "hosts": {"a": counts(changed=1)}}])  # fmt: skip
+    said = iter(
+        [
+            {"event": "failed", "host": "a", "task": "Old", "message": "old"},
+            {"event": "stats", "hosts": {"a": counts(changed=1)}},
+        ]
+    )
 
     def follow(_command: object, env: dict[str, str], _log: Path, look: Callable[[], None]) -> int:
         with Path(env["VMESH_EVENTS"]).open("a") as file:
@@ -96,9 +102,12 @@ def test_a_run_does_not_take_the_events_of_one_before_it_for_its_own(
 
 @pytest.mark.parametrize(
     ("codes", "ran"),
-    [([0, 0, 0], ["site.yml", "a.yml", "b.yml"]), ([0, 2], ["site.yml", "a.yml"]),
-     ([4], ["site.yml"])],
-)  # fmt: skip
+    [
+        ([0, 0, 0], ["site.yml", "a.yml", "b.yml"]),
+        ([0, 2], ["site.yml", "a.yml"]),
+        ([4], ["site.yml"]),
+    ],
+)
 def test_applications_come_after_the_mesh_and_only_when_it_is_there(
     codes: list[int], ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,8 +162,9 @@ def test_an_interrupted_command_is_told_and_waited_for(tmp_path: Path) -> None:
         "    pathlib.Path('tidied').touch()\n"
     )
     with pytest.raises(KeyboardInterrupt):
-        playbook.follow([sys.executable, "-c", script], os.environ, tmp_path / "log", look,
-                        cwd=tmp_path)  # fmt: skip
+        playbook.follow(
+            [sys.executable, "-c", script], os.environ, tmp_path / "log", look, cwd=tmp_path
+        )
     assert (tmp_path / "tidied").exists()
 
 
@@ -188,8 +198,12 @@ def test_the_callback_tells_what_a_real_run_does(tmp_path: Path) -> None:
     env = playbook.environment(base, events, fast=False)
     run = subprocess.run(
         [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "hosts", "play.yml"],
-        cwd=tmp_path, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     ended = outcome(*map(json.loads, events.read_text().splitlines()), code=run.returncode)
     assert ended.code == 2, run.stdout + run.stderr
     assert ended.play == "Two hosts"

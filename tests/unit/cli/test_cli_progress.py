@@ -26,8 +26,10 @@ def test_steps_are_numbered_and_their_seconds_recorded(tmp_path: Path) -> None:
     assert lines[-1].endswith("not finished")
     record = json.loads(steps.record("up", result="failed").read_text())
     assert [(phase["name"], phase["finished"]) for phase in record["phases"]] == [
-        ("one", True), ("two", True), ("three", False),
-    ]  # fmt: skip
+        ("one", True),
+        ("two", True),
+        ("three", False),
+    ]
     assert record["result"] == "failed"
 
 
@@ -59,8 +61,9 @@ def test_old_logs_are_removed_with_what_lies_beside_them(
     log = progress.new_log("up", keep=2)
     assert log.exists()
     assert sorted(path.name for path in folder.glob("up-2020*.json")) == [
-        "up-20200113-000000.json", "up-20200114-000000.json",
-    ]  # fmt: skip
+        "up-20200113-000000.json",
+        "up-20200114-000000.json",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,11 @@ SubState=dead
 def test_every_planned_unit_is_a_row_with_what_it_does_now() -> None:
     rows = status.answer_rows(UNITS, ANSWER)
     assert [(row.name, row.running) for row in rows] == [
-        ("envoy@shop", True), ("flask@shop", False), ("jaeger", False), ("envoy@gone", False),
-    ]  # fmt: skip
+        ("envoy@shop", True),
+        ("flask@shop", False),
+        ("jaeger", False),
+        ("envoy@gone", False),
+    ]
     assert rows[0].state == "Up 1 h 02 min (1 restart)"
     assert rows[0].command == "/opt/envoy/current/bin/envoy -c /etc/envoy/shop/bootstrap.yaml"
     assert rows[1].state == "failed (exit-code, exit 3)"
@@ -89,9 +92,12 @@ def test_the_question_is_shell_that_survives_odd_unit_names(tmp_path: Path) -> N
     fake.chmod(0o755)
     script = status.question(["envoy@a;touch x.service"])
     subprocess.run(
-        ["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, cwd=tmp_path, check=True,
+        ["sh", "-c", script],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        cwd=tmp_path,
+        check=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     asked = (tmp_path / "systemctl.asked").read_text().splitlines()
     assert asked == ["envoy@a;touch x.service"] * 2
     assert not (tmp_path / "x.service").exists()

@@ -13,10 +13,12 @@ import pytest
 from tests.unit.cli.test_cli_plan import inventory
 from tests.unit.mesh import worlds
 from vmesh import cli
-from vmesh.cli import CliError, packages, playbook
+from vmesh.base.exits import CliError
 from vmesh.cli import history as history_command
+from vmesh.cli import packages
 from vmesh.cli import rollback as rollback_command
 from vmesh.cli.output.plan import unrecorded
+from vmesh.remote import playbook
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import history, record
 
@@ -48,9 +50,14 @@ def ran(place: Path, run: int, *edits: tuple[str, Any], **more: Any) -> None:
         hosts[host] = {"from": 0, "to": 0, "result": result, "cause": f"no luck on {host}\nat all"}
     history.append(
         folder,
-        {"run": run, "when": "2026-11-25T22:27:37+00:00", "who": WHO, "asked": "apply",
-         "hosts": hosts},
-    )  # fmt: skip
+        {
+            "run": run,
+            "when": "2026-11-25T22:27:37+00:00",
+            "who": WHO,
+            "asked": "apply",
+            "hosts": hosts,
+        },
+    )
 
 
 @pytest.fixture
@@ -170,8 +177,9 @@ def test_what_is_named_goes_back(
 ) -> None:
     three_runs(place)
     assert rolled_back(place, name, to) == 0
-    found = [tuple(asked["vmesh_rollback"][key] for key in ("to", "hosts", "parts"))
-             for asked in started]  # fmt: skip
+    found = [
+        tuple(asked["vmesh_rollback"][key] for key in ("to", "hosts", "parts")) for asked in started
+    ]
     assert found == ([] if goal is None else [goal])
 
 

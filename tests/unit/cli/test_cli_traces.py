@@ -15,11 +15,18 @@ def raw(span: str, parent: str | None, process: str, start: int, duration: int, 
     """Return a span in the shape of Jaeger's query API."""
     references = [{"refType": "CHILD_OF", "traceID": TRACE, "spanID": parent}] if parent else []
     return {
-        "traceID": TRACE, "spanID": span, "operationName": f"op-{span}", "references": references,
-        "startTime": start, "duration": duration, "processID": process, "logs": [],
-        "tags": [{"key": k.replace("_", "."), "type": "string", "value": v}
-                 for k, v in tags.items()],
-    }  # fmt: skip
+        "traceID": TRACE,
+        "spanID": span,
+        "operationName": f"op-{span}",
+        "references": references,
+        "startTime": start,
+        "duration": duration,
+        "processID": process,
+        "logs": [],
+        "tags": [
+            {"key": k.replace("_", "."), "type": "string", "value": v} for k, v in tags.items()
+        ],
+    }
 
 
 def answer(*spans: Any) -> dict[str, Any]:
@@ -39,16 +46,22 @@ FOUR = (
 def test_spans_come_root_first_each_below_the_one_that_called_it() -> None:
     rows = waterfall.tree(parse(answer(*FOUR))).rows
     assert [(row.span.service, row.depth, row.offset) for row in rows] == [
-        ("front-proxy", 0, 0), ("shop", 1, 1_000), ("shop", 2, 2_000), ("stock", 3, 3_000),
-    ]  # fmt: skip
+        ("front-proxy", 0, 0),
+        ("shop", 1, 1_000),
+        ("shop", 2, 2_000),
+        ("stock", 3, 3_000),
+    ]
     assert waterfall.total(rows) == 10_000
 
 
 def test_siblings_come_in_the_order_of_their_start() -> None:
-    spans = parse(answer(
-        raw("a", None, "p1", 0, 100), raw("late", "a", "p2", 50, 10),
-        raw("early", "a", "p3", 10, 10),
-    ))  # fmt: skip
+    spans = parse(
+        answer(
+            raw("a", None, "p1", 0, 100),
+            raw("late", "a", "p2", 50, 10),
+            raw("early", "a", "p3", 10, 10),
+        )
+    )
     assert [row.span.span_id for row in waterfall.tree(spans).rows] == ["a", "early", "late"]
 
 

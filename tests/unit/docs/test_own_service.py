@@ -26,8 +26,8 @@ from tests.documents import (
 )
 from vmesh.artifacts import bundles
 from vmesh.base import paths
-from vmesh.cli.mesh import read
 from vmesh.cli.plan import describe
+from vmesh.remote.mesh import read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 

@@ -147,8 +147,17 @@ def test_a_changed_recipe_suite_or_size_makes_another_image() -> None:
     changed = {**files_now, next(iter(files_now)): "0"}
     assert key == image_key("bookworm", 6, dict(reversed(files_now.items())))
     assert key.startswith("bookworm-")
-    assert len({key, image_key("trixie", 6, files_now), image_key("bookworm", 7, files_now),
-                image_key("bookworm", 6, changed)}) == 4  # fmt: skip
+    assert (
+        len(
+            {
+                key,
+                image_key("trixie", 6, files_now),
+                image_key("bookworm", 7, files_now),
+                image_key("bookworm", 6, changed),
+            }
+        )
+        == 4
+    )
 
 
 # -- hardware virtualisation
@@ -197,10 +206,13 @@ def test_the_verdict_on_the_device_is_kept(
         ("exec sleep 60", False),  # the device opens and the guest hangs
         ("echo could not access KVM >&2; exit 1", False),
         # QEMU writes the console to the path of its -chardev
-        ("for a; do case $a in file,id=serial,path=*) f=${a##*path=};; esac; done;"
-         " echo 'Kernel panic - not syncing: VFS: Unable to mount root fs on unknown' >$f", True),
+        (
+            "for a; do case $a in file,id=serial,path=*) f=${a##*path=};; esac; done;"
+            " echo 'Kernel panic - not syncing: VFS: Unable to mount root fs on unknown' >$f",
+            True,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_guest_must_show_life_within_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, works: bool
 ) -> None:
@@ -378,8 +390,11 @@ def test_ssh_finds_its_files_in_any_folder(tmp_path: Path) -> None:
     options = access.options("edge")
     answer = subprocess.run(
         ["ssh", "-G", *options, "localhost"],
-        capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
     lines = answer.stdout.replace("%%", "%").splitlines()
     assert f"userknownhostsfile {access.known_hosts}" in lines
     assert f"identityfile {access.key}" in lines

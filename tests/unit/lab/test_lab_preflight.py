@@ -73,14 +73,22 @@ def test_folders_on_one_disk_share_its_space() -> None:
 
 def test_all_problems_are_told_in_one_go() -> None:
     crowded = replace(
-        ROOMY, taken={2221: "", 8000: ""}, available_memory_mb=1,
+        ROOMY,
+        taken={2221: "", 8000: ""},
+        available_memory_mb=1,
         free_disk_mb={"/state": ("a", 1), "/cache": ("b", 1)},
-        missing=[Requirement("qemu-utils", command="qemu-img")], subordinate_ids=False,
-    )  # fmt: skip
+        missing=[Requirement("qemu-utils", command="qemu-img")],
+        subordinate_ids=False,
+    )
     assert [problem.variable for problem in decide(NEEDS, crowded)] == [
-        "system packages", "/etc/subuid", "ansible_port of edge", "lab_publish of edge",
-        "lab_memory_mb", "disk space", "disk space",
-    ]  # fmt: skip
+        "system packages",
+        "/etc/subuid",
+        "ansible_port of edge",
+        "lab_publish of edge",
+        "lab_memory_mb",
+        "disk space",
+        "disk space",
+    ]
 
 
 def test_missing_packages_are_each_named_once() -> None:

@@ -13,14 +13,20 @@ from vmesh.lab.spec import LabSpec, lab_spec
 
 HOSTS: dict[str, dict[str, Any]] = {
     "front": {
-        "ansible_host": "127.0.0.1", "ansible_port": 2221, "mesh_address": "198.18.0.11",
-        "lab_publish": {8000: 80}, "lab_name": "mine",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": 2221,
+        "mesh_address": "198.18.0.11",
+        "lab_publish": {8000: 80},
+        "lab_name": "mine",
     },
     "back": {
-        "ansible_host": "127.0.0.1", "ansible_port": "2222", "mesh_address": "198.18.0.12",
-        "lab_memory_mb": 1024, "lab_name": "mine",
+        "ansible_host": "127.0.0.1",
+        "ansible_port": "2222",
+        "mesh_address": "198.18.0.12",
+        "lab_memory_mb": 1024,
+        "lab_name": "mine",
     },
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -62,12 +68,16 @@ def test_cards_and_machine_ids_differ_between_vms_and_outlive_the_lab_and_its_po
 def test_everything_wrong_is_told_at_once_with_variable_and_value() -> None:
     found = problems(
         front={
-            "ansible_port": "ssh", "mesh_address": "10.0.0.1", "lab_suite": "sid",
-            "lab_memory_mb": 64, "lab_publish": [8000], "lab_network_port": True,
+            "ansible_port": "ssh",
+            "mesh_address": "10.0.0.1",
+            "lab_suite": "sid",
+            "lab_memory_mb": 64,
+            "lab_publish": [8000],
+            "lab_network_port": True,
             "lab_apps": "install.yml",
         },
         back={"ansible_host": "back.example.org", "ansible_user": "root"},
-    )  # fmt: skip
+    )
     assert found == {
         "ansible_port of front": "ssh",
         "mesh_address of front": "10.0.0.1",

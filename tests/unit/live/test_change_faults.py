@@ -31,8 +31,9 @@ def test_the_dead_envoy_passes_every_look_at_it_and_dies_when_started(dead: Path
     assert said(dead, "--hot-restart-version") == (0, "11.104\n")
     assert said(dead, "--mode", "validate", "--config-path", "x")[0] == 0
     assert said(dead, "--config-path", "/etc/envoy/x/bootstrap.yaml", "--base-id", "1") == (
-        1, f"{faults.LAST_WORDS}\n",
-    )  # fmt: skip
+        1,
+        f"{faults.LAST_WORDS}\n",
+    )
 
 
 def event(kind: str, at: float, task: str) -> dict[str, Any]:
@@ -41,9 +42,11 @@ def event(kind: str, at: float, task: str) -> dict[str, Any]:
 
 def test_requests_may_fail_from_the_change_until_it_is_taken_back_and_no_longer() -> None:
     events = (
-        event("task", 10.0, faults.TAKES_OVER), event("changed", 15.0, faults.TAKES_OVER),
-        event("task", 30.0, faults.IS_BACK), event("changed", 34.0, faults.IS_BACK),
-    )  # fmt: skip
+        event("task", 10.0, faults.TAKES_OVER),
+        event("changed", 15.0, faults.TAKES_OVER),
+        event("task", 30.0, faults.IS_BACK),
+        event("changed", 34.0, faults.IS_BACK),
+    )
     change = Change(2, 60.0, Path("log"), events)
     assert faults.exposed(change, "one", faults.TAKES_OVER, 2.0) == 48
     assert faults.exposed(change, "two", faults.TAKES_OVER, 2.0) == 0, "it was never given to two"

@@ -16,8 +16,8 @@ from vmesh.artifacts import JaegerRelease, jaeger
 from vmesh.artifacts.archives import Member, write_archive
 from vmesh.artifacts.cache import Artifact
 from vmesh.base import paths
-from vmesh.cli.mesh import Mesh, read
 from vmesh.lab import lab_spec
+from vmesh.remote.mesh import Mesh, read
 from vmesh.rollout import record
 
 EXAMPLE = paths.PROJECT / "inventory" / "example-change"
@@ -47,9 +47,10 @@ def applied(tmp_path: Path) -> Callable[[Layer], Mesh]:
 
 def where(mesh: Mesh, service: str) -> set[str]:
     return {
-        host for host, plan in mesh.spec.hosts.items()
+        host
+        for host, plan in mesh.spec.hosts.items()
         if any(proxy.name == service for proxy in plan.proxies)
-    }  # fmt: skip
+    }
 
 
 def test_a_named_jaeger_is_what_an_official_archive_looks_like(tmp_path: Path) -> None:
@@ -97,9 +98,11 @@ def test_every_change_is_a_sound_inventory(given: Any, applied: Callable[[Layer]
     assert where(applied(again), "streams") == {"one", "two"}
     assert applied(layers.zone("z1", HOSTS)).spec.hosts["one"].zone == "z1"
     for layer in (
-        layers.timeout(given, "/back/", 0.001), layers.admin_port(given, 8009),
-        layers.call_timeout(given, 9), layers.retention(80),
-    ):  # fmt: skip
+        layers.timeout(given, "/back/", 0.001),
+        layers.admin_port(given, 8009),
+        layers.call_timeout(given, 9),
+        layers.retention(80),
+    ):
         applied(layer)
 
 
@@ -126,9 +129,11 @@ def test_a_release_changes_code_and_settings_of_the_named_services(
     "make",
     [
         lambda app, folder: layers.newer(app, folder, "x"),
-        layers.crashing, layers.unhealthy, layers.failing,
+        layers.crashing,
+        layers.unhealthy,
+        layers.failing,
     ],
-)  # fmt: skip
+)
 def test_altered_apps_are_python_and_differ(
     make: Callable[[Path, Path], Path], tmp_path: Path
 ) -> None:

@@ -47,18 +47,24 @@ def test_streams_are_counted_by_their_ends() -> None:
 
 def test_skipped_tasks_are_no_executions() -> None:
     events = [
-        event("ok", host="one"), event("changed", host="one"), event("skipped", host="one"),
-        event("failed", host="two"), event("task", task="x"),
-    ]  # fmt: skip
+        event("ok", host="one"),
+        event("changed", host="one"),
+        event("skipped", host="one"),
+        event("failed", host="two"),
+        event("task", task="x"),
+    ]
     assert report.executions(events) == {"one": 2, "two": 1}
 
 
 def test_windows_go_from_the_first_task_s_beginning_to_the_last_one_s_end() -> None:
     events = [
-        event("task", 10, task="role : leave"), event("ok", 12, "one", "role : leave"),
-        event("task", 13, task="role : return"), event("ok", 15, "one", "role : return"),
-        event("task", 20, task="role : leave"), event("ok", 21, "two", "role : leave"),
-    ]  # fmt: skip
+        event("task", 10, task="role : leave"),
+        event("ok", 12, "one", "role : leave"),
+        event("task", 13, task="role : return"),
+        event("ok", 15, "one", "role : return"),
+        event("task", 20, task="role : leave"),
+        event("ok", 21, "two", "role : leave"),
+    ]
     assert report.windows(events, "leave", "return") == {"one": (10, 15)}
 
 

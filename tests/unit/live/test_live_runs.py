@@ -22,8 +22,10 @@ def test_equal_runs_and_skipped_tasks_are_true() -> None:
 
 
 def test_change_that_was_not_announced_is_told() -> None:
-    told = untruths(run(("Install", "changed"), ("Write", "ok"), check=True),
-                    run(("Install", "changed"), ("Write", "changed")))  # fmt: skip
+    told = untruths(
+        run(("Install", "changed"), ("Write", "ok"), check=True),
+        run(("Install", "changed"), ("Write", "changed")),
+    )
     assert told == ["web1: Write: check said ok, the run then: changed"]
 
 
@@ -48,8 +50,12 @@ def test_task_of_one_name_is_told_apart_by_its_turn() -> None:
 def test_record_is_read_back(tmp_path: Path) -> None:
     record = tmp_path / "runs.jsonl"
     assert read_runs(record) == []
-    line = {"check": True, "seconds": 2.5, "tasks": {"web1": [["Write", "ok"]]},
-            "counts": {"web1": {"ok": 1, "changed": 0}}}  # fmt: skip
+    line = {
+        "check": True,
+        "seconds": 2.5,
+        "tasks": {"web1": [["Write", "ok"]]},
+        "counts": {"web1": {"ok": 1, "changed": 0}},
+    }
     record.write_text(json.dumps(line) + "\n")
     (found,) = read_runs(record)
     assert found == Run(True, 2.5, {"web1": (("Write", "ok"),)}, {"web1": {"ok": 1, "changed": 0}})

@@ -21,19 +21,22 @@ from vmesh.traces.span import Span
 MESH = {
     "mesh_services": {
         "shop": {
-            "port": 9001, "app": {"flask": "services/shop"}, "operation": "buy",
+            "port": 9001,
+            "app": {"flask": "services/shop"},
+            "operation": "buy",
             "calls": {"stock": {}},
         },
         "stock": {"port": 9002, "app": {"flask": "services/stock"}, "operation": "look"},
     },
     "mesh_edges": {
         "gate": {
-            "group": "gate", "port": 80,
+            "group": "gate",
+            "port": 80,
             "routes": [{"prefix": "/", "to": "stock"}, {"prefix": "/buy", "to": "shop"}],
         }
     },
     "mesh_tracing": {"group": "jaeger"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -46,9 +49,15 @@ def mesh() -> Mesh:
 
 def span(number: int, parent: int | None, service: str, operation: str, kind: str) -> Span:
     return Span(
-        trace_id="t", span_id=f"s{number}", parent_id=None if parent is None else f"s{parent}",
-        service=service, operation=operation, start=number, duration=10 - number, kind=kind,
-    )  # fmt: skip
+        trace_id="t",
+        span_id=f"s{number}",
+        parent_id=None if parent is None else f"s{parent}",
+        service=service,
+        operation=operation,
+        start=number,
+        duration=10 - number,
+        kind=kind,
+    )
 
 
 STORED = [
@@ -83,7 +92,8 @@ def test_longest_prefix_wins(mesh: Mesh) -> None:
 DEEP = {
     "mesh_services": {
         "page": {
-            "port": 9001, "app": {"flask": "services/shop"},
+            "port": 9001,
+            "app": {"flask": "services/shop"},
             "calls": {"till": {}, "bank": {"host": "bank.example.com", "port": 443}},
         },
         "till": {"port": 9002, "app": {"flask": "services/shop"}, "calls": {"old": {}}},
@@ -92,7 +102,8 @@ DEEP = {
     },
     "mesh_edges": {
         "gate": {
-            "group": "gate", "port": 80,
+            "group": "gate",
+            "port": 80,
             "routes": [
                 {"prefix": "/", "to": "page"},
                 {"prefix": "/copied", "to": "next", "mirror": {"to": "old"}},
@@ -105,7 +116,7 @@ DEEP = {
             },
         }
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -123,19 +134,25 @@ def names(node: Node) -> list[str]:
 def test_every_upstream_of_every_service_on_the_way_is_called(deep: Mesh) -> None:
     wanted = expected(deep, deep.edges["gate"], "/")
     assert names(wanted) == [
-        "gate page server", "page page server",
+        "gate page server",
+        "page page server",
         "page bank client",  # outside the mesh: nobody's span below it
-        "page till client", "till till server",
-        "till old client", "old old server",  # not ours, so it calls nobody we know of
-    ]  # fmt: skip
+        "page till client",
+        "till till server",
+        "till old client",
+        "old old server",  # not ours, so it calls nobody we know of
+    ]
     assert wanted.levels() == 4
 
 
 def test_a_copy_is_in_the_trace_too(deep: Mesh) -> None:
     wanted = expected(deep, deep.edges["gate"], "/copied")
     assert names(wanted) == [
-        "gate next server", "gate mirror client", "old old server", "next next server",
-    ]  # fmt: skip
+        "gate next server",
+        "gate mirror client",
+        "old old server",
+        "next next server",
+    ]
     alone = expected(deep, deep.edges["gate"], "/copied/1")
     assert names(alone) == ["gate next server", "next next server"]
 

@@ -123,7 +123,7 @@ def test_another_body_fails(expected: str | Callable[[bytes], bool]) -> None:
         b"HTTP/1.1 200 \r\nCONTENT-LENGTH:3\r\n\r\no\n!",
     ],
     ids=["chunks", "interim", "bare"],
-)  # fmt: skip
+)
 def test_every_form_of_answer_is_read_on_a_kept_connection(send: bytes) -> None:
     def handler(connection: Connection) -> None:
         while connection.request():
@@ -135,9 +135,13 @@ def test_every_form_of_answer_is_read_on_a_kept_connection(send: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", ["HTTP/1.0 200 OK\r\ncontent-length: 2\r\n", "HTTP/1.1 200 OK\r\n",
-             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: x, Close\r\n"],
-)  # fmt: skip
+    "head",
+    [
+        "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n",
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: x, Close\r\n",
+    ],
+)
 def test_a_server_that_announces_the_end_gets_another_connection(head: str) -> None:
     def handler(connection: Connection) -> None:
         connection.request()
@@ -152,13 +156,15 @@ def test_a_server_that_announces_the_end_gets_another_connection(head: str) -> N
     [
         (b"", "end of file, no answer"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok", "end of file within the answer"),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
-         "end of file within the answer"),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+            "end of file within the answer",
+        ),
         (b"HTTP/1.1 200 OK\r\nx: y", "end of file within the answer"),
         (b"SSH-2.0-OpenSSH\r\n", "bad answer: no status line: b'SSH-2.0-OpenSSH'"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: -2\r\n\r\nok", "bad answer: content-length: -2"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("mode", [KEPT, NEW])
 def test_half_an_answer_fails(send: bytes, told: str, mode: str) -> None:
     def handler(connection: Connection) -> None:
@@ -184,8 +190,9 @@ def test_nobody_there_fails() -> None:
         load.wait(10)
     report = load.report()
     assert (numbers(report), what(report)) == (
-        (10, 10, 0), {"not connected: Connection refused"},
-    )  # fmt: skip
+        (10, 10, 0),
+        {"not connected: Connection refused"},
+    )
 
 
 def test_an_idle_connection_that_was_closed_is_not_used() -> None:
@@ -231,9 +238,13 @@ def test_a_kept_connection_closed_under_a_request_is_counted_apart(*, strict: bo
 
 def test_a_request_that_must_not_be_repeated_is_not() -> None:
     report, requests, _ = loaded(
-        closes_on_second, rate=5.0, seconds=1.2, connections=1, closed_connection_fails=False,
+        closes_on_second,
+        rate=5.0,
+        seconds=1.2,
+        connections=1,
+        closed_connection_fails=False,
         target={"method": "POST"},
-    )  # fmt: skip
+    )
     assert (numbers(report), len(requests)) == ((6, 3, 0), 6)
     assert what(report) == {"end of file, no answer"}
 
@@ -338,9 +349,10 @@ def test_the_report_tells_what_happened() -> None:
         while connection.request():
             bad = len(connection.server.requests) > 1
             connection.answer(
-                "oh" if bad else "ok", "502 Bad Gateway" if bad else "200 OK",
+                "oh" if bad else "ok",
+                "502 Bad Gateway" if bad else "200 OK",
                 "x-trace-id: 4bf9\r\n",
-            )  # fmt: skip
+            )
 
     with (
         serving(handler) as server,
@@ -377,11 +389,18 @@ def test_nobody_waits_for_a_load_that_was_left_by_an_exception() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "http://192.0.2.1:8000/", "http://[2001:db8::1]/", "http://localhost:8000/",
-        "https://127.0.0.1/", "http://u:p@127.0.0.1/", "http://0.0.0.0/", "http://198.18.0.11/",
-        "http://127.0.0.1:99999/", "/trace/1", "http://127.0.0.1/a b",
+        "http://192.0.2.1:8000/",
+        "http://[2001:db8::1]/",
+        "http://localhost:8000/",
+        "https://127.0.0.1/",
+        "http://u:p@127.0.0.1/",
+        "http://0.0.0.0/",
+        "http://198.18.0.11/",
+        "http://127.0.0.1:99999/",
+        "/trace/1",
+        "http://127.0.0.1/a b",
     ],
-)  # fmt: skip
+)
 def test_load_goes_nowhere_else(url: str) -> None:
     with pytest.raises(NotAllowedError):
         Load([Target(url)], rate=1, seconds=1)

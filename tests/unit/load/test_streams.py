@@ -118,8 +118,10 @@ def test_silence_breaks_a_download() -> None:
 
     result = downloaded(handler, silence=0.2)
     assert (result.verdict, result.how, result.messages) == (
-        Verdict.BROKEN, "silence for 0.2 s", 3,
-    )  # fmt: skip
+        Verdict.BROKEN,
+        "silence for 0.2 s",
+        3,
+    )
 
 
 @pytest.mark.parametrize("kind", [Download, WebSocket])

@@ -328,25 +328,33 @@ def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
     applied["web1"]["left"] = ["envoy@old"]
     (later,) = compared(applied, new)
     assert later == Change(
-        "web1", "host", change_report.REMOVE,
+        "web1",
+        "host",
+        change_report.REMOVE,
         "envoy@old is no longer planned here: it is drained, stopped and removed",
-    )  # fmt: skip
+    )
 
 
 def test_a_new_release_of_an_app_restarts_it() -> None:
     new = worlds.states(bundles={**worlds.BUNDLES, "shop": "cccc"})
     assert compared(worlds.states(), new) == [
         Change("shop1", "app shop", change_report.CHANGE, "new release (code or libraries)"),
-        Change("shop1", "app shop", change_report.RESTART,
-               "restart of the app; its socket keeps taking requests"),
-    ]  # fmt: skip
+        Change(
+            "shop1",
+            "app shop",
+            change_report.RESTART,
+            "restart of the app; its socket keeps taking requests",
+        ),
+    ]
 
 
 def test_new_binaries_restart_what_runs_them() -> None:
     new = worlds.states(versions={"envoy": "1.41.0", "jaeger": "2.14.0"})
     found = compared(worlds.states(), new)
-    assert sentences(found) == ["Envoy: version 1.40.0 -> 1.41.0",
-                                "Jaeger: version 2.13.0 -> 2.14.0"]  # fmt: skip
+    assert sentences(found) == [
+        "Envoy: version 1.40.0 -> 1.41.0",
+        "Jaeger: version 2.13.0 -> 2.14.0",
+    ]
     assert sentences(found, change_report.RESTART) == [
         "stock-next's Envoy: restart of Envoy (another release)",
         "Jaeger: restart of Jaeger",
@@ -390,9 +398,14 @@ def test_a_new_way_of_writing_is_told_beside_a_change_of_the_inventory() -> None
 def test_a_record_by_an_earlier_release_stands_for_what_was_so_then() -> None:
     old = worlds.states()
     keys = (
-        "control_networks", "trusted_hops", "proxy_protocol", "headers_with_underscores",
-        "escaped_slashes", "merge_slashes", "http10_host",
-    )  # fmt: skip
+        "control_networks",
+        "trusted_hops",
+        "proxy_protocol",
+        "headers_with_underscores",
+        "escaped_slashes",
+        "merge_slashes",
+        "http10_host",
+    )
     for state in old.values():
         for proxy in state["host"]["proxies"]:
             for listener in proxy["view"]["listeners"]:

@@ -42,20 +42,28 @@ def answer(of: Inventory, host: str) -> dict[str, Any]:
             "releases": {**state["versions"], **state["bundles"]},
             "proxies": {
                 name: {
-                    "files": dict(files), "unit": RUNNING, "runs": "1.40.0", "answers": True,
-                    "waiting": [], "bootstrap": True,
+                    "files": dict(files),
+                    "unit": RUNNING,
+                    "runs": "1.40.0",
+                    "answers": True,
+                    "waiting": [],
+                    "bootstrap": True,
                 }
                 for name, files in described.exact.items()
             },
             "apps": {
-                name: {"unit": RUNNING, "socket": RUNNING, "environment": codes[name],
-                       "current": True}
+                name: {
+                    "unit": RUNNING,
+                    "socket": RUNNING,
+                    "environment": codes[name],
+                    "current": True,
+                }
                 for name in flask
             },
             "offered": {name: each for name, each in codes.items() if name not in flask},
             "jaeger": {"unit": RUNNING, "current": True} if state["host"]["jaeger"] else None,
         }
-    )  # fmt: skip
+    )
 
 
 def told(host: str, change: Callable[[dict[str, Any]], Any], **more: Any) -> list[tuple[str, str]]:
@@ -197,9 +205,11 @@ def test_a_secret_that_changed_is_seen_on_the_host() -> None:
     """The record has no value to compare; the inventory's of now and the host's differ."""
     found = told("shop1", lambda _: None, of=world("new"), on_host=world("old"))
     assert found == [
-        ("app shop", "environment PASSWORD is not what the inventory says (its value is not"
-                     " recorded)"),
-    ]  # fmt: skip
+        (
+            "app shop",
+            "environment PASSWORD is not what the inventory says (its value is not recorded)",
+        ),
+    ]
     assert told("shop1", lambda _: None, of=world("same"), on_host=world("same")) == []
 
 
@@ -211,9 +221,11 @@ def test_of_files_with_hidden_values_only_the_inventory_can_tell() -> None:
     assert told("shop1", lambda _: None, of=of) == []
     edited = put("proxies", "shop", "files", "rest.yaml", "0" * 64)
     assert told("shop1", edited, of=of) == [
-        ("shop's Envoy",
-         "not what the inventory says, or a hidden value has changed in it: rest.yaml"),
-    ]  # fmt: skip
+        (
+            "shop's Envoy",
+            "not what the inventory says, or a hidden value has changed in it: rest.yaml",
+        ),
+    ]
 
 
 def test_a_host_that_has_left_the_mesh_tells_what_is_still_there() -> None:

@@ -57,10 +57,17 @@ def test_a_host_that_did_not_answer_needs_nothing() -> None:
 def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
     bundles = {"shop": {"3.13/aarch64": {"version": "0a1b", "archive": "/cache/shop.tar.gz"}}}
     settings = {
-        "name": "shop", "wsgi": "app:app", "workers": 1, "threads": 8, "environment": {},
+        "name": "shop",
+        "wsgi": "app:app",
+        "workers": 1,
+        "threads": 8,
+        "environment": {},
         "preload": False,
-        "grace": 30, "health": "/healthz", "address": "10.0.0.7", "port": 9001,
-    }  # fmt: skip
+        "grace": 30,
+        "health": "/healthz",
+        "address": "10.0.0.7",
+        "port": 9001,
+    }
     host = {"python": "3.13", "arch": "aarch64"}
     (service,) = with_bundles([{**SHOP, **settings}], bundles, host)
     assert service == {**settings, "version": "0a1b", "archive": "/cache/shop.tar.gz"}
@@ -97,10 +104,13 @@ def test_callers_of_an_instance_are_told_where_others_can_answer() -> None:
     }
     assert callers_of(hosts, "shop1") == [
         {
-            "cluster": "shop", "address": "10.0.0.7", "port": 9001,
-            "host": "web1", "proxies": ["front"],
+            "cluster": "shop",
+            "address": "10.0.0.7",
+            "port": 9001,
+            "host": "web1",
+            "proxies": ["front"],
         }
-    ]  # fmt: skip
+    ]
     assert callers_of(hosts, "web1") == []
 
 

@@ -41,9 +41,14 @@ def arrows(picture: Picture) -> dict[tuple[str, str], Arrow]:
 def test_every_part_of_the_mesh_is_a_node() -> None:
     picture = drawn()
     assert {(each.kind, each.name) for each in picture.nodes} == {
-        ("client", "clients"), ("edge", "front"), ("service", "shop"), ("service", "stock"),
-        ("service", "stock-next"), ("outside", "bank"), ("jaeger", "Jaeger"),
-    }  # fmt: skip
+        ("client", "clients"),
+        ("edge", "front"),
+        ("service", "shop"),
+        ("service", "stock"),
+        ("service", "stock-next"),
+        ("outside", "bank"),
+        ("jaeger", "Jaeger"),
+    }
     assert node(picture, "stock").lines == ("port 9002", "store1, store2")
     assert node(picture, "front").lines == ("port 8000", "web1, web2")
     assert node(picture, "bank").lines == ("api.bank.example:443", "TLS")
@@ -52,17 +57,23 @@ def test_every_part_of_the_mesh_is_a_node() -> None:
 def test_arrows_lead_from_callers_to_the_called() -> None:
     found = arrows(drawn())
     assert set(found) == {
-        ("clients", "front"), ("front", "shop"), ("front", "stock"), ("shop", "stock"),
+        ("clients", "front"),
+        ("front", "shop"),
+        ("front", "stock"),
+        ("shop", "stock"),
         ("shop", "bank"),
-    }  # fmt: skip
+    }
     assert found["front", "shop"].label == ("/",)
     assert found["front", "stock"].label == ("/stock (exactly) [GET]",)
     assert not any(each.dashed for each in found.values())
 
 
 def test_weights_and_copies_are_shown() -> None:
-    route = {"prefix": "/", "to": {"shop": 90, "stock-next": 10},
-             "mirror": {"to": "stock", "percent": 5}}  # fmt: skip
+    route = {
+        "prefix": "/",
+        "to": {"shop": 90, "stock-next": 10},
+        "mirror": {"to": "stock", "percent": 5},
+    }
     found = arrows(drawn(worlds.inventory(worlds.changed(("mesh_edges/front/routes", [route])))))
     assert found["front", "shop"].label == ("/ 90 %",)
     assert found["front", "stock-next"].label == ("/ 10 %",)

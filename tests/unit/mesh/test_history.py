@@ -12,10 +12,16 @@ from vmesh.rollout import history
 
 
 def line(run: int, **results: str) -> history.Line:
-    hosts = {host: {"result": result, "from": run - 1, "to": run} for host, result in
-             results.items()}  # fmt: skip
-    return {"run": run, "when": "2026-11-25T22:27:37+00:00", "who": "root@controller",
-            "asked": "apply", "hosts": hosts}  # fmt: skip
+    hosts = {
+        host: {"result": result, "from": run - 1, "to": run} for host, result in results.items()
+    }
+    return {
+        "run": run,
+        "when": "2026-11-25T22:27:37+00:00",
+        "who": "root@controller",
+        "asked": "apply",
+        "hosts": hosts,
+    }
 
 
 def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -77,13 +83,16 @@ def test_hashes_tell_states_apart() -> None:
 
 def both() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a host's record now and then; all differs."""
-    edits = (("mesh_services/shop/app/environment/COLOR", "green"),
-             ("mesh_services/shop/calls/stock/timeout", 9))  # fmt: skip
+    edits = (
+        ("mesh_services/shop/app/environment/COLOR", "green"),
+        ("mesh_services/shop/calls/stock/timeout", 9),
+    )
     now = worlds.states()["shop1"]
     then = worlds.states(
         worlds.inventory(worlds.changed(*edits)),
-        bundles={"shop": "older", "stock-next": "x"}, versions={"envoy": "1.39.0", "jaeger": "2"},
-    )["shop1"]  # fmt: skip
+        bundles={"shop": "older", "stock-next": "x"},
+        versions={"envoy": "1.39.0", "jaeger": "2"},
+    )["shop1"]
     return now, then
 
 

@@ -84,8 +84,9 @@ def test_a_run_that_comes_twice_to_a_host_has_one_state(host: Host) -> None:
     done = applied(host, 2, lambda: host.app("shop", "bbbb"))
     assert (done["number"], done["from"]) == (2, 1)
     assert books(host).history()[-1]["what"]["apps"] == {
-        "shop": ["aaaa", "bbbb"], "stock": [None, "cccc"],
-    }  # fmt: skip
+        "shop": ["aaaa", "bbbb"],
+        "stock": [None, "cccc"],
+    }
 
 
 def test_only_root_can_read_what_is_kept(host: Host) -> None:
@@ -278,8 +279,13 @@ def test_a_failed_run_leaves_all_as_it_was(host: Host) -> None:
     result = undone(host, 1)
     assert result["errors"] == {}
     assert result["restored"] == [
-        "env@another", "env@legacy", "flask@shop", "flask@stock", "jaeger", "units",
-    ]  # fmt: skip
+        "env@another",
+        "env@legacy",
+        "flask@shop",
+        "flask@stock",
+        "jaeger",
+        "units",
+    ]
     assert snapshot(host) == before
     assert host.systemd.units["flask@stock.socket"].active == "inactive"
     assert host.current("stock") is None
@@ -370,8 +376,9 @@ def test_another_unit_file_needs_another_process(host: Host) -> None:
     host.systemd.calls.clear()
     assert undone(host, 1)["restored"] == ["flask@shop", "units"]
     assert host.systemd.told("daemon-reload", "restart") == [
-        ["daemon-reload"], ["restart", "flask@shop.service"],
-    ]  # fmt: skip
+        ["daemon-reload"],
+        ["restart", "flask@shop.service"],
+    ]
     assert "--new" not in host.text("etc/systemd/system/flask@.service")
 
 
@@ -452,8 +459,10 @@ def test_the_mesh_as_it_was_after_a_run(host: Host, to: int, version: str) -> No
     assert books(host).numbers() == [4, 7, 8]
     line = books(host).history()[-1]
     assert (line["result"], line["state"], line["note"]) == (
-        "rolled back", int(version[1:]), "rollback",
-    )  # fmt: skip
+        "rolled back",
+        int(version[1:]),
+        "rollback",
+    )
     assert not books(host).pending_path.exists()
     applied(host, 9, lambda: host.app("shop", "v9"))
     restore(host.machine, asked(10), to=8)
@@ -545,19 +554,28 @@ def test_a_part_that_left_is_stopped_and_its_configuration_goes(host: Host) -> N
     applied(host, 1, all_of_it)
     parts = ["flask@shop", "env@legacy", "jaeger", "flask@never-there"]
     assert remove(host.machine, asked(2), parts, 600, dry=True)["removed"] == [
-        "env@legacy", "flask@shop", "jaeger",
-    ]  # fmt: skip
+        "env@legacy",
+        "flask@shop",
+        "jaeger",
+    ]
     assert host.current("shop") == "aaaa"
     done = remove(host.machine, asked(2), parts, 600)
     assert (done["removed"], done["leaving"], done["number"]) == (
-        ["env@legacy", "flask@shop", "jaeger"], [], 2,
-    )  # fmt: skip
+        ["env@legacy", "flask@shop", "jaeger"],
+        [],
+        2,
+    )
     for unit in ("flask@shop.service", "flask@shop.socket", "jaeger.service"):
         assert host.systemd.units[unit].active == "inactive"
         assert not host.systemd.units[unit].enabled
     assert host.systemd.units["flask@stock.service"].active == "active"
-    for path in ("etc/flask/shop", "etc/vmesh/legacy.env", "etc/jaeger",
-                 "etc/systemd/system/jaeger.service", "opt/shop/current"):  # fmt: skip
+    for path in (
+        "etc/flask/shop",
+        "etc/vmesh/legacy.env",
+        "etc/jaeger",
+        "etc/systemd/system/jaeger.service",
+        "opt/shop/current",
+    ):
         assert not (host.root / path).exists()
     assert (host.root / "opt/shop/aaaa").is_dir(), "state 1 can come back"
     assert remove(host.machine, asked(3), parts, 600)["removed"] == []

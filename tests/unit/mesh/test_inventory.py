@@ -145,8 +145,11 @@ def test_an_apps_environment_is_on_each_host_what_ansible_makes_of_it_there(
 ) -> None:
     found = load(shop_with(tmp_path))
     same = {
-        "SAME": "in plain text", "DATABASE": "db.internal", "NEIGHBOUR": "10.0.0.2", "NUMBER": 2,
-    }  # fmt: skip
+        "SAME": "in plain text",
+        "DATABASE": "db.internal",
+        "NEIGHBOUR": "10.0.0.2",
+        "NUMBER": 2,
+    }
     environment = found.mesh["mesh_services"]["shop"]["app"]["environment"]
     assert environment == {**same, "NODE": "web1", "WORKERS": 2, "REGION": "north"}
     assert found.environments == {"web2": {"shop": {**same, "NODE": "web2", "WORKERS": 4}}}
@@ -223,13 +226,16 @@ def test_a_difference_is_seen_however_a_template_comes_to_it(
         (tmp_path / f"{host}.txt").write_text(cores)
         monkeypatch.setenv(f"CORES_{cores}", cores)
     folder = shop_with(
-        tmp_path / "inventory", "mesh_operator_bind: " + json.dumps(template),
+        tmp_path / "inventory",
+        "mesh_operator_bind: " + json.dumps(template),
         group_vars__edge={"cores": 1},
         group_vars__all__more={
-            "by_another": "{{ by_a_third }}", "by_a_third": "{{ cores }}",
-            "table": {"size": ["{{ cores }}"]}, "folder": f"{tmp_path}/",
+            "by_another": "{{ by_a_third }}",
+            "by_a_third": "{{ cores }}",
+            "table": {"size": ["{{ cores }}"]},
+            "folder": f"{tmp_path}/",
         },
-    )  # fmt: skip
+    )
     (problem,) = problems_of(folder)
     told = "web1 and 1 more" if "group_names" in template else "web2"
     assert problem.variable == f"{told}: mesh_operator_bind"
@@ -281,10 +287,14 @@ def test_a_variable_that_only_some_hosts_have_is_refused_where_they_are_in_the_m
 ) -> None:
     mesh = OWN.replace('"{{ database }}"', "x") + "mesh_edges: {front: {group: edge, port: 80}}\n"
     folder = shop_with(
-        tmp_path, mesh, group_vars__shop={"mesh_envoy_version": "1.39.3"},
-        group_vars__all__more={"ansible_host": "10.0.1.{{ groups.all.index(inventory_hostname) }}",
-                               "mesh_tracing": {"sampling": 0}},
-    )  # fmt: skip
+        tmp_path,
+        mesh,
+        group_vars__shop={"mesh_envoy_version": "1.39.3"},
+        group_vars__all__more={
+            "ansible_host": "10.0.1.{{ groups.all.index(inventory_hostname) }}",
+            "mesh_tracing": {"sampling": 0},
+        },
+    )
     found = load(folder)
     assert found.lacking == {"mesh_envoy_version": ("web1", frozenset({"edge1"}))}
     with pytest.raises(Problems) as caught:
@@ -349,8 +359,10 @@ def test_of_several_sources_the_last_one_counts(tmp_path: Path) -> None:
     more = tmp_path / "more.yml"
     more.write_text("all: {hosts: {web2: {mesh_zone: b}, web3: {mesh_zone: c}}}")
     assert {host: each["mesh_zone"] for host, each in load(one, more).hosts.items()} == {
-        "web1": "a", "web2": "b", "web3": "c",
-    }  # fmt: skip
+        "web1": "a",
+        "web2": "b",
+        "web3": "c",
+    }
     assert load(more, one).hosts["web2"]["mesh_zone"] == "a"
     assert load(more, one).mesh == MESH
 
@@ -367,8 +379,9 @@ def test_each_source_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(Problems) as caught:
         load(tmp_path / "none", one, tmp_path / "neither")
     assert [each.value for each in caught.value.items] == [
-        str(tmp_path / "none"), str(tmp_path / "neither"),
-    ]  # fmt: skip
+        str(tmp_path / "none"),
+        str(tmp_path / "neither"),
+    ]
 
 
 def test_a_host_that_describes_the_mesh_differently_is_told(tmp_path: Path) -> None:
@@ -579,18 +592,21 @@ mesh_services:
     app: {flask: services/shop, environment: {PASSWORD: "{{ secret }}", URL: "db://{{ secret }}"}}
 """
     inventory = shop_with(
-        tmp_path / "inventory", mesh,
-        group_vars__shop={"secret": "open1"}, host_vars__web2={"secret": "open2"},
-    )  # fmt: skip
+        tmp_path / "inventory",
+        mesh,
+        group_vars__shop={"secret": "open1"},
+        host_vars__web2={"secret": "open2"},
+    )
     for name in ("group_vars/shop.yml", "host_vars/web2.yml"):
         vault("encrypt", inventory / name, password=password)
     found = read(inventory, ANSIBLE_VAULT_PASSWORD_FILE=str(password))
     assert found["environments"] == {
         "web2": {"shop": {"PASSWORD": "open2", "URL": "db://open2"}},
-    }  # fmt: skip
+    }
     assert {tuple(way) for way in found["hidden"]} == {
-        (*ENVIRONMENT, "PASSWORD"), (*ENVIRONMENT, "URL"),
-    }  # fmt: skip
+        (*ENVIRONMENT, "PASSWORD"),
+        (*ENVIRONMENT, "URL"),
+    }
     assert found["secrets"] == ["open1", "open2"]
     # Where the hosts must not differ, the message shows neither text, nor one made with it.
     mesh_file = inventory / "group_vars/all/mesh.yml"

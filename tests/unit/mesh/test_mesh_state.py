@@ -49,9 +49,11 @@ MainPID=0
 StatusText=
 """
 STAT_NAMES = {
-    LISTENERS: "listener_manager.lds", CLUSTERS: "cluster_manager.cds",
-    "routes/ingress.yaml": "http.ingress.rds.ingress", "endpoints/stock.yaml": "cluster.stock",
-}  # fmt: skip
+    LISTENERS: "listener_manager.lds",
+    CLUSTERS: "cluster_manager.cds",
+    "routes/ingress.yaml": "http.ingress.rds.ingress",
+    "endpoints/stock.yaml": "cluster.stock",
+}
 
 
 def rendered() -> dict[str, str]:
@@ -220,9 +222,14 @@ def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
     found = mesh_state.Host(tmp_path, "key", nobody, lambda _: "").state()
     assert found.pop("platform") and found.pop("system")
     assert found == {
-        "newest": 0, "pending": None, "releases": {}, "proxies": {}, "apps": {}, "offered": {},
+        "newest": 0,
+        "pending": None,
+        "releases": {},
+        "proxies": {},
+        "apps": {},
+        "offered": {},
         "jaeger": None,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(("status", "current"), [("Configuration abc1", True), ("Other", False)])

@@ -63,9 +63,12 @@ def test_it_holds_what_was_applied() -> None:
     assert state["platform"] == worlds.PLATFORM
     assert list(state["roles"]) == ["envoy", "flask_service"]
     assert set(state["files"]["shop"]) >= {
-        "bootstrap.yaml", "clusters/clusters.yaml", "routes/egress-stock.yaml",
-        "listeners/listeners.yaml", "endpoints/stock.yaml",
-    }  # fmt: skip
+        "bootstrap.yaml",
+        "clusters/clusters.yaml",
+        "routes/egress-stock.yaml",
+        "listeners/listeners.yaml",
+        "endpoints/stock.yaml",
+    }
     assert all(len(each) == 64 for each in state["files"]["shop"].values())
 
 
@@ -133,8 +136,10 @@ ROUTE = {"prefix": "/hook", "to": "shop", "headers": {"x-key": SECRET}}
     [
         (("mesh_edges/front/routes/2", ROUTE), "mesh_edges/front/routes/2/headers/x-key"),
         (
-            ("mesh_edges/front/routes/2",
-             {"path": "/a", "answer": {"status": 200, "body": f"it is {SECRET}\n"}}),
+            (
+                "mesh_edges/front/routes/2",
+                {"path": "/a", "answer": {"status": 200, "body": f"it is {SECRET}\n"}},
+            ),
             "mesh_edges/front/routes/2/answer/body",
         ),
         (
@@ -143,7 +148,7 @@ ROUTE = {"prefix": "/hook", "to": "shop", "headers": {"x-key": SECRET}}
         ),
         (("mesh_services/shop/operation", SECRET), "mesh_services/shop/operation"),
     ],
-)  # fmt: skip
+)
 def test_no_hidden_value_of_the_mesh_is_recorded(
     tmp_path: Path, edit: tuple[str, Any], way: str
 ) -> None:
@@ -176,8 +181,14 @@ def test_a_setting_that_the_vault_keeps_is_not_recorded(tmp_path: Path, value: A
 
 
 def test_a_secret_setting_of_a_role_is_not_recorded(tmp_path: Path) -> None:
-    hosts = {**worlds.HOSTS, "jaeger1": {"ansible_host": "10.0.0.6", "jaeger_token": SECRET,
-                                         "jaeger_retention_hours": 24}}  # fmt: skip
+    hosts = {
+        **worlds.HOSTS,
+        "jaeger1": {
+            "ansible_host": "10.0.0.6",
+            "jaeger_token": SECRET,
+            "jaeger_retention_hours": 24,
+        },
+    }
     text = recorded(tmp_path, worlds.inventory(None, hosts))
     assert SECRET not in text
     assert '"jaeger_retention_hours": 24' in text
@@ -284,14 +295,18 @@ PLAYBOOK = """
 def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Any:
     hosts = {
         host: {
-            **each, **FATES[host], "vmesh_answer": {"stdout": json.dumps(ANSWER)}, **(more or {})
+            **each,
+            **FATES[host],
+            "vmesh_answer": {"stdout": json.dumps(ANSWER)},
+            **(more or {}),
         }
         for host, each in worlds.HOSTS.items()
-    }  # fmt: skip
+    }
     return {
         "all": {
             "vars": {
-                **mesh, "ansible_connection": "local",
+                **mesh,
+                "ansible_connection": "local",
                 "vmesh_rollout": {"run": 7, "who": "root@controller"},
             },
             "children": {
@@ -299,7 +314,7 @@ def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None)
                 for group, names in worlds.GROUPS.items()
             },
         }
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -316,12 +331,26 @@ def site(tmp_path: Path) -> Iterator[Path]:
 def run(site: Path, *options: str) -> str:
     """Run the playbook with records below the folder; return what Ansible printed."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", site / f"{site.name}.json",
-         site / "site.yml", *options],
-        cwd=paths.PROJECT, capture_output=True, text=True, check=False, timeout=180,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(site), "VMESH_APPLIED": str(site / "applied"),
-             "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            "-i",
+            site / f"{site.name}.json",
+            site / "site.yml",
+            *options,
+        ],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(site),
+            "VMESH_APPLIED": str(site / "applied"),
+            "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
+    )
     return done.stdout + done.stderr
 
 
@@ -345,9 +374,12 @@ def test_a_run_records_what_became_of_each_host(site: Path) -> None:
         host: (each["from"], each["to"], each["result"]) for host, each in line["hosts"].items()
     }
     assert told == {
-        "web1": (0, 7, "applied"), "web2": (5, 5, "unreachable"), "shop1": (5, 5, "restored"),
-        "store1": (5, 5, "failed"), "store2": (5, 5, "not begun"),
-    }  # fmt: skip
+        "web1": (0, 7, "applied"),
+        "web2": (5, 5, "unreachable"),
+        "shop1": (5, 5, "restored"),
+        "store1": (5, 5, "failed"),
+        "store2": (5, 5, "not begun"),
+    }
     assert line["hosts"]["shop1"]["cause"] == "it answered 500"
     assert line["hosts"]["web1"]["versions"] == {"envoy": "1.40.0"}
     assert any("8080" in text for text in line["hosts"]["web1"]["what"])

@@ -126,17 +126,29 @@ PLAYBOOK = """
 def command(folder: Path, *options: str) -> list[str]:
     return [
         str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i", str(folder / f"{folder.name}.json"), str(folder / "play.yml"), *options,
-    ]  # fmt: skip
+        "-i",
+        str(folder / f"{folder.name}.json"),
+        str(folder / "play.yml"),
+        *options,
+    ]
 
 
 def play(folder: Path, *options: str, meanwhile: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(folder, *options, "-v", "-e", json.dumps({"meanwhile": meanwhile or None})),
-        cwd=paths.PROJECT, capture_output=True, text=True, check=False, timeout=180,
-        env={"PATH": os.defpath, "HOME": str(folder), "VMESH_APPLIED": str(folder / "applied"),
-             "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        env={
+            "PATH": os.defpath,
+            "HOME": str(folder),
+            "VMESH_APPLIED": str(folder / "applied"),
+            "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
+    )
 
 
 @pytest.fixture
@@ -144,11 +156,21 @@ def hosts(tmp_path: Path) -> Iterator[Path]:
     """Return a folder with a playbook and an inventory of a host that ann@tower is changing."""
     (tmp_path / "play.yml").write_text(PLAYBOOK)
     (tmp_path / f"{tmp_path.name}.json").write_text(
-        json.dumps({"all": {"hosts": {"one": {
-            "ansible_connection": "local",
-            "vmesh_answer": {"stdout": json.dumps({"newest": 3, **begun("ann@tower")})},
-        }}}})
-    )  # fmt: skip
+        json.dumps(
+            {
+                "all": {
+                    "hosts": {
+                        "one": {
+                            "ansible_connection": "local",
+                            "vmesh_answer": {
+                                "stdout": json.dumps({"newest": 3, **begun("ann@tower")})
+                            },
+                        }
+                    }
+                }
+            }
+        )
+    )
     yield tmp_path
     desired_state.lock([tmp_path / f"{tmp_path.name}.json"]).unlink()
 

@@ -17,10 +17,27 @@ from vmesh.model import explain, schema
 RULES = {"type", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength",
          "minItems", "minProperties", "maxProperties", "uniqueItems", "not"}  # fmt: skip
 UNDERSTOOD = RULES | {
-    "$schema", "$ref", "$defs", "title", "description", "default", "examples", "properties",
-    "required", "additionalProperties", "propertyNames", "items", "oneOf", "anyOf", "allOf",
-    "dependentRequired", "x-expected", "x-not", "x-why", "x-secret",
-}  # fmt: skip
+    "$schema",
+    "$ref",
+    "$defs",
+    "title",
+    "description",
+    "default",
+    "examples",
+    "properties",
+    "required",
+    "additionalProperties",
+    "propertyNames",
+    "items",
+    "oneOf",
+    "anyOf",
+    "allOf",
+    "dependentRequired",
+    "x-expected",
+    "x-not",
+    "x-why",
+    "x-secret",
+}
 
 
 def rules(rule: Any, place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

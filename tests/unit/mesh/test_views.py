@@ -24,8 +24,10 @@ def plan(
 ) -> MeshSpec:
     """Return the plan of base.yml, with other keys for some services and for its edge."""
     mesh = {**BASE["mesh"], **more}
-    given = {name: {**BASE["mesh"]["mesh_services"].get(name, {}), **keys}
-             for name, keys in (services or {}).items()}  # fmt: skip
+    given = {
+        name: {**BASE["mesh"]["mesh_services"].get(name, {}), **keys}
+        for name, keys in (services or {}).items()
+    }
     mesh["mesh_services"] = {**mesh["mesh_services"], **given}
     mesh["mesh_edges"] = {"front": {**mesh["mesh_edges"]["front"], **(edge or {})}}
     groups = {name: tuple(members) for name, members in BASE["groups"].items()}
@@ -95,8 +97,9 @@ def test_an_address_outside_has_a_listener_of_its_own_and_is_asked_by_its_name()
     upstream = cluster(made, "pay", "bank")
     assert upstream["type"] == "dns"
     assert upstream["tls"] == {"sni": "bank.example.com", "verify": True, "ca_file": None}
-    (listener,) = [each for each in proxy(made, "pay").view["listeners"]
-                   if each["name"] == "egress-bank"]  # fmt: skip
+    (listener,) = [
+        each for each in proxy(made, "pay").view["listeners"] if each["name"] == "egress-bank"
+    ]
     assert listener["port"] == 443
     assert listener["address"] == external_egress_address("pay", "bank")
     (app,) = made.hosts["pay1"].external_apps
@@ -265,8 +268,10 @@ def test_tags_and_sampling_are_those_of_the_nearest_place() -> None:
     )
     view = proxy(made, "front").view
     listener = next(each for each in view["listeners"] if each["name"] == "public")
-    a, b = ({"name": "a", "literal": "mesh", "default": None},
-            {"name": "b", "literal": "edge", "default": None})  # fmt: skip
+    a, b = (
+        {"name": "a", "literal": "mesh", "default": None},
+        {"name": "b", "literal": "edge", "default": None},
+    )
     assert (listener["tracing"]["sampling"], listener["tracing"]["tags"]) == (10, [a, b])
     plain, tagged = view["routes"]["public"]["virtual_hosts"][0]["routes"]
     assert plain["tracing"] is None
@@ -335,8 +340,9 @@ def test_a_peer_has_the_rights_of_every_network_it_is_in() -> None:
     control = [listener_views.network("10.1.0.0/16"), listener_views.network("192.0.2.0/24")]
     assert public["control_networks"] == public["internal_networks"] == control
     assert public["trusted_networks"] == [
-        listener_views.network("10.0.0.0/8"), listener_views.network("198.51.100.0/24"),
-    ]  # fmt: skip
+        listener_views.network("10.0.0.0/8"),
+        listener_views.network("198.51.100.0/24"),
+    ]
     edge = {"trusted_cidrs": ["0.0.0.0/0"], "control_cidrs": ["0.0.0.0/0"]}
     public = proxy(plan(edge=edge), "front").view["listeners"][0]
     assert (len(public["control_networks"]), public["trusted_networks"]) == (2, [])

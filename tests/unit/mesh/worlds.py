@@ -100,8 +100,12 @@ def render(proxy: ProxySpec) -> dict[str, str]:
 def described(of: Inventory, **more: Any) -> dict[str, Described]:
     """Return the state of every host of an inventory."""
     options: dict[str, Any] = {
-        "render": render, "versions": VERSIONS, "platform": PLATFORM, "bundles": BUNDLES, **more,
-    }  # fmt: skip
+        "render": render,
+        "versions": VERSIONS,
+        "platform": PLATFORM,
+        "bundles": BUNDLES,
+        **more,
+    }
     rendering = options.pop("render")
     bundles: Mapping[str, str] = options.pop("bundles")
     return {

@@ -30,10 +30,13 @@ class Manager:
             self.settings(name, "00000001")
             for kind in ("socket", "service"):
                 self.units[f"flask@{name}.{kind}"] = {
-                    "ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no",
-                    "FragmentPath": str(folder / "unit"), "ExecMainStartTimestamp": "@9999999999",
+                    "ActiveState": "active",
+                    "UnitFileState": "enabled",
+                    "NeedDaemonReload": "no",
+                    "FragmentPath": str(folder / "unit"),
+                    "ExecMainStartTimestamp": "@9999999999",
                     "StatusText": "Serving app:app, configuration 00000001",
-                }  # fmt: skip
+                }
         (folder / "unit").write_text("")
 
     def settings(self, name: str, config_id: str) -> None:

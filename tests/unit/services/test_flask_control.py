@@ -77,13 +77,17 @@ class Service:
         """Start gunicorn as systemd does; return its process once it serves."""
         descriptor = self.listener.fileno()
         env = os.environ | {
-            "NOTIFY_SOCKET": str(self.root / "notify"), "RUNTIME_DIRECTORY": str(self.runtime),
-        }  # fmt: skip
+            "NOTIFY_SOCKET": str(self.root / "notify"),
+            "RUNTIME_DIRECTORY": str(self.runtime),
+        }
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", HAND_OVER, str(descriptor), *self.command("serve", "shop")],
-                env=env, pass_fds=[descriptor], stdout=log, stderr=log,
-            )  # fmt: skip
+                env=env,
+                pass_fds=[descriptor],
+                stdout=log,
+                stderr=log,
+            )
         assert self.get("/")
         return process.pid
 
@@ -101,8 +105,11 @@ class Service:
         env = os.environ | {"MAINPID": str(process), "RUNTIME_DIRECTORY": str(self.runtime)}
         return subprocess.run(
             self.command("reload", "shop", "--seconds", "20"),
-            env=env, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def main_process(self) -> int:
         """Return what systemd was told is the main process by now."""
@@ -226,5 +233,8 @@ def test_trial_refuses_what_must_not_serve(
 def test_settings_are_read_as_systemd_reads_them() -> None:
     text = 'A="one"\nB="say \\"hi\\" for \\$5 \\\\ \\`x\\`"\nC="two\nlines"\nD=""\n'
     assert flask_control.read_settings(text) == {
-        "A": "one", "B": 'say "hi" for $5 \\ `x`', "C": "two\nlines", "D": "",
-    }  # fmt: skip
+        "A": "one",
+        "B": 'say "hi" for $5 \\ `x`',
+        "C": "two\nlines",
+        "D": "",
+    }

@@ -287,12 +287,19 @@ def test_an_app_sees_the_client_that_envoy_tells_and_nothing_that_a_client_inven
     by_envoy = {"x-envoy-external-address": "203.0.113.7", "x-forwarded-proto": "https"}
     # What gunicorn believes by itself on a unix socket, and what would look like Envoy's word.
     invented = {
-        "x-forwarded-ssl": "off", "x-forwarded-protocol": "http", "SCRIPT_NAME": "/a",
-        "PATH_INFO": "/b", "REMOTE_USER": "root", "REMOTE_ADDR": "6.6.6.6",
-        "x_envoy_external_address": "6.6.6.6", "x_forwarded_host": "evil.example",
-        "forwarded": "for=6.6.6.6;host=evil.example", "x-forwarded-prefix": "/evil",
-        "x-forwarded-for": "6.6.6.6", "x-real-ip": "6.6.6.6",
-    }  # fmt: skip
+        "x-forwarded-ssl": "off",
+        "x-forwarded-protocol": "http",
+        "SCRIPT_NAME": "/a",
+        "PATH_INFO": "/b",
+        "REMOTE_USER": "root",
+        "REMOTE_ADDR": "6.6.6.6",
+        "x_envoy_external_address": "6.6.6.6",
+        "x_forwarded_host": "evil.example",
+        "forwarded": "for=6.6.6.6;host=evil.example",
+        "x-forwarded-prefix": "/evil",
+        "x-forwarded-for": "6.6.6.6",
+        "x-real-ip": "6.6.6.6",
+    }
     with gunicorn(tmp_path, tmp_path, PRELOAD=preload) as (path, notified, _log):
         told(notified, "READY=1")
         connection = UnixConnection(path)
@@ -302,8 +309,11 @@ def test_an_app_sees_the_client_that_envoy_tells_and_nothing_that_a_client_inven
         seen = json.loads(answer.read())
         connection.close()
     assert seen == {
-        "address": "203.0.113.7", "url": "https://shop.example/here", "path": "/a/b", "root": "",
-    }  # fmt: skip
+        "address": "203.0.113.7",
+        "url": "https://shop.example/here",
+        "path": "/a/b",
+        "root": "",
+    }
 
 
 def test_an_app_that_fails_to_import_is_found_before_it_is_started(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from tests.live.spans import Node
 from tests.live_hotrod.ride import DRIVERS, expected, is_look, mistakes
 from tests.unit.units.test_units import needs_systemd, verify
 from vmesh.base.paths import PROJECT
-from vmesh.cli.mesh import read
 from vmesh.compile.host_spec import MeshSpec, egress_address
 from vmesh.model.types import ExternalApp
+from vmesh.remote.mesh import read
 from vmesh.traces.span import Span
 
 HOTROD = PROJECT / "inventory" / "example-hotrod"
@@ -131,21 +131,27 @@ def _stored(root: Node) -> list[Span]:
             store(child, own.span_id)
 
     store(root, None)
-    [driver] = [span for span in spans if span.operation.endswith("FindNearest") and
-                (span.service, span.kind) == ("driver", "server")]  # fmt: skip
+    [driver] = [
+        span
+        for span in spans
+        if span.operation.endswith("FindNearest")
+        and (span.service, span.kind) == ("driver", "server")
+    ]
     for _ in range(DRIVERS):
         store(Node("redis-manual", "GetDriver", "client"), driver.span_id)
     failed = replace(spans[-1], span_id="failed", error=True)
     return [*spans, failed]
 
 
-def _changed(spans: Sequence[Span], service: str, operation: str, kind: str, parent: str | None
-             ) -> list[Span]:  # fmt: skip
+def _changed(
+    spans: Sequence[Span], service: str, operation: str, kind: str, parent: str | None
+) -> list[Span]:
     """Return `spans` with another parent for the first span of that kind."""
     wanted = next(
-        span for span in spans if (span.service, span.operation, span.kind)
-        == (service, operation, kind)
-    )  # fmt: skip
+        span
+        for span in spans
+        if (span.service, span.operation, span.kind) == (service, operation, kind)
+    )
     return [replace(span, parent_id=parent) if span is wanted else span for span in spans]
 
 

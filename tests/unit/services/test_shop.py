@@ -31,16 +31,20 @@ def test_a_service_without_upstreams_answers_for_itself(load_service: LoadServic
     answer = shop(load_service, VERSION="7").get("/checkout")
     assert answer.status_code == 200
     assert answer.json == {
-        "service": "orders", "instance": socket.gethostname(), "address": "198.18.0.32",
-        "version": "7", "path": "/checkout", "upstreams": {},
-    }  # fmt: skip
+        "service": "orders",
+        "instance": socket.gethostname(),
+        "address": "198.18.0.32",
+        "version": "7",
+        "path": "/checkout",
+        "upstreams": {},
+    }
 
 
 def test_every_upstream_is_asked_once_for_the_same_path(load_service: LoadService) -> None:
     with two_upstreams() as (payment, warehouse):
-        answer = shop(
-            load_service, PAYMENT_URL=payment.url, OLD_WAREHOUSE_URL=warehouse.url
-        ).get("/checkout?customer=1")  # fmt: skip
+        answer = shop(load_service, PAYMENT_URL=payment.url, OLD_WAREHOUSE_URL=warehouse.url).get(
+            "/checkout?customer=1"
+        )
         assert [path for path, _ in payment.requests] == ["/checkout"]
         assert [path for path, _ in warehouse.requests] == ["/checkout"]
     assert answer.json is not None

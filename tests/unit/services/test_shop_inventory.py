@@ -6,9 +6,9 @@ import pytest
 
 from tests.live.spans import expected
 from vmesh.base.paths import PROJECT
-from vmesh.cli.mesh import read
 from vmesh.compile.host_spec import MeshSpec
 from vmesh.model.types import ExternalApp
+from vmesh.remote.mesh import read
 
 from .conftest import LoadService
 
@@ -25,8 +25,11 @@ def test_it_is_sound_and_as_large_as_it_says(plan: MeshSpec) -> None:
     assert len(plan.mesh.services) == 11
     assert len(plan.mesh.edges) == 2
     assert {name: host.zone for name, host in plan.hosts.items()} == {
-        "east1": "east", "east2": "east", "west1": "west", "west2": "west",
-    }  # fmt: skip
+        "east1": "east",
+        "east2": "east",
+        "west1": "west",
+        "west2": "west",
+    }
     assert all(len(host.proxies) > 2 for host in plan.hosts.values())
 
 

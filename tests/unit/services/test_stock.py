@@ -42,11 +42,13 @@ def stock() -> Iterator[Stock]:
     with subprocess.Popen(
         ["perl", str(PROGRAM)],
         env={
-            "LISTEN": f"127.0.0.1:{port}", "SERVICE_NAME": "stock", "MESH_ADDRESS": "198.18.0.32",
+            "LISTEN": f"127.0.0.1:{port}",
+            "SERVICE_NAME": "stock",
+            "MESH_ADDRESS": "198.18.0.32",
         },
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:  # fmt: skip
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"listening on 127.0.0.1:{port}\n"
         yield Stock(port, process)
@@ -63,9 +65,11 @@ def test_it_tells_who_answers_as_the_shop_s_services_do(stock: Stock) -> None:
         answer = json.loads(response.read())
         assert re.fullmatch(r"perl v5\..*", answer.pop("version"))
         assert answer == {
-            "service": "stock", "instance": socket.gethostname(), "address": "198.18.0.32",
+            "service": "stock",
+            "instance": socket.gethostname(),
+            "address": "198.18.0.32",
             "upstreams": {},
-        }  # fmt: skip
+        }
     connection.close()
 
 

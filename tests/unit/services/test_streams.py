@@ -61,16 +61,29 @@ def gunicorn(folder: Path) -> Iterator[Running]:
         "PYTHONPATH": os.pathsep.join(
             [str(PROJECT / "services" / "meshtrace"), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
-        "SERVICE_NAME": "streams", "THREADS": "6", "FAIL_FILE": str(folder / "fail"),
+        "SERVICE_NAME": "streams",
+        "THREADS": "6",
+        "FAIL_FILE": str(folder / "fail"),
         "GRACEFUL_TIMEOUT_SECONDS": str(GRACE_SECONDS),
-    }  # fmt: skip
+    }
     log = folder / "log"
     with socket.create_server(("127.0.0.1", 0)) as listening, log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "--config", "python:meshtrace.gunicorn_conf",
-             "--bind", f"fd://{listening.fileno()}"],
-            cwd=APP, env=environment, pass_fds=[listening.fileno()], stdout=output, stderr=output,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "--config",
+                "python:meshtrace.gunicorn_conf",
+                "--bind",
+                f"fd://{listening.fileno()}",
+            ],
+            cwd=APP,
+            env=environment,
+            pass_fds=[listening.fileno()],
+            stdout=output,
+            stderr=output,
+        )
         port: int = listening.getsockname()[1]
     try:
         # The socket listens already: what is asked now is answered when the app is there.
@@ -127,9 +140,16 @@ def test_an_upstream_that_fails_is_a_sentence(
 
 @pytest.mark.parametrize(
     "query",
-    ["slow?seconds=1801", "slow?seconds=-1", "slow?every=0", "slow?every=x", "slow?seconds=nan",
-     "wait?seconds=121", "wait?seconds=inf"],
-)  # fmt: skip
+    [
+        "slow?seconds=1801",
+        "slow?seconds=-1",
+        "slow?every=0",
+        "slow?every=x",
+        "slow?seconds=nan",
+        "wait?seconds=121",
+        "wait?seconds=inf",
+    ],
+)
 def test_more_than_is_allowed_is_refused(load_service: LoadService, query: str) -> None:
     answer = client(load_service).get(f"/streams/{query}")
     assert answer.status_code == 400
@@ -228,8 +248,9 @@ def test_a_stopped_service_lets_streams_end_within_the_grace_time(tmp_path: Path
         took = time.monotonic() - begun
     assert results["short"].verdict is Verdict.SURVIVED, results
     assert (results["websocket"].verdict, results["websocket"].how) == (
-        Verdict.CLOSED, "close frame 1001",
-    ), results  # fmt: skip
+        Verdict.CLOSED,
+        "close frame 1001",
+    ), results
     assert results["websocket"].messages > 5, "it goes on meanwhile"
     assert results["long"].verdict is not Verdict.SURVIVED
     assert took < GRACE_SECONDS + 5

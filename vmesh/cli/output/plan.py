@@ -163,8 +163,11 @@ def told(result: Result) -> list[str]:
 
 def unrecorded(recorded: Mapping[str, State]) -> list[str]:
     """Return the lines that tell what was rolled back to a state that is not recorded here."""
-    marked = {host: state[history.UNRECORDED] for host, state in recorded.items()
-              if state.get(history.UNRECORDED)}  # fmt: skip
+    marked = {
+        host: state[history.UNRECORDED]
+        for host, state in recorded.items()
+        if state.get(history.UNRECORDED)
+    }
     if not marked:
         return []
     lines = ["", "Rolled back, not recorded: what differs from what is there now is not known."]

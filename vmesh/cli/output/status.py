@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from vmesh.compile.host_spec import HostSpec
 
 PROPERTIES = (
-    "Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainStatus",
-    "ActiveEnterTimestampMonotonic", "NRestarts",
-)  # fmt: skip
+    "Id",
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "Result",
+    "MainPID",
+    "ExecMainStatus",
+    "ActiveEnterTimestampMonotonic",
+    "NRestarts",
+)
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,7 @@ def answer_rows(units: Sequence[Unit], answer: str) -> list[Row]:
     return [_row(unit, blocks.get(unit.unit, {}), uptime, commands) for unit in units]
 
 
-def _row(
-    unit: Unit, shown: Mapping[str, str], uptime: float, commands: Mapping[str, str]
-) -> Row:  # fmt: skip
+def _row(unit: Unit, shown: Mapping[str, str], uptime: float, commands: Mapping[str, str]) -> Row:
     active = shown.get("ActiveState", "unknown")
     running = active in {"active", "reloading"}
     if shown.get("LoadState") == "not-found":

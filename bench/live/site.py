@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmesh.base.progress import new_log
-from vmesh.cli import playbook
+from vmesh.remote import playbook
 
 
 @dataclass(frozen=True)

@@ -146,9 +146,14 @@ def follow(
         log.flush()
         # A process group of its own: on Ctrl-C it is told once, by us, also when only we were.
         process = subprocess.Popen(
-            list(command), cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT, process_group=0,
-        )  # fmt: skip
+            list(command),
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
         try:
             while process.poll() is None:
                 look()
@@ -223,9 +228,10 @@ def summary(outcome: Outcome) -> list[str]:
     for host, message in outcome.unreachable.items():
         lines.append(f"{host}: unreachable: {message.splitlines()[0] if message else ''}")
     fine = [
-        host for host, counts in outcome.hosts.items()
+        host
+        for host, counts in outcome.hosts.items()
         if not counts.get("failures") and host not in outcome.unreachable
-    ]  # fmt: skip
+    ]
     if outcome.code == 0:
         count = len(fine)
         hosts = f"{count} host{'s' if count != 1 else ''}"

@@ -7,8 +7,8 @@ import json
 import time
 from collections.abc import Collection, Mapping
 
-from tests.live.waiting import until
-from tests.live.web import request
+from bench.live.waiting import until
+from bench.live.web import request
 from vmesh.traces.span import Span, parse
 
 # A proxy sends its spans at least once a second; Jaeger writes them in batches.

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmesh.cli import USAGE, CliError, connect
+from vmesh.base.exits import USAGE, CliError
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import HostSpec, MeshSpec
 from vmesh.model.inventory import Inventory, load
 from vmesh.model.types import Edge
+from vmesh.remote import connect
 
 LAB_GROUP = "lab"
 
@@ -87,8 +88,12 @@ class Mesh:
             return [Target(name, tuple(each for each, _ in _named_units(self.spec.hosts[name])))]
         if name in self.inventory.hosts:
             return [Target(name, ())]
-        known = {each for spec in self.spec.hosts.values() for _, names in _named_units(spec)
-                 for each in names}  # fmt: skip
+        known = {
+            each
+            for spec in self.spec.hosts.values()
+            for _, names in _named_units(spec)
+            for each in names
+        }
         raise CliError(
             f"Nothing in this inventory is called {name}. "
             f"Known: {', '.join(sorted(known | set(self.inventory.hosts)))}",

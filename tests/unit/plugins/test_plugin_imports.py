@@ -1,0 +1,77 @@
+"""What plugins may import. Ansible loads them by file name, which import-linter cannot follow."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmesh.base import paths
+
+PLUGINS = paths.PROJECT / "plugins"
+MODULE_UTILS = sorted((PLUGINS / "module_utils").rglob("*.py"))
+# The names of the same folder: on a VM, in the checkout, in a collection.
+SIBLINGS = (
+    "ansible.module_utils.mesh_",
+    "plugins.module_utils",
+    "ansible_collections.vmesh.mesh.plugins.module_utils",
+)
+# Only these run on the controller, where the package vmesh is.
+ON_THE_CONTROLLER = ("action", "filter")
+ON_VMS = [
+    path
+    for path in sorted(PLUGINS.rglob("*.py"))
+    if path.relative_to(PLUGINS).parts[0] not in ON_THE_CONTROLLER
+]
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield the full names of what a module imports; relative imports are of its own folder."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def foreign_to_module_utils(source: str) -> list[str]:
+    """Return the imports that a module of plugins/module_utils may not have."""
+    return [
+        name
+        for name in imported(source)
+        if name.partition(".")[0] not in sys.stdlib_module_names and not name.startswith(SIBLINGS)
+    ]
+
+
+def of_the_controller(source: str) -> list[str]:
+    """Return the imports that a plugin which runs on VMs may not have."""
+    return [name for name in imported(source) if name.partition(".")[0] == "vmesh"]
+
+
+@pytest.mark.parametrize("path", MODULE_UTILS, ids=lambda path: path.name)
+def test_module_utils_import_the_standard_library_and_each_other(path: Path) -> None:
+    assert foreign_to_module_utils(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", ON_VMS, ids=lambda path: path.name)
+def test_only_action_and_filter_plugins_import_vmesh(path: Path) -> None:
+    assert of_the_controller(path.read_text(encoding="utf-8")) == []
+
+
+def test_an_import_against_the_rules_is_seen() -> None:
+    source = (
+        "import json\n"
+        "from ansible.module_utils.mesh_envoy import Admin\n"
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "def late():\n"
+        "    from vmesh.base import paths\n"
+    )
+    assert foreign_to_module_utils(source) == [
+        "ansible.module_utils.basic.AnsibleModule",
+        "vmesh.base.paths",
+    ]
+    assert of_the_controller(source) == ["vmesh.base.paths"]
+    assert of_the_controller("import vmesh") == ["vmesh"]

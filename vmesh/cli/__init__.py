@@ -40,8 +40,13 @@ def find_inventory(given: Path) -> Path:
 
 
 def named(inventory: Sequence[Path]) -> str:
-    """Return what to call an inventory that is made of these sources."""
-    return ", ".join(map(str, inventory))
+    """Return what to call an inventory that is made of these sources: as a user would write it."""
+    return ", ".join(map(_short, inventory))
+
+
+def _short(path: Path) -> str:
+    """Return a path below the project as it is written there, any other as it is."""
+    return str(path.relative_to(paths.PROJECT) if path.is_relative_to(paths.PROJECT) else path)
 
 
 def problem_list(problems: Sequence[Problem]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.native.certificates import Authority
-from tests.native.native import Upstream, ask, on_loopback, port_of, running
+from tests.native.native import Native, Upstream, ask, eventually, on_loopback, port_of, running
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import Inventory
 
@@ -44,7 +44,8 @@ def _inventory(ports: dict[str, int], authority: Path, export: str) -> Inventory
         call |= {"host": "localhost", "port": ports[name]}
         if "tls" in call:
             call["tls"] = {"ca_file": str(authority)}
-    routes = [{"prefix": f"/{name}", "to": name} for name in calls]
+    routes: list[dict[str, Any]] = [{"prefix": f"/{name}", "to": name} for name in calls]
+    routes.append({"path_prefix": "/rewritten", "to": "plain", "rewrite": {"prefix": "/v1"}})
     mesh = {
         "mesh_services": {
             "shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}, "calls": calls}
@@ -58,8 +59,13 @@ def _inventory(ports: dict[str, int], authority: Path, export: str) -> Inventory
 class Outside:
     """Servers outside, and the ways to them: from a service's app and through an edge."""
 
-    def __init__(self, ways: dict[tuple[str, str], int], servers: dict[str, Upstream]) -> None:
-        self.ways, self.servers = ways, servers
+    def __init__(
+        self,
+        ways: dict[tuple[str, str], int],
+        servers: dict[str, Upstream],
+        envoys: dict[str, Native],
+    ) -> None:
+        self.ways, self.servers, self.envoys = ways, servers, envoys
 
     def seen(self, way: str, name: str) -> dict[str, str]:
         """Return the headers with which a request of a careless app gets to the server `name`."""
@@ -82,14 +88,15 @@ def outside(
         }
         ports = {name: server.port for name, server in servers.items()}
         inventory = _inventory(ports, authority.file, request.param)
-        ways = {}
+        ways, envoys = {}, {}
         for planned in compile_mesh(inventory).hosts["shop"].proxies:
             plan = on_loopback(planned)
-            stack.enter_context(running(envoy, tmp_path_factory.mktemp(plan.name), plan))
+            root = tmp_path_factory.mktemp(plan.name)
+            envoys[plan.kind] = stack.enter_context(running(envoy, root, plan))
             for name in CALLS:
                 listener = "public" if plan.kind == "edge" else f"egress-{name}"
                 ways[plan.kind, name] = port_of(plan, listener)
-        yield Outside(ways, servers)
+        yield Outside(ways, servers, envoys)
 
 
 WAYS = ("service", "edge")
@@ -129,3 +136,24 @@ def test_trace_context_goes_along_in_the_forms_that_are_asked_for(
     if "x-b3-traceid" in forms:
         assert (seen["x-b3-traceid"], seen["x-b3-spanid"]) == (trace, span)
         assert (seen["x-request-id"] == "abc") == (way == "service")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_access_log_has_what_the_request_came_with(outside: Outside, way: str) -> None:
+    before = len(outside.envoys[way].access_log())
+    outside.seen(way, "plain")
+    assert eventually(lambda: len(outside.envoys[way].access_log()) > before)
+    line = outside.envoys[way].access_log()[-1]
+    assert line["path"] == "/plain/path"
+    assert line["request_id"] == "abc" if way == "service" else line["request_id"]
+
+
+def test_the_access_log_of_an_edge_has_the_clients_path(outside: Outside) -> None:
+    port = outside.ways["edge", "plain"]
+    assert ask(port, "/rewritten/path").status == 200
+    assert outside.servers["plain"].requests[-1].path == "/v1/path"
+
+    def logged() -> list[str]:
+        return [line["path"] for line in outside.envoys["edge"].access_log()]
+
+    assert eventually(lambda: "/rewritten/path" in logged()), logged()

@@ -73,6 +73,12 @@ def test_a_client_behind_a_trusted_peer_forges_no_address(edge: WholeWay) -> Non
 # What an app or a library might believe: none of these is ever a client's word.
 NEVER = (
     "forwarded",
+    "forwarded-for",
+    "x-forwarded",
+    "x-host",
+    "client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
     "x-real-ip",
     "true-client-ip",
     "x-client-ip",

@@ -69,6 +69,7 @@ def listener(name: str, **given: Any) -> View:
         "escaped_slashes": "keep",
         "merge_slashes": False,
         "http10_host": "front",
+        "to_outside": False,
         "internal_networks": [NOBODY],
         "tracing": tracing(),
         "websocket": "always",

@@ -201,6 +201,7 @@ def _shared(mesh: Mesh, service: Service) -> _Shared:
                 tracing=tracing,
                 websocket="always",
                 http10_host=call.upstream,
+                to_outside=call.address is not None,
             )
         )
         route = route_views.forward(

@@ -27,11 +27,14 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
     websocket: str,
     http10_host: str | None,
     edge: Edge | None = None,
+    to_outside: bool = False,
     proxy_100_continue: bool = True,
 ) -> View:
     """Return a listener; `edge` is the one whose clients it serves, None inside the mesh.
 
     `http10_host` is the Host of an HTTP/1.0 request that names none; None refuses HTTP/1.0.
+    `to_outside` tells whether its requests may leave the mesh. Those of an edge may: its listener
+    must not change with its routes.
     """
     return {
         "name": name,
@@ -45,6 +48,7 @@ def listener(  # noqa: PLR0913 - each is a fact of its own
         "escaped_slashes": edge.escaped_slashes if edge else "keep",
         "merge_slashes": edge.merge_slashes if edge else False,
         "http10_host": http10_host,
+        "to_outside": to_outside or edge is not None,
         "tracing": tracing,
         "websocket": websocket,
         "proxy_100_continue": proxy_100_continue,

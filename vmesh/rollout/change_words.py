@@ -116,6 +116,7 @@ _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
 }
 LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
     "websocket": ("WebSocket", said),
+    "to_outside": ("requests may leave the mesh", said),
     "proxy_100_continue": ("Expect: 100-continue passed on to the app", said),
     "control_networks": ("networks that may control Envoy", networks),
     "trusted_hops": ("trusted hops", said),

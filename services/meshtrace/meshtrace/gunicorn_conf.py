@@ -129,8 +129,10 @@ _FIRST_DESCRIPTOR = 3  # of the sockets that systemd hands over: sd_listen_fds(3
 def _tell(file: str, process: int) -> None:
     assert _runtime is not None
     path = Path(_runtime, file)
-    path.with_name(f".{file}").write_text(str(process))
-    path.with_name(f".{file}").replace(path)
+    # Several workers may tell the same at once: each writes a file of its own.
+    own = path.with_name(f".{file}.{os.getpid()}")
+    own.write_text(str(process))
+    own.replace(path)
 
 
 def pre_exec(server: Any) -> None:
@@ -185,7 +187,7 @@ def post_worker_init(worker: Any) -> None:
     """
     worker.wsgi = Forwarded(worker.wsgi)
     master = os.getppid()
-    if _runtime is not None and _serving() == str(master):
+    if not worker.alive or not _is_next(master):
         return
     words = ["READY=1", _status(), *([f"MAINPID={master}"] if _predecessor is not None else [])]
     systemd.sd_notify("\n".join(words), logging.getLogger("gunicorn.error"))
@@ -196,12 +198,27 @@ def post_worker_init(worker: Any) -> None:
             os.kill(int(_predecessor), signal.SIGTERM)
 
 
+def _is_next(master: int) -> bool:
+    """Tell whether the gunicorn `master` is to serve from now on, and does not serve yet.
+
+    A worker may be ready so late that another gunicorn has taken over from its own meanwhile.
+    """
+    serving = _serving() if _runtime is not None else ""
+    if serving == str(master):
+        return False
+    return serving in ("", _predecessor) or not Path("/proc", serving).exists()
+
+
 def worker_exit(server: Any, worker: Any) -> None:
     """Have gunicorn end when a worker could not start: it would start others for ever.
 
     It sees to that by itself where an import raises an exception, but not where it exits.
     """
     if worker.pid == os.getpid() and worker.alive and not worker.booted:
+        # Python tells the reason of sys.exit when it ends, which it does not here.
+        reason = sys.exc_info()[1]
+        if isinstance(reason, SystemExit) and isinstance(reason.code, str):
+            print(reason.code, file=sys.stderr, flush=True)
         logging.shutdown()
         os._exit(server.WORKER_BOOT_ERROR)
 

@@ -227,9 +227,84 @@ def test_an_app_may_take_longer_to_import_than_a_worker_may_be_silent(tmp_path: 
     assert "WORKER TIMEOUT" not in log.read_text()
 
 
-@pytest.mark.parametrize("code", ["import a_module_nobody_has", "raise SystemExit('no database')"])
-def test_an_app_that_cannot_be_imported_ends_gunicorn_and_is_never_ready(
-    tmp_path: Path, code: str
+TELLS_AT_ONCE = """
+import multiprocessing, os
+from meshtrace.gunicorn_conf import _tell
+
+barrier = multiprocessing.Barrier(2)
+
+def tell():
+    for _ in range(200):
+        barrier.wait(10)
+        _tell("serving", os.getpid())
+
+workers = [multiprocessing.Process(target=tell) for _ in range(2)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+assert [worker.exitcode for worker in workers] == [0, 0]
+"""
+
+IS_LATE = """
+import types
+from meshtrace.gunicorn_conf import post_worker_init
+
+post_worker_init(types.SimpleNamespace(wsgi=None, alive=True))
+"""
+
+
+def run_python(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that uses meshtrace as gunicorn's processes do."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_workers_that_are_ready_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    done = run_python(TELLS_AT_ONCE, RUNTIME_DIRECTORY=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_that_is_ready_after_the_next_gunicorn_took_over_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    next_one = str(os.getpid())
+    (tmp_path / "serving").write_text(next_one)
+    with (
+        subprocess.Popen(["sleep", "30"]) as before,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+    ):
+        notified.bind(str(tmp_path / "notify"))
+        notified.setblocking(False)
+        done = run_python(
+            IS_LATE,
+            RUNTIME_DIRECTORY=str(tmp_path),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            GUNICORN_PID=str(before.pid),
+        )
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(BlockingIOError):
+            notified.recv(1000)
+        assert before.poll() is None
+        before.kill()
+    assert (tmp_path / "serving").read_text() == next_one
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import a_module_nobody_has", b"a_module_nobody_has"),
+        ("raise SystemExit('no database')", b"no database"),
+    ],
+)
+def test_an_app_that_cannot_be_imported_ends_gunicorn_and_says_why(
+    tmp_path: Path, code: str, reason: bytes
 ) -> None:
     (tmp_path / "app.py").write_text(code)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -246,6 +321,7 @@ def test_an_app_that_cannot_be_imported_ends_gunicorn_and_is_never_ready(
         with pytest.raises(BlockingIOError):
             notified.recv(4096)
     assert result.returncode != 0
+    assert reason in result.stderr
 
 
 @pytest.mark.parametrize("preload", ["0", "1"])

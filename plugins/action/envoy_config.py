@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plugins.module_utils.mesh_envoy import concealed
+from ..module_utils.mesh_envoy import concealed
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -37,6 +37,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not options["files"]:
             raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
         result: dict[str, Any] = self._execute_module(
-            module_name="envoy_config", module_args=options, task_vars=task_vars
+            module_name="vmesh.mesh.envoy_config", module_args=options, task_vars=task_vars
         )
         return result

@@ -34,7 +34,7 @@ def with_turns(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def was_restored(result: Mapping[str, Any] | None) -> str:
-    """Return in a sentence whether the state of before is back, from what host_state returned."""
+    """Return a sentence on whether the previous state is back, from a result of host_snapshot."""
     if not result or result.get("skipped"):
         return "Nothing was put back."
     if result.get("begun") is False:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Envoy on its host: its files, its process, its admin interface, and the safe order.
 
-What the modules envoy_config, envoy_endpoint, host_state and mesh_state share. Ansible ships it
+What the modules envoy_config, envoy_endpoint, host_snapshot and host_info share. Ansible ships it
 with them as ansible.module_utils.mesh_envoy; Python's standard library is all it needs.
 """
 

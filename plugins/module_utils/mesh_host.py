@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What vmesh has put on a host, and the numbered states of it that are kept there.
 
-What the modules host_state and mesh_state share. Ansible ships it with them as
+What the modules host_snapshot and host_info share. Ansible ships it with them as
 ansible.module_utils.mesh_host; Python's standard library is all it needs.
 
 A state is plain data:
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.mesh_envoy import all_serving, writing_in
+from .mesh_envoy import all_serving, writing_in
 
 State = dict[str, Any]
 Line = dict[str, Any]

@@ -73,7 +73,7 @@ author:
 
 EXAMPLES = r"""
 - name: Apply the configuration
-  envoy_config:
+  vmesh.mesh.envoy_config:
     name: shop
     config_dir: build/lab/web1/shop
     path: /etc/envoy/shop
@@ -103,7 +103,8 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import (  # noqa: E402
+
+from ..module_utils.mesh_envoy import (  # noqa: E402
     Admin,
     Files,
     Proxy,

@@ -51,7 +51,7 @@ author:
 
 EXAMPLES = r"""
 - name: Send service2 on web2 no more requests
-  envoy_endpoint:
+  vmesh.mesh.envoy_endpoint:
     proxies: [front-proxy, service1]
     cluster: service2
     address: 10.0.0.13
@@ -78,7 +78,8 @@ from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import (  # noqa: E402
+
+from ..module_utils.mesh_envoy import (  # noqa: E402
     Admin,
     Proxy,
     Refused,

@@ -60,7 +60,7 @@ author:
 
 EXAMPLES = r"""
 - name: Renew the shop
-  flask_apps:
+  vmesh.mesh.flask_apps:
     apps:
       - {name: shop, address: 10.0.0.11, port: 9001}
     renew: true
@@ -90,7 +90,8 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import UnixConnection  # noqa: E402
+
+from ..module_utils.mesh_envoy import UnixConnection  # noqa: E402
 
 App = Mapping[str, Any]
 # Arguments of a command in, its exit status and what it printed out.

@@ -1,6 +1,6 @@
 """What is on a host other than what was applied, in words.
 
-Pure. It compares an answer of plugins/modules/mesh_state.py with a host's recorded state or,
+Pure. It compares an answer of plugins/modules/host_info.py with a host's recorded state or,
 where nothing was recorded, with what the inventory means.
 """
 

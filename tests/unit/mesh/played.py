@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plugins.module_utils.mesh_envoy import Proxy
 from plugins.module_utils.mesh_host import Done, read_environment
-from plugins.modules.host_state import Asked, Machine
+from plugins.modules.host_snapshot import Asked, Machine
 
 UNIT = "# Written by the role flask_service.\n[Service]\nExecStart={command}\n"
 JAEGER = (

@@ -281,7 +281,7 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
     - name: Record a rollback
-      mesh_record:
+      vmesh.mesh.mesh_record:
         run: 8
         who: root@controller
         asked: rollback

@@ -111,7 +111,7 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
     - name: Decide who takes part, in which order
-      mesh_rollout:
+      vmesh.mesh.mesh_rollout:
         hosts: "{{ ansible_play_hosts }}"
         rollback: {}
     - name: Another run meanwhile

@@ -15,7 +15,7 @@ import pytest
 
 from plugins.module_utils import mesh_host
 from plugins.module_utils.mesh_host import Books, Unreadable, capture
-from plugins.modules.host_state import (
+from plugins.modules.host_snapshot import (
     Asked,
     Failed,
     begin,

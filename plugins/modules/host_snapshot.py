@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: host_state
+module: host_snapshot
 short_description: Keep the states of a host and bring it back to one
 description:
   - A state is all that vmesh has put on a host. That is every file of C(/etc/envoy),
@@ -31,7 +31,7 @@ description:
     on in the background, as the unit C(vmesh-leave-envoy-<name>); the same way go parts of which a
     restored state knows nothing. Traces and logs stay. What is left is the state of this run.
 options:
-  do:
+  operation:
     description: What to do.
     type: str
     choices: [begin, commit, restore, remove]
@@ -80,15 +80,15 @@ author:
 
 EXAMPLES = r"""
 - name: Keep the state of before
-  host_state:
-    do: begin
+  vmesh.mesh.host_snapshot:
+    operation: begin
     run: 7
     who: root@controller
     note: apply
 
 - name: Bring it back
-  host_state:
-    do: restore
+  vmesh.mesh.host_snapshot:
+    operation: restore
     run: 7
     cause: "{{ ansible_failed_result.msg }}"
 """
@@ -146,7 +146,8 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import (  # noqa: E402
+
+from ..module_utils.mesh_envoy import (  # noqa: E402
     BOOTSTRAP,
     CLUSTERS,
     LEAVING,
@@ -163,7 +164,7 @@ from ansible.module_utils.mesh_envoy import (  # noqa: E402
     reason,
     writing_in,
 )
-from ansible.module_utils.mesh_host import (  # noqa: E402
+from ..module_utils.mesh_host import (  # noqa: E402
     INCOMING,
     UNITS,
     Books,
@@ -987,16 +988,16 @@ def on_host(timeout: float) -> Machine:
 def answer(machine: Machine, options: Mapping[str, Any], *, dry: bool) -> dict[str, Any]:
     """Do what was asked for; return what the module tells. Raises what is in FAULTS."""
     asked = Asked(options["run"], options["who"], options["note"])
-    if options["do"] == "begin":
+    if options["operation"] == "begin":
         if dry:
             return {"changed": False, "newest": Books(machine.root).newest()}
         return {"changed": False, **begin(machine, asked)}
-    if options["do"] == "commit":
+    if options["operation"] == "commit":
         newest = Books(machine.root).newest()
         if dry:
             return {"changed": False, "number": newest, "from": newest, "parts": [], "removed": []}
         return {"changed": False, **commit(machine, asked)}
-    if options["do"] == "remove":
+    if options["operation"] == "remove":
         found = remove(machine, asked, options["parts"], options["drain_seconds"], dry=dry)
         return {"changed": bool(found["removed"]), **found}
     found = restore(
@@ -1024,7 +1025,7 @@ def not_restored(result: Mapping[str, Any]) -> str:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "do": {
+            "operation": {
                 "type": "str",
                 "choices": ["begin", "commit", "restore", "remove"],
                 "required": True,
@@ -1051,7 +1052,9 @@ def main() -> None:
     try:
         result = answer(on_host(options["timeout"]), options, dry=module.check_mode)
     except FAULTS as fault:
-        module.fail_json(msg=f"host_state {options['do']}: {reason(fault)}", restored=[], errors={})
+        module.fail_json(
+            msg=f"host_snapshot {options['operation']}: {reason(fault)}", restored=[], errors={}
+        )
     if result.get("errors"):
         module.fail_json(msg=not_restored(result), **result)
     module.exit_json(**result)

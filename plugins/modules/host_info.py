@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: mesh_state
+module: host_info
 short_description: Tell what of vmesh is on a host and what runs there
 description:
   - Reads the configuration, the releases, the units and the running Envoys of vmesh on a host.
@@ -31,7 +31,7 @@ author:
 
 EXAMPLES = r"""
 - name: Ask what is there
-  mesh_state:
+  vmesh.mesh.host_info:
     key: "{{ key }}"
     answers: "{{ folder }}"
 """
@@ -89,13 +89,14 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import (  # noqa: E402
+
+from ..module_utils.mesh_envoy import (  # noqa: E402
     WATCHED,
     Admin,
     stat_prefix,
     version_of,
 )
-from ansible.module_utils.mesh_host import (  # noqa: E402
+from ..module_utils.mesh_host import (  # noqa: E402
     Books,
     Unreadable,
     read_environment,

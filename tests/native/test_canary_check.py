@@ -1,4 +1,4 @@
-"""The module listener_watch: what a real Envoy counts, and when that is worse than before."""
+"""The module canary_check: what a real Envoy counts, and when that is worse than before."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from plugins.modules import listener_watch
-from plugins.modules.listener_watch import QUERY, count, judge, keep, kept, lately, since, watch
+from plugins.modules import canary_check
+from plugins.modules.canary_check import QUERY, count, judge, keep, kept, lately, since, watch
 from tests.native.native import Upstream, get, on_loopback, port_of, running, send_to
 from tests.native.test_apply import edge_plan, proxies
 
@@ -85,13 +85,13 @@ def test_what_was_counted_is_kept_of_each_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "watched.json"
-    monkeypatch.setattr(listener_watch, "WATCHED", path)
+    monkeypatch.setattr(canary_check, "WATCHED", path)
     keep({"one": counted(1), "two": counted(2)})
     keep({"two": counted(3)})
     assert kept() == {"one": counted(1), "two": counted(3)}
     path.write_text("half a")
     assert kept() == {}
-    monkeypatch.setattr(listener_watch, "WATCHED", tmp_path / "none" / "watched.json")
+    monkeypatch.setattr(canary_check, "WATCHED", tmp_path / "none" / "watched.json")
     keep({"one": counted(1)})
 
 
@@ -105,14 +105,14 @@ def test_a_watched_listener_that_begins_to_fail_is_told(
         with running(envoy, tmp_path, plan) as native:
             port = port_of(plan, "public")
             monkeypatch.setattr(
-                listener_watch, "Admin", lambda _: native.proxy.admin
+                canary_check, "Admin", lambda _: native.proxy.admin
             )  # its path on a host is fixed
-            monkeypatch.setattr(listener_watch, "WATCHED", tmp_path / "watched.json")
-            before = {"front-proxy": listener_watch.ask("front-proxy")}
+            monkeypatch.setattr(canary_check, "WATCHED", tmp_path / "watched.json")
+            before = {"front-proxy": canary_check.ask("front-proxy")}
             options = {"seconds": 0, "max_error_increase": 5.0, "max_slowdown": 3.0}
             monkeypatch.setattr("time.sleep", lambda _: [get(port, "/trace/1") for _ in range(10)])
             assert watch(["front-proxy"], before, options)[1] == []
-            assert listener_watch.kept()["front-proxy"]["requests"] == 10
+            assert canary_check.kept()["front-proxy"]["requests"] == 10
             upstream.answers(503)
             [told] = watch(["front-proxy"], before, options)[1]
     assert told.startswith("front-proxy: 10 requests, 100 % of them errors (0 % before)")

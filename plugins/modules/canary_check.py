@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: listener_watch
+module: canary_check
 short_description: Tell whether a host's own listeners do as well as before a change
 description:
   - Without O(before) it returns what the Envoys have counted at the listeners that take requests
@@ -47,12 +47,12 @@ author:
 
 EXAMPLES = r"""
 - name: See how the listeners do
-  listener_watch:
+  vmesh.mesh.canary_check:
     proxies: [shop]
   register: before
 
 - name: See that they do as before
-  listener_watch:
+  vmesh.mesh.canary_check:
     proxies: [shop]
     before: "{{ before.counted }}"
 """
@@ -81,7 +81,8 @@ from typing import Any  # noqa: E402
 from urllib.parse import quote  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.mesh_envoy import Admin  # noqa: E402
+
+from ..module_utils.mesh_envoy import Admin  # noqa: E402
 
 Counted = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Keeps what the module mesh_state tells of a host in a file, for who asked for that."""
+"""Keeps what the module host_info tells of a host in a file, for who asked for that."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         options = dict(self._task.args)
         folder = options.pop("answers", None)
         result: dict[str, Any] = self._execute_module(
-            module_name="mesh_state", module_args=options, task_vars=task_vars
+            module_name="vmesh.mesh.host_info", module_args=options, task_vars=task_vars
         )
         state = result.pop("state", None) if folder else None
         if state is not None:

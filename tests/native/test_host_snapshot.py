@@ -16,7 +16,7 @@ import pytest
 
 from plugins.module_utils.mesh_envoy import Proxy, Systemd, bring, draining
 from plugins.module_utils.mesh_host import Books, Done
-from plugins.modules.host_state import (
+from plugins.modules.host_snapshot import (
     LEAVE,
     Machine,
     begin,

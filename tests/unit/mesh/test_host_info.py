@@ -1,4 +1,4 @@
-"""What the module mesh_state sees on a host, here a folder with an Envoy that is played."""
+"""What the module host_info sees on a host, here a folder with an Envoy that is played."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from plugins.module_utils.mesh_envoy import stat_prefix, version_of
 from plugins.module_utils.mesh_host import Books, empty
-from plugins.modules import mesh_state
+from plugins.modules import host_info
 from tests.unit.mesh import worlds
 from vmesh.render.renderer import Renderer
 from vmesh.render.static_form import CLUSTERS, LISTENERS
@@ -81,7 +81,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def envoy(files: dict[str, str], bootstrap: str | None = None) -> mesh_state.Ask:
+def envoy(files: dict[str, str], bootstrap: str | None = None) -> host_info.Ask:
     """Return the admin interface of an Envoy that has accepted `files`."""
 
     def ask(admin_socket: str, url: str) -> str:
@@ -101,14 +101,14 @@ def nobody(_admin_socket: str, _url: str) -> str:
     raise ConnectionRefusedError
 
 
-def state(root: Path, ask: mesh_state.Ask = nobody) -> dict[str, Any]:
+def state(root: Path, ask: host_info.Ask = nobody) -> dict[str, Any]:
     asked: list[list[str]] = []
 
     def systemctl(arguments: list[str]) -> str:
         asked.append(arguments)
         return SHOWN
 
-    found = mesh_state.Host(root, "key", ask, systemctl).state()
+    found = host_info.Host(root, "key", ask, systemctl).state()
     assert len(asked) == 1, "one question for all units"
     assert asked[0][0] == "show", "nothing but questions"
     assert {"envoy@shop.service", "flask@shop.socket", "jaeger.service"} <= set(asked[0])
@@ -191,14 +191,14 @@ def test_the_admin_interface_is_asked_through_its_socket(tmp_path: Path) -> None
     path = str(tmp_path / "admin.sock")
     with socketserver.UnixStreamServer(path, Admin) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        assert mesh_state.ask(path, "/stats?filter=a$") == "page /stats?filter=a$"
+        assert host_info.ask(path, "/stats?filter=a$") == "page /stats?filter=a$"
     with pytest.raises(OSError, match="refused"):
-        mesh_state.ask(path, "/stats")
+        host_info.ask(path, "/stats")
 
 
 def test_a_host_without_systemd_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert mesh_state.systemctl(["show"]) == ""
+    assert host_info.systemctl(["show"]) == ""
 
 
 def test_values_leave_the_host_as_codes_only(root: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_process_with_other_settings_is_noticed(root: Path) -> None:
 
 
 def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
-    found = mesh_state.Host(tmp_path, "key", nobody, lambda _: "").state()
+    found = host_info.Host(tmp_path, "key", nobody, lambda _: "").state()
     assert found.pop("platform") and found.pop("system")
     assert found == {
         "newest": 0,
@@ -238,5 +238,5 @@ def test_jaeger_is_compared_with_its_unit(tmp_path: Path, status: str, current: 
     unit.parent.mkdir(parents=True)
     unit.write_text('ExecStartPost=systemd-notify "--status=Configuration abc1"\n')
     shown = f"Id=jaeger.service\nLoadState=loaded\nActiveState=active\nStatusText={status}\n"
-    jaeger = mesh_state.Host(tmp_path, "key", nobody, lambda _: shown).state()["jaeger"]
+    jaeger = host_info.Host(tmp_path, "key", nobody, lambda _: shown).state()["jaeger"]
     assert jaeger == {"unit": {"active": "active", "enabled": ""}, "current": current}

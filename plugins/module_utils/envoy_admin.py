@@ -1,0 +1,79 @@
+# Copyright the vmesh maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The admin interface of a running Envoy (https://www.envoyproxy.io/docs/envoy/latest/operations/admin)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .unix_http import FAULTS, ask
+
+# Names of the counters and readouts that tell what Envoy took of its watched files.
+VERSIONS = "/stats?format=json&type=TextReadouts&filter=version_text%24"
+REFUSALS = (
+    "/stats?format=json&type=Counters"
+    "&filter=%5C.%28update_failure%7Cupdate_rejected%7Clistener_create_failure%29%24"
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a process says of itself: its number among hot restarts, its bootstrap's version."""
+
+    epoch: int
+    bootstrap_version: str
+
+
+class Admin:
+    """The admin interface of whichever Envoy has the unix socket at `path` now.
+
+    Every method that asks for more than readiness raises unix_http.FAULTS when nobody answers,
+    and ValueError when the answer is not what Envoy says.
+    """
+
+    def __init__(self, path: str, seconds: float = 30) -> None:
+        self.path, self.seconds = path, seconds
+
+    def get(self, url: str) -> tuple[int, str]:
+        """Return status and body of `url`."""
+        return ask(self.path, url, "GET", self.seconds)
+
+    def post(self, url: str) -> tuple[int, str]:
+        """Have Envoy do what `url` stands for; returns as `get`."""
+        return ask(self.path, url, "POST", self.seconds)
+
+    def is_ready(self) -> bool:
+        """Tell whether Envoy serves."""
+        try:
+            return self.get("/ready")[0] == 200
+        except FAULTS:
+            return False
+
+    def server(self) -> Server:
+        """Return what the process says of itself."""
+        status, body = self.get("/server_info")
+        if status != 200:
+            raise ValueError(f"/server_info: status {status}")
+        info = json.loads(body)
+        metadata = info.get("node", {}).get("metadata", {})
+        return Server(
+            int(info.get("command_line_options", {}).get("restart_epoch", 0)),
+            str(metadata.get("bootstrap_version", "")),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of every watched file that Envoy has accepted, by stats prefix."""
+        return {
+            name.removesuffix(".version_text"): str(value)
+            for name, value in self._stats(VERSIONS).items()
+        }
+
+    def refusals(self) -> dict[str, int]:
+        """Return the counters that tell of refused files, by name."""
+        return {name: int(value) for name, value in self._stats(REFUSALS).items()}
+
+    def _stats(self, url: str) -> dict[str, Any]:
+        stats = json.loads(self.get(url)[1]).get("stats", [])
+        return {each["name"]: each["value"] for each in stats if "name" in each}

@@ -515,18 +515,6 @@ class Books:
         return found
 
 
-def read_environment(text: str) -> dict[str, str]:
-    """Return the variables of a file of NAME="value" entries, as systemd reads it, or NAME=value.
-
-    A value in quotes may go over several lines.
-    """
-    found = {}
-    entries = r'^(\w+)=(?:"((?:[^"\\]|\\[\s\S])*)"|(.*))$'
-    for name, quoted, bare in re.findall(entries, text, re.MULTILINE):
-        found[name] = bare or re.sub(r'\\(["\\$`])', r"\1", quoted)
-    return found
-
-
 def now() -> str:
     """Return the time, in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -90,6 +90,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+from ..module_utils.environment_file import read_environment  # noqa: E402
 from ..module_utils.mesh_envoy import (  # noqa: E402
     WATCHED,
     Admin,
@@ -99,7 +100,6 @@ from ..module_utils.mesh_envoy import (  # noqa: E402
 from ..module_utils.mesh_host import (  # noqa: E402
     Books,
     Unreadable,
-    read_environment,
     run,
 )
 

@@ -147,6 +147,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+from ..module_utils.environment_file import read_environment  # noqa: E402
 from ..module_utils.mesh_envoy import (  # noqa: E402
     BOOTSTRAP,
     CLUSTERS,
@@ -182,7 +183,6 @@ from ..module_utils.mesh_host import (  # noqa: E402
     part_of_link,
     part_of_unit,
     parts_of,
-    read_environment,
     releases_in_use,
     run,
     same,

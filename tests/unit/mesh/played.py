@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plugins.module_utils.environment_file import read_environment
 from plugins.module_utils.mesh_envoy import Proxy
-from plugins.module_utils.mesh_host import Done, read_environment
+from plugins.module_utils.mesh_host import Done
 from plugins.modules.host_snapshot import Asked, Machine
 
 UNIT = "# Written by the role flask_service.\n[Service]\nExecStart={command}\n"

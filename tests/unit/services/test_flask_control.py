@@ -21,7 +21,7 @@ from tests.unit.services.test_gunicorn import HAND_OVER, UnixConnection
 from vmesh.base.paths import PROJECT
 
 # The command of the role, which starts the program `flask-control` of the host kit.
-COMMAND = PROJECT / "roles" / "flask_service" / "files" / "flask-control"
+COMMAND = PROJECT / "roles" / "flask_service" / "templates" / "flask-control"
 KIT = """
 import sys
 sys.path.insert(0, {project!r})

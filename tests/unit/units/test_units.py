@@ -12,6 +12,7 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from plugins.lookup import hardening
 from vmesh.base import paths
 
 TEMPLATES = sorted(
@@ -19,7 +20,8 @@ TEMPLATES = sorted(
     for pattern in ("*.service.j2", "*.socket.j2")
     for path in (paths.PROJECT / "roles").glob(f"*/templates/{pattern}")
 )
-HARDENING = (paths.PROJECT / "files" / "systemd" / "hardening.conf").read_text()
+# What the lookup vmesh.mesh.hardening returns to a template.
+(HARDENING,) = hardening.LookupModule().run([])
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
     "flask_service_hardening": HARDENING,

@@ -16,7 +16,7 @@ from vmesh.compile.checks_names import (
     is_service,
     known_services,
     leads_outside,
-    unknown_name_remedy,
+    unknown_service,
 )
 from vmesh.compile.checks_tracing import check_tags
 from vmesh.compile.edge_route_views import (
@@ -59,16 +59,8 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
         (f"{where}.mirror.to", n) for n in list(upstreams_of(route))[len(route.to) :]
     ]:
         if not is_service(mesh, name) and name not in outside:
-            yield Problem(
-                key,
-                name,
-                "is not a service of this mesh",
-                unknown_name_remedy(
-                    name,
-                    [*mesh.services, *sorted(outside)],
-                    f"Describe it under mesh_services, or route to one of: {known_services(mesh)}",
-                ),
-            )
+            remedy = f"or route to one of: {known_services(mesh)}"
+            yield unknown_service(mesh, key, name, remedy, outside=sorted(outside))
     if route.to and not sum(route.to.values()):
         yield Problem(
             f"{where}.to", route.to, "has weights that add up to nothing", "Give one a weight"

@@ -151,19 +151,13 @@ def _environment(mesh: Mesh, places: Places, host: str, service: Service) -> dic
 
 def _flask(mesh: Mesh, places: Places, host: str, service: Service, app: FlaskApp) -> FlaskSpec:
     assert service.port is not None, "compile plans no mesh with problems"
+    environment = {
+        **places.environment(host, service.name, app),
+        **_environment(mesh, places, host, service),
+    }
     return FlaskSpec(
+        **vars(replace(app, environment=environment)),
         name=service.name,
-        source=app.source,
-        wsgi=app.wsgi,
-        workers=app.workers,
-        threads=app.threads,
-        preload=app.preload,
-        grace=app.grace,
-        health=app.health,
-        environment={
-            **places.environment(host, service.name, app),
-            **_environment(mesh, places, host, service),
-        },
         socket=app_socket(service.name),
         socket_group=user(service.name),
         unit=f"flask@{service.name}.service",

@@ -16,7 +16,6 @@ from vmesh.base.words import shortened
 from vmesh.cli import packages
 from vmesh.model.inventory import Inventory, load
 from vmesh.remote import playbook
-from vmesh.remote.mesh import LAB_GROUP
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import change_report, changes, desired_state, history, record
 from vmesh.rollout.record import State
@@ -238,7 +237,7 @@ def bring_back(  # noqa: PLR0913, PLR0917 - a run of Ansible
         return playbook.apply(
             arguments.inventory,
             steps,
-            fast=bool(inventory.groups.get(LAB_GROUP)),
+            fast=bool(inventory.lab),
             playbook=PLAYBOOK,
             extra=(f"--extra-vars=@{variables}", *(["--check"] if arguments.check else [])),
         )

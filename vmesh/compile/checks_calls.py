@@ -15,7 +15,7 @@ from vmesh.compile.checks_names import (
 )
 from vmesh.compile.edge_route_views import upstream_protocol
 from vmesh.model.parse import policies
-from vmesh.model.types import GRPC, HTTP1, Call, FlaskApp, Mesh, Route, Service, Tls
+from vmesh.model.types import GRPC, HTTP1, Call, FlaskApp, Mesh, Service, Tls
 
 
 def check_service_calls(mesh: Mesh) -> Iterator[Problem]:
@@ -45,7 +45,7 @@ def check_edge_calls(mesh: Mesh) -> Iterator[Problem]:
     """Find what is wrong with the calls of edges."""
     for edge in mesh.edges.values():
         where = f"mesh_edges.{edge.name}"
-        used = {name for route in edge.routes for name in upstreams_of(route)}
+        used = {name for route in edge.routes for name in route.upstreams}
         for call in edge.calls:
             if not is_service(mesh, call.upstream) and not leads_outside(mesh, where, call):
                 yield _unknown_upstream(mesh, where, call, "name")
@@ -151,13 +151,6 @@ def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
             f"has no meaning with {said.load_balancing}",
             "Set load_balancing to ring_hash, or remove hash_on",
         )
-
-
-def upstreams_of(route: Route) -> Iterator[str]:
-    """Yield where `route` leads, its mirror last."""
-    yield from route.to
-    if route.mirror is not None and route.mirror["to"] is not None:
-        yield route.mirror["to"]
 
 
 def check_cycles(mesh: Mesh) -> Iterator[Problem]:

@@ -292,8 +292,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         "admin": route_views.table(route_views.admin_routes()),
     }
     calls = {call.upstream: call for call in edge.calls}
-    targets = {name for route in edge.routes for name in route.to}
-    targets |= {route.mirror["to"] for route in edge.routes if route.mirror}
+    targets = {name for route in edge.routes for name in route.upstreams}
     clusters = [
         cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmesh.base.words import shorter
 from vmesh.compile.host_spec import ExternalSpec, FlaskSpec, HostSpec
-from vmesh.rollout.change_words import shorter
 from vmesh.rollout.record import MASKED, Described, State
 
 Answer = Mapping[str, Any]

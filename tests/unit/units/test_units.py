@@ -19,8 +19,11 @@ TEMPLATES = sorted(
     for pattern in ("*.service.j2", "*.socket.j2")
     for path in (paths.PROJECT / "roles").glob(f"*/templates/{pattern}")
 )
+HARDENING = (paths.PROJECT / "files" / "systemd" / "hardening.conf").read_text()
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
+    "flask_service_hardening": HARDENING,
+    "jaeger_hardening": HARDENING,
     "__jaeger_go_mib": 320,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",

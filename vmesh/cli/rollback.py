@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
 from vmesh.cli import packages
@@ -22,7 +23,7 @@ from vmesh.render.renderer import Renderer
 from vmesh.rollout import change_report, changes, history, record
 from vmesh.rollout.record import State
 
-PLAYBOOK = "playbooks/rollback.yml"
+PLAYBOOK = paths.playbook("rollback")
 HOST = "host:"
 
 
@@ -138,7 +139,7 @@ def chosen(to: int | None, goal: Target, recorded: Mapping[str, State], place: P
     if number is None:
         raise CliError(
             f"No run that changed {goal.words} is written down ({place}), or it was the first."
-            " `./mesh history` shows the runs; name one with --to.",
+            f" `{paths.COMMAND} history` shows the runs; name one with --to.",
             USAGE,
         )
     return number
@@ -219,7 +220,7 @@ def to_make_it_stay(goal: Target) -> list[str]:
         "",
         f"The inventory still says what was rolled back: the next site.yml brings {goal.words}",
         "there again. Take the change back in the inventory too (if it is committed: git revert),",
-        "until `./mesh plan` says that nothing would change.",
+        f"until `{paths.COMMAND} plan` says that nothing would change.",
     ]
 
 

@@ -19,7 +19,7 @@ from vmesh.base import paths
 from vmesh.base.exits import FAILED, INTERRUPTED, USAGE, CliError
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
 from vmesh.base.words import plural
-from vmesh.cli.options import parser
+from vmesh.cli.options import NEED_CHECKOUT, PROGRAM, parser
 
 
 class Terminated(KeyboardInterrupt):
@@ -73,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _environment()
     try:
+        if arguments.command in NEED_CHECKOUT and paths.CHECKOUT is None:
+            raise CliError(
+                f"`{arguments.command}` works on the source of vmesh and needs a checkout of it."
+                f" Run `./mesh {arguments.command}` there.",
+                USAGE,
+            )
         arguments.inventory = tuple(map(find_inventory, arguments.inventory))
         module = importlib.import_module(f"vmesh.cli.{arguments.command}")
         return int(module.run(arguments))
@@ -80,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(problem_list(found.items), file=sys.stderr)
         return FAILED
     except CliError as error:
-        print(f"mesh: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("mesh: interrupted", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # `./mesh logs x | head`: the reader has seen enough.
@@ -98,7 +104,7 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     if told is not None:
         # The parts' own errors carry a sentence and what to do about it.
         print(
-            f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
+            f"{PROGRAM}: {error}" + (f"\n  -> {told}" if told not in str(error) else ""),
             file=sys.stderr,
         )
         return FAILED
@@ -110,7 +116,10 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     with log.open("a") as file:
         file.write(f"--- mesh {command}\n{traceback.format_exc()}")
     first = (str(error).splitlines() or [""])[0]
-    print(f"mesh: {type(error).__name__}: {first}\n  details: {log} (or --debug)", file=sys.stderr)
+    print(
+        f"{PROGRAM}: {type(error).__name__}: {first}\n  details: {log} (or --debug)",
+        file=sys.stderr,
+    )
     return FAILED
 
 
@@ -120,7 +129,7 @@ def _environment() -> None:
     Ansible's library looks for its settings when it is imported; without a word of ours it would
     take those of the working folder. What the user exported themselves wins.
     """
-    os.environ.setdefault("ANSIBLE_CONFIG", str(paths.PROJECT / "ansible.cfg"))
+    os.environ.setdefault("ANSIBLE_CONFIG", str(paths.DATA / "ansible.cfg"))
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", os.defpath)

@@ -31,7 +31,7 @@ from vmesh.rollout import changes, desired_state, record
 from vmesh.rollout.drift import drift, environments
 from vmesh.rollout.record import Described, State
 
-REFRESH = "playbooks/refresh.yml"
+REFRESH = paths.playbook("refresh")
 
 
 def run(arguments: argparse.Namespace) -> int:

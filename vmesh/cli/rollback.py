@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
 from vmesh.base.words import shortened
@@ -20,7 +21,7 @@ from vmesh.render.renderer import Renderer
 from vmesh.rollout import change_report, changes, desired_state, history, record
 from vmesh.rollout.record import State
 
-PLAYBOOK = "playbooks/rollback.yml"
+PLAYBOOK = paths.playbook("rollback")
 HOST = "host:"
 
 
@@ -136,7 +137,7 @@ def chosen(to: int | None, goal: Target, recorded: Mapping[str, State], place: P
     if number is None:
         raise CliError(
             f"No run that changed {goal.words} is written down ({place}), or it was the first."
-            " `./mesh history` shows the runs; name one with --to.",
+            f" `{paths.COMMAND} history` shows the runs; name one with --to.",
             USAGE,
         )
     return number
@@ -213,7 +214,7 @@ def to_make_it_stay(goal: Target) -> list[str]:
         "",
         f"The inventory still says what was rolled back: the next site.yml brings {goal.words}",
         "there again. Take the change back in the inventory too (if it is committed: git revert),",
-        "until `./mesh plan` says that nothing would change.",
+        f"until `{paths.COMMAND} plan` says that nothing would change.",
     ]
 
 

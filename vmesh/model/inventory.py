@@ -118,7 +118,7 @@ def load(*sources: Path) -> Inventory:
         loader = DataLoader()
         loader.set_vault_secrets(_vault_secrets())
         # What stands in group_vars beside site.yml counts wherever the command is run.
-        loader.set_basedir(str(paths.PROJECT))
+        loader.set_basedir(str(paths.playbook_folder()))
         manager = InventoryManager(
             loader=loader,
             sources=[str(each if paths.is_host_list(each) else each.resolve()) for each in sources],

@@ -89,7 +89,7 @@ def environment(
     Settings the user exported themselves win.
     """
     ours = {
-        "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"),
+        "ANSIBLE_CONFIG": str(paths.DATA / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",
     }
@@ -182,7 +182,7 @@ def apply(
     steps: Steps,
     *,
     fast: bool,
-    playbook: str = "site.yml",
+    playbook: str = paths.playbook("site"),
     extra: Sequence[str] = (),
 ) -> Outcome:
     """Run the playbook against the sources `inventory`; return what became of it.

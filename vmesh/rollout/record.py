@@ -331,12 +331,13 @@ def role_digest(role: str) -> str:
     """Return a hash of all in `role` that ends up on a host: units, users, settings."""
     total = hashlib.sha256()
     places = ("defaults", "files", "templates", "vars")
-    folders = [paths.PROJECT / "roles" / role / name for name in places]
-    folders.append(paths.PROJECT / "files" / "systemd")
+    base = paths.COLLECTION
+    folders = [base / "roles" / role / name for name in places]
+    folders.append(base / "files" / "systemd")
     for each in folders:
         for path in sorted(each.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                total.update(f"{path.relative_to(paths.PROJECT)}\0".encode() + path.read_bytes())
+                total.update(f"{path.relative_to(base)}\0".encode() + path.read_bytes())
     return total.hexdigest()[:12]
 
 

@@ -27,15 +27,19 @@ from typing import Any
 
 from bench import change_layers as layers
 from bench import change_scale
+from bench.change_accidents import interrupted, still_different
+from bench.change_edits import OLD_ENVOY
 from bench.change_faults import FAULTS
 from bench.change_report import Row, summaries, table
-from bench.change_rows import CHANGES, OLD_ENVOY, interrupted, still_different
+from bench.change_rows import CHANGES
+from bench.change_upgrade import upgrade
 from bench.change_world import Rates, World
 from vmesh.base.exits import USAGE, CliError
 
-KILLED = "killed"
+KILLED, UPGRADE = "killed", "upgrade"
 TIMES = 5
-NAMES = (*CHANGES, *FAULTS, KILLED)
+# The upgrade makes the VMs anew, so it comes last.
+NAMES = (*CHANGES, *FAULTS, KILLED, UPGRADE)
 # Of rows that take back what the row before has made, and are nothing without it.
 TAKES_BACK = {
     "replica-added": "replica-removed",
@@ -110,6 +114,7 @@ def made(world: World, name: str, kills: int, seed: int | None) -> Row:
         **CHANGES,
         **FAULTS,
         KILLED: partial(interrupted, kills=kills, seed=seed),
+        UPGRADE: upgrade,
     }
     try:
         row = rows[name](world)

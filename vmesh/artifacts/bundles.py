@@ -20,7 +20,7 @@ from vmesh.artifacts.pins import ARCHITECTURES
 from vmesh.base import paths
 from vmesh.base.progress import CommandFailed, Progress, run
 
-SHARED = paths.PROJECT / "services" / "meshtrace" / "meshtrace"
+SHARED = paths.DATA / "services" / "meshtrace" / "meshtrace"
 # Change it when the same input shall give another bundle.
 _FORMAT = "1"
 
@@ -144,7 +144,8 @@ def _uv() -> Path:
     for candidate in (beside, paths.PROJECT / ".venv" / "bin" / "uv"):
         if candidate.is_file():
             return candidate
-    raise ArtifactError("The command `uv` is missing", "Run `./mesh`, which makes .venv with it")
+    remedy = "Run `./mesh`, which makes .venv with it" if paths.CHECKOUT else "pip install uv"
+    raise ArtifactError("The command `uv` is missing", remedy)
 
 
 def _index_environment() -> dict[str, str]:

@@ -65,7 +65,7 @@ class Slot:
         if self.kind != "artifacts":
             return "Run the command again: it is built anew"
         arch = "" if self.arch == "x86_64" else f" --arch {self.arch}"
-        return f"Run `./mesh fetch{arch}{self.option}`"
+        return f"Run `{paths.COMMAND} fetch{arch}{self.option}`"
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.arch})"

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from vmesh.artifacts.archives import sha256_of
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.pins import Wheel
+from vmesh.base import paths
 from vmesh.base.progress import CommandFailed, Progress, run
 
 TIMEOUT_SECONDS = 20
@@ -51,12 +52,12 @@ def _wheel_error(name: str, error: CommandFailed) -> ArtifactError:
         return ArtifactError(
             f"{name} does not match its pinned hash (its SHA-256 is {got[1]}): the download was"
             " cut or the file is another one. It has been deleted; nothing was installed",
-            f"Run `./mesh fetch` again; the full output is in {error.log_path}",
+            f"Run `{paths.COMMAND} fetch` again; the full output is in {error.log_path}",
         )
     return ArtifactError(
         f"{name} is not in the cache and could not be downloaded: {_reason(error.tail)}",
         "Check this machine's network and pip's index (`pip config list`), then run"
-        f" `./mesh fetch`; the full output is in {error.log_path}",
+        f" `{paths.COMMAND} fetch`; the full output is in {error.log_path}",
     )
 
 
@@ -140,11 +141,11 @@ def _download(url: str, path: Path, progress: Progress) -> None:
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{url} could not be downloaded: {error}",
-            "Check the URL and this machine's network, then run `./mesh fetch`",
+            f"Check the URL and this machine's network, then run `{paths.COMMAND} fetch`",
         ) from error
     if announced and int(announced) != (received := path.stat().st_size):
         raise ArtifactError(
             f"The download of {url} was cut after {received} of {announced} bytes. It has been"
             " deleted; nothing was installed",
-            "Run `./mesh fetch` again",
+            f"Run `{paths.COMMAND} fetch` again",
         )

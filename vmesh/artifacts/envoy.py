@@ -47,7 +47,7 @@ def make(
         archive,
         [
             Member("bin/envoy", binary, executable=True),
-            Member("LICENSE", paths.PROJECT / "LICENSE"),
+            Member("LICENSE", paths.DATA / "LICENSE"),
             Member("ORIGIN", f"Envoy's release binary, unaltered, from the {origin}\n".encode()),
         ],
     )

@@ -84,7 +84,7 @@ def build(pins: Pins, arch: str, scratch: Path, entry: Path, progress: Progress)
         linked=f"-X {module}/internal/version.latestVersion=v{version}",
         scratch_bytes=_BUILD_BYTES,
         takes="some minutes",
-        instead="name an official archive (`./mesh fetch --help`)",
+        instead=f"name an official archive (`{paths.COMMAND} fetch --help`)",
     )
     built = golang.build(program, pins, arch, scratch, progress)
     source = built.source(module, pins.jaeger.module_version)
@@ -147,7 +147,7 @@ def repack(
         archive,
         [
             Member("bin/jaeger", binary, executable=True),
-            Member("LICENSE", paths.PROJECT / "LICENSE"),
+            Member("LICENSE", paths.DATA / "LICENSE"),
         ],
     )
     return Artifact(

@@ -13,7 +13,7 @@ import yaml
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.base import paths
 
-FOLDER = paths.PROJECT / "artifacts"
+FOLDER = paths.DATA / "artifacts"
 ARCHITECTURES = ("x86_64", "aarch64")
 
 

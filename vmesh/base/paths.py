@@ -5,7 +5,41 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Only the wheel has this folder: pyproject.toml copies there what stands beside the package in a
+# checkout.
+_SHIPPED = _PACKAGE / "_data"
+
+# The checkout that this code runs in; None where the package is installed without one.
+CHECKOUT = None if _SHIPPED.is_dir() else _PACKAGE.parent
+
+# The product's own files, which are only read: templates, pins, Ansible's settings.
+DATA = CHECKOUT or _SHIPPED
+
+# The product's roles, plugins and playbooks: the collection vmesh.mesh.
+COLLECTION = DATA / "collections" / "ansible_collections" / "vmesh" / "mesh"
+
+# The user's folder: inventories, the folders of services, and what is written for the user (build/,
+# applied/, test-results/). Relative paths in an inventory begin here.
+PROJECT = CHECKOUT or Path.cwd()
+
+# What a user types to run vmesh.
+COMMAND = "./mesh" if CHECKOUT else "vmesh"
+
+
+def playbook(name: str) -> str:
+    """Return what ansible-playbook, run in PROJECT, calls the product's playbook `name`.
+
+    A checkout's site.yml is called by its place, as the group_vars beside it count.
+    """
+    if CHECKOUT is None:
+        return f"vmesh.mesh.{name}"
+    return "site.yml" if name == "site" else f"playbooks/{name}.yml"
+
+
+def playbook_folder() -> Path:
+    """Return the folder whose group_vars Ansible reads for the playbook `site`."""
+    return CHECKOUT or COLLECTION / "playbooks"
 
 
 def _xdg(variable: str, fallback: str) -> Path:

@@ -18,7 +18,8 @@ from types import FrameType
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, INTERRUPTED, USAGE, CliError
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
-from vmesh.cli.options import parser
+from vmesh.base.words import plural
+from vmesh.cli.options import NEED_CHECKOUT, PROGRAM, parser
 
 
 class Terminated(KeyboardInterrupt):
@@ -58,7 +59,7 @@ def problem_list(problems: Sequence[Problem]) -> str:
     for severity, kind in ((ERROR, "problem"), (WARNING, "warning")):
         found = [problem for problem in problems if problem.severity == severity]
         if found:
-            parts.append(f"{len(found)} {kind}{'s' if len(found) != 1 else ''}:")
+            parts.append(f"{len(found)} {plural(kind, len(found))}:")
             parts += [_laid_out(number, problem) for number, problem in enumerate(found, 1)]
     return "\n".join(parts)
 
@@ -72,6 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     _environment()
     try:
+        if arguments.command in NEED_CHECKOUT and paths.CHECKOUT is None:
+            raise CliError(
+                f"`{arguments.command}` works on the source of vmesh and needs a checkout of it."
+                f" Run `./mesh {arguments.command}` there.",
+                USAGE,
+            )
         arguments.inventory = tuple(map(find_inventory, arguments.inventory))
         module = importlib.import_module(f"vmesh.cli.{arguments.command}")
         return int(module.run(arguments))
@@ -79,10 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(problem_list(found.items), file=sys.stderr)
         return FAILED
     except CliError as error:
-        print(f"mesh: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("mesh: interrupted", file=sys.stderr)
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # `./mesh logs x | head`: the reader has seen enough.
@@ -97,7 +104,7 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     if told is not None:
         # The parts' own errors carry a sentence and what to do about it.
         print(
-            f"mesh: {error}\n  -> {told}" if told not in str(error) else f"mesh: {error}",
+            f"{PROGRAM}: {error}" + (f"\n  -> {told}" if told not in str(error) else ""),
             file=sys.stderr,
         )
         return FAILED
@@ -109,7 +116,10 @@ def _unexpected(error: Exception, command: str, *, debug: bool) -> int:
     with log.open("a") as file:
         file.write(f"--- mesh {command}\n{traceback.format_exc()}")
     first = (str(error).splitlines() or [""])[0]
-    print(f"mesh: {type(error).__name__}: {first}\n  details: {log} (or --debug)", file=sys.stderr)
+    print(
+        f"{PROGRAM}: {type(error).__name__}: {first}\n  details: {log} (or --debug)",
+        file=sys.stderr,
+    )
     return FAILED
 
 
@@ -119,7 +129,7 @@ def _environment() -> None:
     Ansible's library looks for its settings when it is imported; without a word of ours it would
     take those of the working folder. What the user exported themselves wins.
     """
-    os.environ.setdefault("ANSIBLE_CONFIG", str(paths.PROJECT / "ansible.cfg"))
+    os.environ.setdefault("ANSIBLE_CONFIG", str(paths.DATA / "ansible.cfg"))
     own = str(Path(sys.executable).parent)
     if own not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = own + os.pathsep + os.environ.get("PATH", os.defpath)

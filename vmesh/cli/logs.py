@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
+from vmesh.cli.options import PROGRAM
 from vmesh.remote import connect
 from vmesh.remote.mesh import read
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             os.execvp(command[0], command)
         result = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
         if result.returncode != 0:
-            print(f"mesh: no journal from {target.host}", file=sys.stderr)
+            print(f"{PROGRAM}: no journal from {target.host}", file=sys.stderr)
             code = FAILED
     return code
 

@@ -9,6 +9,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vmesh.base import paths
+
+PROGRAM = Path(paths.COMMAND).name
+
 EPILOG = """\
 exit codes:
   0    done; for ps: everything runs
@@ -39,6 +43,9 @@ COMMANDS = (
     ("down", "stop the lab's VMs"),
 )
 
+# They run the tests and the benchmarks, which are not in the package.
+NEED_CHECKOUT = ("check", "test", "bench")
+
 
 class _Sources(argparse.Action):
     """Collects the inventories that are named; the first one replaces the default."""
@@ -59,7 +66,7 @@ class _Sources(argparse.Action):
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
-        prog="mesh",
+        prog=PROGRAM,
         description="A traced service mesh on plain Linux VMs: Envoy, Jaeger, systemd, Ansible.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from vmesh.cli.options import PROGRAM
 from vmesh.remote import connect
 from vmesh.remote.mesh import read
 
@@ -18,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(targets) > 1:
         others = ", ".join(target.host for target in targets[1:])
         print(
-            f"mesh: {arguments.name} is on several VMs; this is {host} (also: {others})",
+            f"{PROGRAM}: {arguments.name} is on several VMs; this is {host} (also: {others})",
             file=sys.stderr,
         )
     remote = arguments.remote[1:] if arguments.remote[:1] == ["--"] else arguments.remote

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.model.types import Mesh as Model
 from vmesh.remote import connect
@@ -105,7 +106,7 @@ def request(mesh: Mesh, asked: Asked = Asked(), timeout: float = 60.0) -> Answer
         reason = getattr(error, "reason", None) or error or type(error).__name__
         raise CliError(
             f"The edge does not answer at {url}: {reason}\n"
-            "  -> ./mesh ps shows what runs; ./mesh up starts what does not"
+            f"  -> {paths.COMMAND} ps shows what runs; {paths.COMMAND} up starts what does not"
         ) from error
     return Answer(url, code, body, trace_id, time.monotonic() - began)
 
@@ -187,7 +188,7 @@ def _ask_jaeger(jaeger: str, trace_id: str) -> list[Span]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise CliError(
-            f"Jaeger does not answer at {jaeger}: {reason}\n  -> ./mesh logs jaeger"
+            f"Jaeger does not answer at {jaeger}: {reason}\n  -> {paths.COMMAND} logs jaeger"
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vmesh.artifacts.sources import check_sources
+from vmesh.base import paths
 from vmesh.base.exits import FAILED, INTERRUPTED, OK, USAGE, CliError
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, duration, new_log
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vmesh.lab import Lab
 
 STEPS = 5
+SITE = paths.playbook("site")
 # Under this name the lab's preflight reports missing packages, which are installed here.
 LAB_PACKAGES = "system packages"
 
@@ -91,11 +93,11 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     if lab is None:
         steps.skip("lab", "this inventory has no group `lab`: its VMs are yours to start")
     else:
-        with steps.phase("lab", f"starting the VMs {', '.join(mesh.inventory.groups['lab'])}"):
+        with steps.phase("lab", f"starting the VMs {', '.join(mesh.inventory.lab)}"):
             lab.up(steps)
-    with steps.phase("site", "applying the inventory with site.yml"):
+    with steps.phase("site", f"applying the inventory with {SITE}"):
         fast = lab is not None and not arguments.plain
-        playbooks = ("site.yml", *(lab.spec.apps if lab else ()))
+        playbooks = (SITE, *(lab.spec.apps if lab else ()))
         outcome, last = apply_all(arguments.inventory, steps, playbooks, fast=fast)
         result.outcome = outcome
     for line in playbook.summary(outcome):

@@ -15,6 +15,7 @@ from typing import Any
 
 from vmesh.base import paths
 from vmesh.base.progress import Steps
+from vmesh.base.words import plural
 
 CALLBACKS = Path(__file__).with_name("callbacks")
 
@@ -88,7 +89,7 @@ def environment(
     Settings the user exported themselves win.
     """
     ours = {
-        "ANSIBLE_CONFIG": str(paths.PROJECT / "ansible.cfg"),
+        "ANSIBLE_CONFIG": str(paths.DATA / "ansible.cfg"),
         "ANSIBLE_NOCOLOR": "1",
         "PYTHONUNBUFFERED": "1",
     }
@@ -181,7 +182,7 @@ def apply(
     steps: Steps,
     *,
     fast: bool,
-    playbook: str = "site.yml",
+    playbook: str = paths.playbook("site"),
     extra: Sequence[str] = (),
 ) -> Outcome:
     """Run the playbook against the sources `inventory`; return what became of it.
@@ -234,7 +235,7 @@ def summary(outcome: Outcome) -> list[str]:
     ]
     if outcome.code == 0:
         count = len(fine)
-        hosts = f"{count} host{'s' if count != 1 else ''}"
+        hosts = f"{count} {plural('host', count)}"
         if outcome.changed == 0:
             lines.append(f"changed 0: nothing to do on {hosts}")
         else:

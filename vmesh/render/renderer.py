@@ -30,7 +30,7 @@ from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
 from vmesh.render.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
 
-TEMPLATES = paths.PROJECT / "files" / "envoy"
+TEMPLATES = paths.DATA / "files" / "envoy"
 MAX_CONNECTIONS = 10_000  # downstream, per proxy; the unit's LimitNOFILE allows for twice that
 STATIC_SUFFIX = ".static.json"
 

@@ -136,12 +136,16 @@ def _read(path: Path) -> State:
 
 
 def write(place: Path, host: str, state: State) -> bool:
-    """Write the record of `host`, complete or not at all; tell whether the file changed."""
-    path = _path(place, host)
+    """Write the record of `host`, as `write_file` does."""
+    return write_file(_path(place, host), state)
+
+
+def write_file(path: Path, state: State) -> bool:
+    """Write a record, complete or not at all; tell whether the file changed; raises OSError."""
     text = json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    place.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -327,12 +331,13 @@ def role_digest(role: str) -> str:
     """Return a hash of all in `role` that ends up on a host: units, users, settings."""
     total = hashlib.sha256()
     places = ("defaults", "files", "templates", "vars")
-    folders = [paths.PROJECT / "roles" / role / name for name in places]
-    folders.append(paths.PROJECT / "files" / "systemd")
+    base = paths.COLLECTION
+    folders = [base / "roles" / role / name for name in places]
+    folders.append(base / "files" / "systemd")
     for each in folders:
         for path in sorted(each.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":
-                total.update(f"{path.relative_to(paths.PROJECT)}\0".encode() + path.read_bytes())
+                total.update(f"{path.relative_to(base)}\0".encode() + path.read_bytes())
     return total.hexdigest()[:12]
 
 

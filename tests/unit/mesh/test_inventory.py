@@ -310,7 +310,7 @@ def test_group_vars_beside_site_yml_count_wherever_the_command_is_run(
         (tmp_path / place / "group_vars").mkdir(parents=True)
         (tmp_path / place / "group_vars/all.yml").write_text(f"mesh_zone: {zone}\n")
     folder = written(tmp_path / "inventory", {"web1": {}})
-    monkeypatch.setattr(paths, "PROJECT", tmp_path / "project")
+    monkeypatch.setattr(paths, "CHECKOUT", tmp_path / "project")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert load(folder).hosts["web1"]["mesh_zone"] == "beside site.yml"
 

@@ -22,6 +22,7 @@ from typing import Any
 from . import systemd
 from .flask_settings import Service, Wanted, mistakes
 from .flask_takeover import PROGRAM
+from .releases import current_version, switch_release
 
 SETTINGS_MODE = 0o640
 FOLDER_MODE = 0o750
@@ -90,10 +91,7 @@ class Host:
         self.group_id, self.user_id = group_id, user_id
 
     def _release(self, service: Service) -> Path:
-        return self._current(service).with_name(service["version"])
-
-    def _current(self, service: Service) -> Path:
-        return Path(self.root, "opt", service["name"], "current")
+        return Path(self.root, "opt", service["name"], service["version"])
 
     def _settings(self, service: Service) -> Path:
         return Path(self.root, "etc/flask", service["name"], "env")
@@ -124,33 +122,31 @@ class Host:
     def plan(self, wanted: Wanted) -> Plan:
         """Return what differs on the host from what is wanted."""
         services = wanted.installed
-        switched = [each["name"] for each in services if not self._is_current(each)]
+        current = {each["name"]: current_version(self.root, each["name"]) for each in services}
+        switched = [each["name"] for each in services if current[each["name"]] != each["version"]]
         changed = [each["name"] for each in services if not self._is_set(each, wanted)]
         return Plan(
             missing=[each["name"] for each in services if not self._release(each).is_dir()],
             switched=switched,
             changed=changed,
             tried=[
-                each["name"]
-                for each in services
-                if each["name"] in {*switched, *changed} and os.path.lexists(self._current(each))
+                name
+                for name, version in current.items()
+                if version is not None and name in {*switched, *changed}
             ],
         )
-
-    def _is_current(self, service: Service) -> bool:
-        return self._current(service).resolve() == self._release(service).resolve()
 
     def _is_set(self, service: Service, wanted: Wanted) -> bool:
         """Tell whether the settings of a service are in place, with their owner and mode."""
         path = self._settings(service)
         try:
             status = path.stat()
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            content = path.read_bytes()
+        except OSError:
             return False
         rights = (self.owner, self.group_id(f"flask-{service['name']}"), SETTINGS_MODE)
         there = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-        return text == wanted.file_of(service) and there == rights
+        return content == wanted.file_of(service).encode() and there == rights
 
     def install(self, wanted: Wanted, plan: Plan, seconds: float) -> None:
         """Put the releases and settings in place, after a trial of those that replace others.
@@ -171,7 +167,7 @@ class Host:
         if refused := [text for text in refusals if text]:
             raise Refused("\n".join(refused))
         for service in _named(wanted.services, plan.switched):
-            self._switch(service)
+            switch_release(self.root, service["name"], service["version"])
         for service in changed:
             path = self._settings(service)
             _beside(path).replace(path)
@@ -220,14 +216,6 @@ class Host:
                 *lines,
             ]
         )
-
-    def _switch(self, service: Service) -> None:
-        """Make a release the current one, by a rename."""
-        link = self._current(service)
-        new = link.with_name(".current-next")
-        new.unlink(missing_ok=True)
-        new.symlink_to(service["version"])
-        new.replace(link)
 
 
 def _beside(settings: Path) -> Path:

@@ -105,11 +105,12 @@ def test_a_new_service_is_installed_without_a_trial(machine: Machine) -> None:
 
 
 def test_where_all_is_in_place_nothing_is_done(machine: Machine) -> None:
-    machine.install(SHOP, STOCK)
-    found = machine.plan(SHOP, STOCK)
+    odd = {**SHOP, "environment": {"PEM": "one\r\ntwo\r\n", "WORD": "schön"}}
+    machine.install(odd, STOCK)
+    found = machine.plan(odd, STOCK)
     assert (found["installing"], found["changing"], found["missing"]) == ([], [], [])
     assert found["unprepared"] == []
-    assert machine.install(SHOP, STOCK) == []
+    assert machine.install(odd, STOCK) == []
 
 
 def test_a_plan_tells_of_each_service_what_is_missing(machine: Machine) -> None:

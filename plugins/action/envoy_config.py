@@ -11,7 +11,15 @@ from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from ..module_utils.mesh_envoy import concealed
+from ..module_utils.envoy_documents import Document, document_of, hide_secrets
+
+
+def _read(path: Path) -> Document:
+    """Return what is in a rendered file; raises AnsibleActionFail when it is no JSON object."""
+    document = document_of(path.read_text("utf-8"))
+    if not document:
+        raise AnsibleActionFail(f"{path} is no JSON object; render it anew or correct it")
+    return document
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -28,14 +36,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
         parts = {
-            str(path.relative_to(folder)): concealed(path.read_text())
-            for path in sorted(folder.rglob("*.yaml"))
+            str(path.relative_to(folder)): hide_secrets(_read(path))
+            for path in sorted(folder.rglob("*.json"))
         }
-        # Ansible logs a module's options on the host, but for those that it is told not to.
-        options["files"] = {name: text for name, (text, _) in parts.items()}
-        options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}
-        if not options["files"]:
+        if not parts:
             raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
+        # Ansible logs a module's options on the host, but for those that it is told not to.
+        options["files"] = {name: document for name, (document, _) in parts.items()}
+        options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}
         result: dict[str, Any] = self._execute_module(
             module_name="vmesh.mesh.envoy_config", module_args=options, task_vars=task_vars
         )

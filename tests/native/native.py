@@ -93,7 +93,7 @@ class Native:
         self.layout = Layout(str(root / "etc"), str(root / "run"))
         (root / "run" / plan.name).mkdir(parents=True)
         folder = Path(self.layout.config_dir(plan.name))
-        self.service = NativeEnvoy(envoy, folder / "bootstrap.yaml", root / "envoy.log")
+        self.service = NativeEnvoy(envoy, folder / "bootstrap.json", root / "envoy.log")
         self.proxy = Proxy(
             Store(folder, os.getgid(), os.getuid()),
             self.service,

@@ -94,7 +94,7 @@ def test_clusters_come_and_go_while_requests_are_answered(edge: Native, upstream
         done.set()
         asking.join()
     assert failed == []
-    assert "endpoints/other.yaml" not in edge.proxy.store.read()
+    assert "endpoints/other.json" not in edge.proxy.store.read()
 
 
 def test_a_refused_file_is_taken_back_and_told_with_envoys_reason(edge: Native) -> None:

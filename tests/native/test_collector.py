@@ -148,7 +148,7 @@ def test_a_file_can_be_shown_without_its_secrets_and_made_whole_again(export: st
     """What Ansible shows and logs of a file, and what the host gets."""
     tracing = {"export": export, "collector": {"host": "a.example", "headers": {"x-key": KEY}}}
     (proxy, *_) = _plan(tracing).hosts["app"].proxies
-    text = Renderer().files(proxy)["listeners/listeners.yaml"]
+    text = Renderer().files(proxy)["listeners/listeners.json"]
     # Of gRPC's metadata Envoy takes every text as it is.
     escaped = json.dumps(KEY if export == "otlp" else KEY.replace("%", "%%"))
     assert escaped in text

@@ -28,7 +28,7 @@ from vmesh.model.inventory import load
 from vmesh.render.renderer import Renderer
 
 LAB = paths.PROJECT / "inventory" / "lab"
-FILE = "endpoints/service1.yaml"
+FILE = "endpoints/service1.json"
 
 
 @pytest.fixture

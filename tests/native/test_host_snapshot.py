@@ -80,7 +80,7 @@ class Host:
         self.systemd = played.Systemd(self.root)
         self.service = Process(
             self.root / "opt/envoy/current/bin/envoy",
-            self.made.proxy.store.path / "bootstrap.yaml",
+            self.made.proxy.store.path / "bootstrap.json",
             root / "envoy.log",
         )
         store, admin = self.made.proxy.store, self.made.proxy.admin
@@ -209,9 +209,9 @@ def test_a_configuration_goes_back_while_requests_are_answered(host: Host) -> No
 
 def test_what_is_as_it_was_is_not_touched(host: Host) -> None:
     begin(host.machine, asked(1))
-    before = {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.yaml")}
+    before = {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.json")}
     assert undone(host)["restored"] == []
-    assert {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.yaml")} == before
+    assert {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.json")} == before
     assert (host.renewed, host.systemd.calls) == ([], [])
 
 
@@ -263,7 +263,7 @@ def test_an_endpoint_that_a_killed_run_left_draining_serves_again(
     host: Host, upstream: Upstream
 ) -> None:
     before = host.made.files()
-    name = "endpoints/service1.yaml"
+    name = "endpoints/service1.json"
     host.proxy.swap({name: draining(before[name], "127.0.0.1", upstream.port)})
     begin(host.machine, asked(1))
     assert undone(host)["restored"] == [PART]

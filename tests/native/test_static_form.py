@@ -54,7 +54,7 @@ def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
     plan = plan_of("lab")
     forms = write_files(plan, tmp_path)
     before = places()
-    edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.yaml"
+    edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.json"
     whole = edge.read_text()
     for damaged in (whole[:100], whole.replace("/", "_")):
         edge.write_text(damaged)
@@ -66,7 +66,7 @@ def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
 
 
 def test_what_the_inventory_no_longer_says_is_removed(tmp_path: Path) -> None:
-    stale = tmp_path / "gone" / "proxy" / "bootstrap.yaml"
+    stale = tmp_path / "gone" / "proxy" / "bootstrap.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("")
     write_files(plan_of("lab"), tmp_path)
@@ -140,12 +140,12 @@ def test_texts_that_yaml_takes_for_something_else_arrive_as_they_are(text: str) 
     )
     files = Renderer().files(plan)
     for read in (Blocks().read, yaml.safe_load):
-        hosts = read(files["routes/public.yaml"])["resources"][0]["virtual_hosts"]
+        hosts = read(files["routes/public.json"])["resources"][0]["virtual_hosts"]
         first, second = hosts[0]["routes"]
         assert first["decorator"]["operation"] == text
         assert first["direct_response"]["body"]["inline_string"] == text
         assert second["route"]["regex_rewrite"]["substitution"] == text
-        (listener,) = read(files["listeners/listeners.yaml"])["resources"]
+        (listener,) = read(files["listeners/listeners.json"])["resources"]
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         assert manager["tracing"]["custom_tags"][0]["literal"]["value"] == text
 

@@ -58,8 +58,8 @@ StatusText=
 STAT_NAMES = {
     LISTENERS: "listener_manager.lds",
     CLUSTERS: "cluster_manager.cds",
-    "routes/ingress.yaml": "http.ingress.rds.ingress",
-    "endpoints/stock.yaml": "cluster.stock",
+    "routes/ingress.json": "http.ingress.rds.ingress",
+    "endpoints/stock.json": "cluster.stock",
 }
 
 
@@ -115,7 +115,7 @@ class Accepting(Admin):
 
 
 def envoy(files: dict[str, str], bootstrap: str | None = None) -> Callable[[str], Admin]:
-    version = bootstrap or version_of(files["bootstrap.yaml"])
+    version = bootstrap or version_of(files["bootstrap.json"])
     return lambda path: Accepting(path, files, version)
 
 

@@ -603,7 +603,7 @@ def test_that_an_endpoint_is_draining_is_no_part_of_a_state(host: Host) -> None:
     where = '{address: {socket_address: {address: "10.0.0.1", port_value: 9}}}'
     body = f"resources:\n  - endpoint: {where}\n"
     text = f'version_info: "x"\n{body}'
-    path = "etc/envoy/shop/endpoints/stock.yaml"
+    path = "etc/envoy/shop/endpoints/stock.json"
     host.write(path, text)
     before = capture(host.root, host.systemd)
     host.write(

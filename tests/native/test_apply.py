@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import LISTENERS, Refused, bring
+from plugins.module_utils.envoy_apply import Refused, bring
+from plugins.module_utils.envoy_files import LISTENERS
 from tests.native.native import Native, echo, free_port, get, native, on_loopback, port_of, send_to
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh

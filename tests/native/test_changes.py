@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import Files, bring, differences
+from plugins.module_utils.envoy_apply import bring
+from plugins.module_utils.envoy_files import Files, differences
 from tests.native.native import (
     Native,
     Upstream,

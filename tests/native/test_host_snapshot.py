@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_apply import Proxy, bring
+from plugins.module_utils.envoy_documents import draining
+from plugins.module_utils.envoy_unit import Systemd
 from plugins.module_utils.machine import Machine
-from plugins.module_utils.mesh_envoy import Proxy, Systemd, bring, draining
 from plugins.module_utils.snapshot_store import SnapshotStore
 from plugins.module_utils.systemd import Done
 from plugins.module_utils.transaction import begin, commit, not_restored, remove, restore

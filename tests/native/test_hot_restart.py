@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import bring
+from plugins.module_utils.envoy_apply import bring
 from roles.envoy.templates import envoy_control
 from roles.envoy.templates.envoy_control import Failure, Settings, renew
 from tests.native.grpc_app import Caller, Talk, serving

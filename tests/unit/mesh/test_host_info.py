@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_documents import version_of
+from plugins.module_utils.envoy_files import stat_prefix
 from plugins.module_utils.host_report import HostReport, brief
-from plugins.module_utils.mesh_envoy import stat_prefix, version_of
 from plugins.module_utils.snapshot_store import SnapshotStore
 from plugins.module_utils.snapshots import empty
 from plugins.module_utils.systemd import Done

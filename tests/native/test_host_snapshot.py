@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -280,9 +281,11 @@ def test_a_state_that_envoy_refuses_is_told_with_its_reason(host: Host, upstream
     bring(host.proxy, host.made.files())
     now = host.made.files()
     # Somebody else took the port of before.
-    path.write_text(path.read_text().replace(f"port_value: {old}", f"port_value: {upstream.port}"))
-    state = path.read_text().replace('version_info: \\"', 'version_info: \\"x')
-    path.write_text(state)
+    pending = json.loads(path.read_text())
+    for file in pending["files"].values():
+        text = file.get("text", "").replace('"version_info": "', '"version_info": "x')
+        file["text"] = text.replace(f'"port_value": {old}', f'"port_value": {upstream.port}')
+    path.write_text(json.dumps(pending))
     result = undone(host)
     assert list(result["errors"]) == [PART]
     assert "ddress already in use" in not_restored(result)

@@ -211,7 +211,7 @@ def test_an_envoy_that_accepted_all_files_waits_for_none(root: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(STAT_NAMES))
 def test_a_file_that_envoy_has_not_accepted_is_named(root: Path, name: str) -> None:
-    older = {**rendered(), name: 'version_info: "older"\n'}
+    older = {**rendered(), name: '{"version_info": "older"}\n'}
     assert state(root, envoy(older))["proxies"]["shop"]["waiting"] == [name]
     assert stat_prefix(name) == STAT_NAMES[name]
 

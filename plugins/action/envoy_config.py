@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ..module_utils.mesh_envoy import concealed
 

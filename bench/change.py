@@ -27,9 +27,11 @@ from typing import Any
 
 from bench import change_layers as layers
 from bench import change_scale
+from bench.change_accidents import interrupted, still_different
+from bench.change_edits import OLD_ENVOY
 from bench.change_faults import FAULTS
 from bench.change_report import Row, summaries, table
-from bench.change_rows import CHANGES, OLD_ENVOY, interrupted, still_different
+from bench.change_rows import CHANGES
 from bench.change_upgrade import upgrade
 from bench.change_world import Rates, World
 from vmesh.base.exits import USAGE, CliError

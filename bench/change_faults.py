@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from bench import change_layers as layers
+from bench.change_edits import SERVICE
 from bench.change_layers import BACK, Layer, Values
 from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, windows
-from bench.change_rows import SERVICE
 from bench.change_world import HELLO, Change, World
 from vmesh import artifacts
 from vmesh.rollout import record

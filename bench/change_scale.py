@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import change_layers as layers
+from bench.change_edits import NEW_ENVOY, OLD_ENVOY
 from bench.change_layers import EDGE, Layer
 from bench.change_report import executions
-from bench.change_rows import NEW_ENVOY, OLD_ENVOY
 from bench.change_world import Change, World
 from vmesh.base.exits import CliError
 

@@ -11,9 +11,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from bench.change_edits import LONG_SECONDS, in_order
 from bench.change_measure import measured
 from bench.change_report import Row
-from bench.change_rows import LONG_SECONDS, in_order
 from bench.change_world import World, environment
 from vmesh.base import paths
 from vmesh.base.exits import CliError

@@ -6,7 +6,8 @@ What counts as failed is decided here and nowhere else, so that all figures mean
 from bench.load.addresses import NotAllowedError
 from bench.load.client import END, KEPT, MODES, NEW, START, Load, Target
 from bench.load.report import Counts, Failure, Outcome, Report, Spread
-from bench.load.streams import Download, Stream, StreamResult, Verdict, WebSocket
+from bench.load.streams import Download, Stream, StreamResult, Verdict
+from bench.load.websocket import WebSocket
 
 __all__ = [
     "END",

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import h11
+
 from bench.load import http1, report
 from bench.load.addresses import Address, allowed
 from bench.load.background import Background, bounded
+from bench.load.http1 import Answer, HttpConnection
 from bench.load.report import Outcome, Report
 from bench.load.wire import BadAnswerError, CutError, Wire, reason
 
@@ -61,28 +64,28 @@ class Pool:
     """The kept connections to one address: used in turn, so that none of them lies idle long."""
 
     size: int
-    idle: deque[Wire] = field(default_factory=deque)
+    idle: deque[HttpConnection] = field(default_factory=deque)
     open: int = 0
 
-    def take(self) -> Wire | None:
+    def take(self) -> HttpConnection | None:
         """Return the one unused longest; None while there is room for another, or all are busy."""
         while self.open >= self.size and self.idle:
-            wire = self.idle.popleft()
-            if not wire.stale():
-                return wire
-            self.drop(wire)
+            connection = self.idle.popleft()
+            if not connection.stale():
+                return connection
+            self.drop(connection)
         return None
 
-    def give_back(self, wire: Wire) -> None:
+    def give_back(self, connection: HttpConnection) -> None:
         """Take a connection back after its answer; one more than there is room for is closed."""
         if self.open > self.size:
-            self.drop(wire)
+            self.drop(connection)
         else:
-            self.idle.append(wire)
+            self.idle.append(connection)
 
-    def drop(self, wire: Wire) -> None:
+    def drop(self, connection: HttpConnection) -> None:
         """Close a connection."""
-        wire.close()
+        connection.close()
         self.open -= 1
 
 
@@ -93,7 +96,7 @@ class _Plan:
     target: Target
     mode: str
     address: Address
-    data: bytes
+    request: h11.Request
     pool: Pool | None
 
     @property
@@ -159,8 +162,9 @@ class Load(Background):
             pool = pools.setdefault((place.host, place.port), Pool(connections))
             for mode in modes:
                 own = {"connection": "close"} if mode == NEW else {}
-                data = http1.request(target.method, place, target.headers, **own)
-                self._plans.append(_Plan(target, mode, place, data, pool if mode == KEPT else None))
+                asked = http1.request(target.method, place, target.headers, **own)
+                shared = pool if mode == KEPT else None
+                self._plans.append(_Plan(target, mode, place, asked, shared))
         self._pools = tuple(pools.values())
         self._lock = threading.Lock()  # guards what the caller's thread reads
         self._marks: dict[str, float] = {}
@@ -210,8 +214,8 @@ class Load(Background):
                 self._scheduler = requests.create_task(self._schedule(requests))
         finally:
             for pool in self._pools:
-                for wire in pool.idle:
-                    wire.close()
+                for connection in pool.idle:
+                    connection.close()
             with self._lock:
                 self._in_flight.clear()
                 self._marks.setdefault(END, time.monotonic())
@@ -251,7 +255,7 @@ class Load(Background):
     async def _ask(self, plan: _Plan, outcome: Outcome) -> None:
         """Send one request and note what comes of it; raises nothing but its own mistakes."""
         outcome.sent = time.monotonic()
-        answer: http1.Answer | None = None
+        answer: Answer | None = None
         limit = asyncio.timeout(self._time_limit)
         try:
             async with limit:
@@ -262,7 +266,7 @@ class Load(Background):
         outcome.seconds = time.monotonic() - outcome.sent
         if answer is not None:
             outcome.status = answer.head.status
-            outcome.trace_id = answer.head.value("x-trace-id") or None
+            outcome.trace_id = answer.head.trace_id
             outcome.error = plan.target.fault(answer.head.status, answer.body)
         if outcome.retried and self._closed_fails:
             then = outcome.error or f"status {outcome.status}"
@@ -272,17 +276,16 @@ class Load(Background):
             self._in_flight.discard(outcome.due)
 
 
-async def _answered(plan: _Plan, outcome: Outcome) -> http1.Answer:
+async def _answered(plan: _Plan, outcome: Outcome) -> Answer:
     """Return the answer to a request, which may be sent twice: see Load.
 
     Raises CutError, BadAnswerError or OSError.
     """
     if plan.pool is not None and (kept := plan.pool.take()) is not None:
-        before = kept.received
         try:
             return await _exchange(plan, kept)
-        except CutError:
-            if kept.received > before or plan.target.method not in http1.IDEMPOTENT:
+        except CutError as error:
+            if error.partial or plan.target.method not in http1.IDEMPOTENT:
                 raise
             outcome.retried = True
     outcome.opened += 1
@@ -294,22 +297,22 @@ async def _answered(plan: _Plan, outcome: Outcome) -> http1.Answer:
         if plan.pool is not None:
             plan.pool.open -= 1
         raise
-    return await _exchange(plan, wire)
+    return await _exchange(plan, HttpConnection(wire))
 
 
-async def _exchange(plan: _Plan, wire: Wire) -> http1.Answer:
+async def _exchange(plan: _Plan, connection: HttpConnection) -> Answer:
     """Send the request on a connection, which is then kept or closed, whatever happens."""
     reusable = False
     try:
-        answer = await http1.exchange(wire, plan.target.method, plan.data)
+        answer = await connection.exchange(plan.request)
         reusable = answer.reusable
     finally:
         if plan.pool is None:
-            wire.close()
+            connection.close()
         elif reusable:
-            plan.pool.give_back(wire)
+            plan.pool.give_back(connection)
         else:
-            plan.pool.drop(wire)
+            plan.pool.drop(connection)
     return answer
 
 

@@ -1,118 +1,111 @@
-"""The client's side of WebSocket (RFC 6455): handshake and frames, no extensions."""
+"""The client's side of WebSocket on a connection: wsproto speaks it, Wire carries the bytes."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
-from dataclasses import dataclass
-from enum import IntEnum
+import asyncio
+from collections import deque
 
-from bench.load.http1 import Head
-from bench.load.wire import BadAnswerError, CutError, Wire
+import h11
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Event,
+    Message,
+    RejectConnection,
+    Request,
+)
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_MOST_PAYLOAD = 2**20
-
-NO_CODE = 1005  # what a close frame without a code counts as
-
-
-class Opcode(IntEnum):
-    """What a frame is."""
-
-    CONTINUATION = 0x0
-    TEXT = 0x1
-    BINARY = 0x2
-    CLOSE = 0x8
-    PING = 0x9
-    PONG = 0xA
+from bench.load.http1 import Head, head_of
+from bench.load.wire import EOF, BadAnswerError, CutError, Wire
 
 
-@dataclass(frozen=True)
-class Frame:
-    """One frame, unmasked; `final` is false when the message goes on."""
+class WsConnection:
+    """A connection that becomes a WebSocket; no extensions."""
 
-    final: bool
-    opcode: Opcode
-    payload: bytes
+    def __init__(self, wire: Wire) -> None:
+        """Take a connection on which nothing was sent yet."""
+        self._wire = wire
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self._events = deque[Event]()
+        self._whole = True  # the last byte that came ends a frame, or an answer's header
+        self._sending = asyncio.Lock()  # frames must not mix
+
+    @property
+    def answered_close(self) -> bool:
+        """Tell whether each side has sent a close frame."""
+        return self._protocol.state is ConnectionState.CLOSED
+
+    @property
+    def awaits_close(self) -> bool:
+        """Tell whether only the client has sent a close frame."""
+        return self._protocol.state is ConnectionState.LOCAL_CLOSING
+
+    async def open(self, asked: h11.Request) -> Head:
+        """Ask for the WebSocket as a GET request would; return the answer, of status 101 if open.
+
+        Raises CutError, or BadAnswerError for an answer that does not fit the question.
+        """
+        fields = dict(asked.headers)
+        await self.send(
+            Request(
+                host=fields.pop(b"host").decode("latin-1"),
+                target=asked.target.decode("ascii"),
+                extra_headers=list(fields.items()),
+            )
+        )
+        event = await self.receive()
+        if isinstance(event, RejectConnection):
+            return head_of(event.status_code, event.headers)
+        assert isinstance(event, AcceptConnection), event
+        return head_of(101, event.extra_headers)
+
+    async def send(self, event: Event) -> bool:
+        """Send something; false when it no longer may be sent, as a close frame was.
+
+        Raises CutError when the server has gone.
+        """
+        async with self._sending:
+            try:
+                data = self._protocol.send(event)
+            except LocalProtocolError:
+                return False
+            await self._wire.send(data)
+        return True
+
+    async def receive(self) -> Event:
+        """Return what the server says next; a long message comes in parts.
+
+        Raises CutError, which is partial unless the connection ended between two frames, and
+        BadAnswerError for what a server must not send.
+        """
+        while not self._events:
+            came = await self._wire.receive(partial=not self._whole)
+            if not came:
+                raise CutError(EOF, partial=not self._whole)
+            # wsproto does not tell whether it holds a part of a frame. The last byte alone does:
+            # it makes wsproto tell of the frame's end, or there is none.
+            for part in (came[:-1], came[-1:]):
+                self._take(part)
+        event = self._events.popleft()
+        if isinstance(event, CloseConnection) and self._protocol.state in _NOT_CLOSED_BY_SERVER:
+            raise BadAnswerError(event.reason)  # wsproto's proposal of what to close with
+        return event
+
+    def _take(self, data: bytes) -> None:
+        """Have wsproto read some bytes, if it still wants any."""
+        if not data or self.answered_close:
+            return
+        try:
+            self._protocol.receive_data(data)
+        except RemoteProtocolError as error:
+            raise BadAnswerError(str(error)) from error
+        before = len(self._events)
+        self._events.extend(self._protocol.events())
+        new = self._events[-1] if len(self._events) > before else None
+        self._whole = new.frame_finished if isinstance(new, Message) else new is not None
 
 
-def upgrade(key: str) -> dict[str, str]:
-    """Return the header fields that ask for a WebSocket."""
-    return {
-        "connection": "Upgrade",
-        "upgrade": "websocket",
-        "sec-websocket-version": "13",
-        "sec-websocket-key": key,
-    }
-
-
-def new_key() -> str:
-    """Return a nonce for a handshake."""
-    return base64.b64encode(os.urandom(16)).decode()
-
-
-def accepted(head: Head, key: str) -> bool:
-    """Tell whether an answer agrees to the handshake with that key."""
-    proof = base64.b64encode(hashlib.sha1((key + _GUID).encode()).digest()).decode()
-    return (
-        head.status == 101
-        and "websocket" in head.tokens("upgrade")
-        and "upgrade" in head.tokens("connection")
-        and head.value("sec-websocket-accept") == proof
-    )
-
-
-def masked(opcode: Opcode, payload: bytes) -> bytes:
-    """Return a whole message in one frame, masked as a client must."""
-    length = len(payload)
-    if length < 126:
-        size = bytes([0x80 | length])
-    elif length < 2**16:
-        size = bytes([0x80 | 126]) + length.to_bytes(2, "big")
-    else:
-        size = bytes([0x80 | 127]) + length.to_bytes(8, "big")
-    key = os.urandom(4)
-    return (
-        bytes([0x80 | opcode]) + size + key + bytes(b ^ key[i % 4] for i, b in enumerate(payload))
-    )
-
-
-def close_payload(code: int, reason: str = "") -> bytes:
-    """Return the payload of a close frame."""
-    return code.to_bytes(2, "big") + reason.encode()
-
-
-def close_code(payload: bytes) -> int:
-    """Return the code of a close frame. Raises BadAnswerError for half a code."""
-    if not payload:
-        return NO_CODE
-    if len(payload) == 1:
-        raise BadAnswerError("a close frame with one byte")
-    return int.from_bytes(payload[:2], "big")
-
-
-async def frame(wire: Wire) -> Frame:
-    """Read a server's frame.
-
-    Raises CutError, which is partial unless the connection ended between two frames, and
-    BadAnswerError for what a server must not send.
-    """
-    first, second = await wire.exactly(2)
-    try:
-        opcode = Opcode(first & 0x0F)
-    except ValueError:
-        raise BadAnswerError(f"a frame of the unknown kind {first & 0x0F:#x}") from None
-    final, length = bool(first & 0x80), second & 0x7F
-    if first & 0x70 or second & 0x80:
-        raise BadAnswerError("a frame that is masked or uses an extension")
-    if opcode >= Opcode.CLOSE and (not final or length > 125):
-        raise BadAnswerError(f"a {opcode.name} frame that is too long or not whole")
-    try:
-        if length >= 126:
-            length = int.from_bytes(await wire.exactly(2 if length == 126 else 8), "big")
-        if length > _MOST_PAYLOAD:
-            raise BadAnswerError(f"a frame of {length} bytes")
-        return Frame(final, opcode, await wire.exactly(length))
-    except CutError as error:
-        raise CutError(error.how, partial=True) from error
+_NOT_CLOSED_BY_SERVER = (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING)

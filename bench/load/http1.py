@@ -1,10 +1,11 @@
-"""The client's side of HTTP/1.1 (RFC 9112): a request as bytes, an answer read off a wire."""
+"""The client's side of HTTP/1.1 on a connection: h11 speaks it, Wire carries the bytes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import h11
 
 from bench.load.addresses import Address
 from bench.load.wire import EOF, BadAnswerError, CutError, Wire
@@ -12,27 +13,16 @@ from bench.load.wire import EOF, BadAnswerError, CutError, Wire
 # A client may send these again when it cannot know whether they were served (RFC 9110, 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
-_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-9]\d\d)(?: .*)?")
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_MOST_FIELDS = 200
+_MOST_HEAD = 65536
 _MOST_BODY = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Head:
-    """Status line and header fields; names are lower case."""
+    """What the header of an answer says."""
 
-    version: str
     status: int
-    fields: tuple[tuple[str, str], ...]
-
-    def value(self, name: str) -> str:
-        """Return a field's value, several of them as one list; empty without any."""
-        return ", ".join(value for key, value in self.fields if key == name)
-
-    def tokens(self, name: str) -> set[str]:
-        """Return the lower-case members of a field that is a list."""
-        return {part.strip().lower() for part in self.value(name).split(",") if part.strip()}
+    trace_id: str | None  # its x-trace-id
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Answer:
     reusable: bool
 
 
-def request(method: str, address: Address, headers: Mapping[str, str], **own: str) -> bytes:
+def request(method: str, address: Address, headers: Mapping[str, str], **own: str) -> h11.Request:
     """Return a request without a body.
 
     headers: the caller's; a Host among them replaces the URL's own.
@@ -57,130 +47,102 @@ def request(method: str, address: Address, headers: Mapping[str, str], **own: st
     if method not in {"GET", "HEAD", "OPTIONS", "TRACE"}:
         defaults["content-length"] = "0"
     fields = {n: v for n, v in (defaults | own).items() if n not in given} | dict(headers)
-    for name, value in fields.items():
-        if not _TOKEN.fullmatch(name) or any(character in value for character in "\r\n\0"):
-            raise ValueError(f"{name!r}: {value!r} is not a header field")
-    if not _TOKEN.fullmatch(method):
-        raise ValueError(f"{method!r} is not a method")
-    lines = [f"{method} {address.path} HTTP/1.1", *(f"{n}: {v}" for n, v in fields.items())]
-    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
+    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    try:
+        return h11.Request(method=method, target=address.path, headers=encoded)
+    except h11.LocalProtocolError as error:
+        raise ValueError(
+            f"{method!r} is not a method, or one of {fields} is not a header field: {error}"
+        ) from error
 
 
-async def head(wire: Wire) -> Head:
-    """Read up to the end of the header fields; interim answers (100 to 199 but 101) are skipped.
-
-    Raises CutError or BadAnswerError.
-    """
-    while True:
-        line = await wire.line()
-        match = _STATUS_LINE.fullmatch(line)
-        if match is None:
-            raise BadAnswerError(f"no status line: {line[:80]!r}")
-        try:
-            fields = await _fields(wire)
-        except CutError as error:
-            raise CutError(error.how, partial=True) from error
-        found = Head(match[1].decode(), int(match[2]), fields)
-        if found.status == 101 or found.status >= 200:
-            return found
+def head_of(status: int, fields: Iterable[tuple[bytes, bytes]]) -> Head:
+    """Return what is of interest in a header; the names of its fields are lower case."""
+    traces = [value.decode("latin-1") for name, value in fields if name == b"x-trace-id"]
+    return Head(status, ", ".join(traces) or None)
 
 
-async def _fields(wire: Wire) -> tuple[tuple[str, str], ...]:
-    fields: list[tuple[str, str]] = []
-    while line := await wire.line():
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise BadAnswerError(f"no header field: {line[:80]!r}")
-        fields.append((name.lower(), value.strip(" \t")))
-        if len(fields) > _MOST_FIELDS:
-            raise BadAnswerError(f"more than {_MOST_FIELDS} header fields")
-    return tuple(fields)
+class HttpConnection:
+    """A connection on which requests are sent and answered one after the other."""
 
+    def __init__(self, wire: Wire) -> None:
+        """Take a connection on which nothing was sent yet."""
+        self._wire = wire
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
+        self._answering = False  # a byte of the answer has come
+        self.ended = False  # the server has closed its side
 
-def ends_with_connection(method: str, found: Head) -> bool:
-    """Tell whether the body goes on until the server closes."""
-    return not (
-        _bodiless(method, found) or found.value("transfer-encoding") or _length(found) is not None
-    )
+    def close(self) -> None:
+        """Close the connection; again does nothing."""
+        self._wire.close()
 
+    def stale(self) -> bool:
+        """Tell whether an idle connection cannot take a request.
 
-def _bodiless(method: str, found: Head) -> bool:
-    return method == "HEAD" or found.status in {101, 204, 304}
+        So it is when the server has closed it, or has sent something that nobody asked for.
+        """
+        return bool(self._protocol.trailing_data[0]) or self._wire.stale()
 
+    async def send(self, asked: h11.Request) -> None:
+        """Send a request. Raises CutError."""
+        self._answering = False
+        data = self._protocol.send(asked) + self._protocol.send(h11.EndOfMessage())
+        await self._wire.send(data)
 
-def _length(found: Head) -> int | None:
-    told = found.tokens("content-length")
-    if not told:
-        return None
-    (length,) = told if len(told) == 1 else ("differs",)
-    if not (length.isascii() and length.isdecimal()):
-        raise BadAnswerError(f"content-length: {found.value('content-length')}")
-    return int(length)
+    async def head(self) -> Head:
+        """Read up to the end of the header; interim answers are skipped.
 
+        Raises CutError or BadAnswerError.
+        """
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return head_of(event.status_code, event.headers)
 
-async def pieces(wire: Wire, method: str, found: Head) -> AsyncIterator[bytes]:
-    """Give the body as it comes; ends normally only when all of it is there.
+    async def piece(self) -> bytes | None:
+        """Return the next piece of the body; None when all of it was there.
 
-    Raises CutError or BadAnswerError.
-    """
-    if _bodiless(method, found):
-        return
-    if coding := found.value("transfer-encoding"):
-        if coding.lower() != "chunked":
-            raise BadAnswerError(f"transfer-encoding: {coding}")
-        async for piece in _chunks(wire):
-            yield piece
-    elif (length := _length(found)) is not None:
-        while length:
-            piece = await wire.some(length)
-            length -= len(piece)
-            yield piece
-    else:
+        Raises CutError or BadAnswerError.
+        """
+        event = await self._next()
+        return bytes(event.data) if isinstance(event, h11.Data) else None
+
+    async def _next(self) -> h11.Event:
+        """Return what the server says next."""
         while True:
             try:
-                piece = await wire.some(_MOST_BODY)
-            except CutError as error:
-                if error.how == EOF:
-                    return
-                raise
-            yield piece
+                event = self._protocol.next_event()
+            except h11.RemoteProtocolError as error:
+                if self.ended:
+                    raise CutError(EOF, partial=self._answering) from error
+                raise BadAnswerError(str(error)) from error
+            if isinstance(event, h11.Event):
+                return event
+            if event is h11.PAUSED:
+                raise BadAnswerError("the server has switched to another protocol")
+            came = await self._wire.receive(partial=self._answering)
+            self._protocol.receive_data(came)
+            if came:
+                self._answering = True
+            else:
+                self.ended = True
 
+    async def exchange(self, asked: h11.Request) -> Answer:
+        """Send a request and read its whole answer.
 
-async def _chunks(wire: Wire) -> AsyncIterator[bytes]:
-    while True:
-        line = (await wire.line()).split(b";")[0].strip()
-        try:
-            left = int(line, 16)
-        except ValueError:
-            raise BadAnswerError(f"no chunk size: {line[:80]!r}") from None
-        if left == 0:
-            await _fields(wire)  # trailers, up to the empty line
-            return
-        while left:
-            piece = await wire.some(left)
-            left -= len(piece)
-            yield piece
-        if await wire.line():
-            raise BadAnswerError("a chunk is longer than its size")
-
-
-async def exchange(wire: Wire, method: str, data: bytes) -> Answer:
-    """Send a request and read its whole answer.
-
-    Raises CutError, which is partial when a part of the answer had come, or BadAnswerError.
-    """
-    before = wire.received
-    body = bytearray()
-    try:
-        await wire.send(data)
-        found = await head(wire)
-        async for piece in pieces(wire, method, found):
+        Raises CutError, which is partial when a part of the answer had come, or BadAnswerError.
+        """
+        await self.send(asked)
+        head = await self.head()
+        body = bytearray()
+        while (piece := await self.piece()) is not None:
             body += piece
             if len(body) > _MOST_BODY:
                 raise BadAnswerError(f"the body is longer than {_MOST_BODY} bytes")
-    except CutError as error:
-        raise CutError(error.how, partial=wire.received > before) from error
-    options = found.tokens("connection")
-    kept = "keep-alive" in options if found.version == "HTTP/1.0" else "close" not in options
-    reusable = kept and found.status != 101 and not ends_with_connection(method, found)
-    return Answer(found, bytes(body), reusable)
+        reusable = not self.ended and self._protocol.states == _BOTH_DONE
+        if reusable:
+            self._protocol.start_next_cycle()
+        return Answer(head, bytes(body), reusable)
+
+
+_BOTH_DONE = {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}

@@ -1,4 +1,4 @@
-"""One TCP connection of which everything is known: what came, and how it ended.
+"""One TCP connection: its bytes, and how it ended.
 
 On bare sockets: nothing reads ahead in the background, so whether the peer has closed an idle
 connection can be asked of the kernel in the very moment before it is used again.
@@ -13,7 +13,6 @@ from typing import Final, Self
 
 EOF: Final = "end of file"
 RESET: Final = "reset"
-_MOST_LINE = 65536
 _PIECE = 65536
 
 
@@ -40,13 +39,11 @@ def reason(error: Exception) -> str:
 
 
 class Wire:
-    """A connection. Close it, or use it as a context manager."""
+    """A connection. Close it when it is no longer needed."""
 
     def __init__(self, connected: socket.socket) -> None:
         """Take a connected, non-blocking socket."""
         self._socket = connected
-        self._buffer = bytearray()
-        self.received = 0  # bytes, ever
 
     @classmethod
     async def connect(cls, host: str, port: int) -> Self:
@@ -62,23 +59,12 @@ class Wire:
             raise
         return cls(new)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the connection; again does nothing."""
         self._socket.close()
 
     def stale(self) -> bool:
-        """Tell whether an idle connection cannot take a request.
-
-        So it is when the peer has closed it, or has sent something that nobody asked for.
-        """
-        if self._buffer:
-            return True
+        """Tell whether the peer has closed an idle connection, or has sent something on it."""
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -94,37 +80,13 @@ class Wire:
         except ConnectionError as error:
             raise CutError(RESET) from error
 
-    async def _more(self) -> None:
+    async def receive(self, *, partial: bool) -> bytes:
+        """Return what comes next, at most 64 KiB; nothing at the end of file.
+
+        partial: whether a part of what is waited for has come, for the CutError that a reset
+            raises.
+        """
         try:
-            came = await asyncio.get_running_loop().sock_recv(self._socket, _PIECE)
+            return await asyncio.get_running_loop().sock_recv(self._socket, _PIECE)
         except ConnectionError as error:
-            raise CutError(RESET, partial=bool(self._buffer)) from error
-        if not came:
-            raise CutError(EOF, partial=bool(self._buffer))
-        self.received += len(came)
-        self._buffer += came
-
-    def _take(self, count: int) -> bytes:
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
-
-    async def line(self) -> bytes:
-        """Return the next line without its end. Raises CutError or BadAnswerError."""
-        while (end := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > _MOST_LINE:
-                raise BadAnswerError(f"a line is longer than {_MOST_LINE} bytes")
-            await self._more()
-        return self._take(end + 1).rstrip(b"\r\n")
-
-    async def exactly(self, count: int) -> bytes:
-        """Return the next `count` bytes. Raises CutError."""
-        while len(self._buffer) < count:
-            await self._more()
-        return self._take(count)
-
-    async def some(self, most: int) -> bytes:
-        """Return what is there, at least one byte and at most `most`. Raises CutError."""
-        if not self._buffer:
-            await self._more()
-        return self._take(most)
+            raise CutError(RESET, partial=partial) from error

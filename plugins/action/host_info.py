@@ -30,11 +30,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = self._execute_module(
             module_name="vmesh.mesh.host_info", module_args=options, task_vars=task_vars
         )
-        state = result.pop("state", None) if folder else None
-        if state is not None:
+        host = result.pop("host", None) if folder else None
+        if host is not None:
             name = quote((task_vars or {})["inventory_hostname"], safe="")
             path = Path(folder) / f"{name}.json"
             # Nobody else on the controller needs to see what is configured.
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                json.dump(state, file)
+                json.dump(host, file)
         return result

@@ -16,6 +16,11 @@ REFUSALS = (
     "/stats?format=json&type=Counters"
     "&filter=%5C.%28update_failure%7Cupdate_rejected%7Clistener_create_failure%29%24"
 )
+# Of HTTP its requests, of TCP its connections; not those of the admin interface itself.
+UNDER_WAY = (
+    "/stats?format=json&type=Gauges"
+    "&filter=%5E%28http%5C..*downstream_rq%7Ctcp%5C..*downstream_cx%29_active%24"
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class Admin:
     def refusals(self) -> dict[str, int]:
         """Return the counters that tell of refused files, by name."""
         return {name: int(value) for name, value in self._stats(REFUSALS).items()}
+
+    def under_way(self) -> int:
+        """Return how many requests, streams and TCP connections of clients Envoy serves now."""
+        gauges = self._stats(UNDER_WAY)
+        return sum(int(n) for name, n in gauges.items() if not name.startswith("http.admin."))
 
     def _stats(self, url: str) -> dict[str, Any]:
         stats = json.loads(self.get(url)[1]).get("stats", [])

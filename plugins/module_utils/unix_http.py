@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+from collections.abc import Mapping
 
 # What a request can raise: nobody listens, no answer in time, no HTTP.
 FAULTS = (OSError, http.client.HTTPException)
@@ -31,3 +32,15 @@ def ask(path: str, url: str, method: str = "GET", seconds: float = 30) -> tuple[
         connection.request(method, url)
         response = connection.getresponse()
         return response.status, response.read().decode(errors="replace")
+
+
+def status_of(
+    connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str] | None = None
+) -> int:
+    """Return the status of a GET and close the connection; raises FAULTS.
+
+    The body is not read: it may have no end.
+    """
+    with contextlib.closing(connection):
+        connection.request("GET", url, headers=dict(headers or {}))
+        return connection.getresponse().status

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from bench import change_layers as layers
+from bench.change_edits import OLD_ENVOY
 from bench.change_report import Row
-from bench.change_rows import OLD_ENVOY
 from bench.change_world import World
 from tests.live.conftest import pytest_configure, pytest_terminal_summary, target
 from tests.live.target import inventory_path, results_dir

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench import change_rows as rows
+from bench import change_accidents as accidents
+from bench import change_edits as edits
 from bench.change_report import Row
 from bench.change_world import World
 
@@ -21,7 +22,7 @@ Passes = Callable[[Callable[[World], Row]], Row]
 
 
 def test_routes_timeouts_weights_and_a_replica_less_touch_no_stream(passes: Passes) -> None:
-    row = passes(lambda world: rows.applied(world, rows.routes, rows.replica_removed))
+    row = passes(lambda world: edits.applied(world, edits.routes, edits.replica_removed))
     assert row.streams.survived == row.streams.all > 0
     assert row.served is not None
     assert row.served < row.seconds
@@ -30,8 +31,8 @@ def test_routes_timeouts_weights_and_a_replica_less_touch_no_stream(passes: Pass
 def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted(
     passes: Passes,
 ) -> None:
-    edits = (rows.replica_added, rows.bootstrap_beside, rows.jaeger_settings)
-    row = passes(lambda world: rows.applied(world, *edits))
+    chosen = (edits.replica_added, edits.bootstrap_beside, edits.jaeger_settings)
+    row = passes(lambda world: edits.applied(world, *chosen))
     # The old Envoys serve them out; the drain time is longer than this.
     assert row.streams.survived == row.streams.all > 0
     assert row.spans is not None
@@ -40,32 +41,32 @@ def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted
 
 
 def test_envoy_is_upgraded(passes: Passes) -> None:
-    row = passes(lambda world: rows.applied(world, rows.envoy_upgraded))
+    row = passes(lambda world: edits.applied(world, edits.envoy_upgraded))
     assert row.streams.survived == row.streams.all > 0
 
 
 def test_envoy_is_rolled_back(passes: Passes) -> None:
-    row = passes(rows.envoy_back)
+    row = passes(edits.envoy_back)
     assert row.streams.survived == row.streams.all > 0
 
 
 def test_apps_are_released_one_instance_at_a_time_and_long_requests_end_well(
     passes: Passes,
 ) -> None:
-    passes(lambda world: rows.applied(world, rows.release))
+    passes(lambda world: edits.applied(world, edits.release))
 
 
 def test_one_app_is_rolled_back(passes: Passes) -> None:
-    passes(rows.release_back)
+    passes(edits.release_back)
 
 
 def test_killed_processes_cost_at_most_what_was_in_flight(passes: Passes) -> None:
-    passes(lambda world: rows.killed(world, rows.ENVOY_UNIT, rows.APP_UNIT))
+    passes(lambda world: accidents.killed(world, edits.ENVOY_UNIT, edits.APP_UNIT))
 
 
 def test_vanished_vm_is_left_out_and_comes_back(passes: Passes) -> None:
-    passes(rows.vm_vanished)
+    passes(accidents.vm_vanished)
 
 
 def test_rebooted_vm_is_left_out_and_comes_back(passes: Passes) -> None:
-    passes(rows.vm_rebooted)
+    passes(accidents.vm_rebooted)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from bench import change_faults as faults
-from bench import change_rows as rows
+from bench.change_accidents import still_different
 from bench.change_report import Row
 from bench.change_world import World
 
@@ -40,4 +40,4 @@ def test_app_that_answers_500_is_taken_back_from_its_canary(passes: Passes) -> N
 
 
 def test_nothing_is_left_half_done(world: World) -> None:
-    assert rows.still_different(world) == []
+    assert still_different(world) == []

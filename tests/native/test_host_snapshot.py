@@ -14,17 +14,11 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.machine import Machine
 from plugins.module_utils.mesh_envoy import Proxy, Systemd, bring, draining
-from plugins.module_utils.mesh_host import Books, Done
-from plugins.modules.host_snapshot import (
-    LEAVE,
-    Machine,
-    begin,
-    commit,
-    not_restored,
-    remove,
-    restore,
-)
+from plugins.module_utils.snapshot_store import SnapshotStore
+from plugins.module_utils.systemd import Done
+from plugins.module_utils.transaction import begin, commit, not_restored, remove, restore
 from tests.native.native import (
     Native,
     NativeEnvoy,
@@ -44,6 +38,13 @@ from vmesh.model.inventory import load
 
 LAB = paths.PROJECT / "inventory" / "lab"
 NAME, PART, UNIT = "front-proxy", "envoy@front-proxy", "envoy@front-proxy.service"
+# Starts a program of the host kit, as its zipapp does.
+KIT = (
+    sys.executable,
+    "-c",
+    "import sys; from plugins.module_utils import leave\n"
+    "assert sys.argv[1] == 'leave'; sys.exit(leave.main(sys.argv[2:]))",
+)
 UNIT_FILE = (
     "# Written by the role envoy.\n[Service]\nExecStart={start}\nExecReload=envoy-control x\n"
 )
@@ -89,6 +90,7 @@ class Host:
             self.run,
             lambda _name, _group: self.proxy,
             leaving=self.root / "run/vmesh/leaving",
+            kit=KIT,
         )
         self.renewed: list[list[str]] = []
         self.others: list[subprocess.Popen[bytes]] = []
@@ -102,7 +104,7 @@ class Host:
         if arguments[0] == "systemd-run":
             command = list(arguments[arguments.index("--") + 1 :])
             path = f"{self.root / 'bin'}:{os.environ['PATH']}"
-            self.others.append(subprocess.Popen(command, env={"PATH": path}))
+            self.others.append(subprocess.Popen(command, env={"PATH": path}, cwd=paths.PROJECT))
             return Done(0)
         done = self.systemd(arguments)
         for verb, *units in self.systemd.told("stop")[-1:]:
@@ -270,7 +272,7 @@ def test_an_endpoint_that_a_killed_run_left_draining_serves_again(
 
 def test_a_state_that_envoy_refuses_is_told_with_its_reason(host: Host, upstream: Upstream) -> None:
     begin(host.machine, asked(1))
-    path = Books(host.root).pending_path
+    path = SnapshotStore(host.root).pending_path
     (admin,) = [each for each in host.made.plan.view["listeners"] if each["name"] == "admin"]
     old, admin["port"] = admin["port"], free_port()
     bring(host.proxy, host.made.files())
@@ -303,7 +305,7 @@ def test_one_proxy_goes_back_to_a_numbered_state(host: Host) -> None:
     assert (result["restored"], result["errors"]) == ([PART], {})
     assert host.proxy.accepts(first)
     assert "1.40.0" in host.proxy.service.executable(), "the release is everybody's"
-    what = Books(host.root).history()[-1]["what"]
+    what = SnapshotStore(host.root).history()[-1]["what"]
     assert list(what) == ["config"] and list(what["config"]) == [NAME]
 
 
@@ -358,8 +360,9 @@ def test_an_envoy_that_leaves_is_not_waited_for_longer_than_was_said(
     assert eventually(lambda: bool(upstream.requests))
     try:
         subprocess.run(
-            [sys.executable, "-c", LEAVE, host.proxy.admin.path, "1", tmp_path / "x", UNIT],
+            [*KIT, "leave", host.proxy.admin.path, "1", str(tmp_path / "x"), UNIT],
             env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            cwd=paths.PROJECT,
             check=True,
             timeout=10,
         )

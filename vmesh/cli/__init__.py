@@ -18,6 +18,7 @@ from types import FrameType
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, INTERRUPTED, USAGE, CliError
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.base.words import plural
 from vmesh.cli.options import NEED_CHECKOUT, PROGRAM, parser
 
 
@@ -58,7 +59,7 @@ def problem_list(problems: Sequence[Problem]) -> str:
     for severity, kind in ((ERROR, "problem"), (WARNING, "warning")):
         found = [problem for problem in problems if problem.severity == severity]
         if found:
-            parts.append(f"{len(found)} {kind}{'s' if len(found) != 1 else ''}:")
+            parts.append(f"{len(found)} {plural(kind, len(found))}:")
             parts += [_laid_out(number, problem) for number, problem in enumerate(found, 1)]
     return "\n".join(parts)
 

@@ -7,8 +7,7 @@ import argparse
 from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
 from vmesh.cli import named
-from vmesh.model.inventory import load
-from vmesh.remote.mesh import LAB_GROUP
+from vmesh.model.inventory import LAB_GROUP, load
 from vmesh.rollout import record
 
 
@@ -16,7 +15,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Stop the lab's VMs, and with --purge remove their disks. Refuses without a lab."""
     # A wrong mesh must not keep anyone from stopping its VMs: nothing is compiled here.
     inventory = load(*arguments.inventory)
-    if not inventory.groups.get(LAB_GROUP):
+    if not inventory.lab:
         raise CliError(
             f"{named(arguments.inventory)} has no group `{LAB_GROUP}`: its VMs are not vmesh's to"
             " stop.",
@@ -30,5 +29,5 @@ def run(arguments: argparse.Namespace) -> int:
         Lab.from_inventory(inventory).down(steps, purge=arguments.purge)
         if arguments.purge:
             # What was applied went with the disks.
-            record.forget(record.folder(*arguments.inventory), inventory.groups[LAB_GROUP])
+            record.forget(record.folder(*arguments.inventory), inventory.lab)
     return OK

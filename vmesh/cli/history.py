@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vmesh.base.exits import OK, USAGE, CliError
-from vmesh.cli.output.graph import shortened
+from vmesh.base.words import shortened
 from vmesh.cli.output.tables import table
 from vmesh.rollout import history, record
 

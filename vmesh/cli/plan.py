@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, new_log
+from vmesh.base.words import shortened
 from vmesh.cli import packages, problem_list, supplies
-from vmesh.cli.output.graph import shortened
 from vmesh.cli.output.plan import Result, as_data, show
 from vmesh.compile.topology import topology
 from vmesh.remote import playbook
 from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, record
+from vmesh.rollout import changes, desired_state, record
 from vmesh.rollout.drift import drift, environments
 from vmesh.rollout.record import Described, State
 
@@ -115,11 +113,6 @@ def compare(
     mesh: Mesh, recorded: dict[str, State], wanted: dict[str, Described], renderer: Renderer
 ) -> Result:
     """Return what would change since the states that were recorded."""
-
-    def rerender(proxy: Mapping[str, Any]) -> dict[str, str] | None:
-        texts = _old_texts(proxy, renderer)
-        return None if texts is None else {p: record.digest(text) for p, text in texts.items()}
-
     return Result(
         topology({host: described.state["host"] for host, described in wanted.items()}),
         mesh.spec.warnings,
@@ -128,18 +121,10 @@ def compare(
         changes.compare(
             recorded,
             {host: described.state for host, described in wanted.items()},
-            rerender,
+            desired_state.rerender(renderer),
             mesh.inventory.hosts.keys(),
         ),
     )
-
-
-def _old_texts(proxy: Mapping[str, Any], renderer: Renderer) -> dict[str, str] | None:
-    """Return the files of a recorded proxy as today's templates write them, None if they cannot."""
-    try:
-        return renderer.files(record.proxy_from(proxy))
-    except (Problems, jinja2.TemplateError, KeyError, TypeError, OSError):
-        return None
 
 
 def differences(result: Result, renderer: Renderer) -> Iterator[str]:
@@ -155,7 +140,7 @@ def differences(result: Result, renderer: Renderer) -> Iterator[str]:
             was = before.get(name)
             if was is None or old["files"].get(name) == described.state["files"][name]:
                 continue
-            old_texts = _old_texts(was, renderer)
+            old_texts = desired_state.recorded_files(was, renderer)
             if old_texts is None:
                 continue
             new_texts = renderer.files(record.proxy_from(proxy))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 from vmesh.base.exits import FAILED, OK
-from vmesh.cli.output import status
+from vmesh.cli.output import status, tables
 from vmesh.remote import connect
 from vmesh.remote.mesh import Mesh, read
 
@@ -86,12 +86,8 @@ def show(rows: Sequence[status.Row]) -> None:
 
 def plain_table(rows: Sequence[status.Row]) -> list[str]:
     """Return the table's lines; commands are cut to 60 characters, `--json` has them whole."""
-    cells = [HEADER, *((r.host, r.name, _cut(r.command), r.state, r.ports) for r in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    cells = [(r.host, r.name, _cut(r.command), r.state, r.ports) for r in rows]
+    return tables.plain_table(HEADER, cells)
 
 
 def _cut(text: str, width: int = 60) -> str:

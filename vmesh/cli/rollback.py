@@ -9,18 +9,16 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
+from vmesh.base.words import shortened
 from vmesh.cli import packages
-from vmesh.cli.output.graph import shortened
 from vmesh.model.inventory import Inventory, load
 from vmesh.remote import playbook
-from vmesh.remote.mesh import LAB_GROUP
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import change_report, changes, history, record
+from vmesh.rollout import change_report, changes, desired_state, history, record
 from vmesh.rollout.record import State
 
 PLAYBOOK = paths.playbook("rollback")
@@ -159,7 +157,6 @@ def _before_last_change(goal: Target, place: Path) -> int | None:
 
 def plan(goal: Target, number: int, recorded: Mapping[str, State], place: Path) -> Iterator[Way]:
     """Yield the way of each host that has one to go."""
-    renderer = Renderer()
     now, then = dict(recorded), dict(recorded)
     numbers: dict[str, tuple[int, int | None]] = {}
     for host in goal.hosts:
@@ -175,11 +172,8 @@ def plan(goal: Target, number: int, recorded: Mapping[str, State], place: Path) 
         if earlier is not None and then[host] == now[host]:
             del numbers[host]  # others changed since, not what goes back
 
-    def rerender(proxy: Mapping[str, Any]) -> dict[str, str] | None:
-        texts = renderer.files(record.proxy_from(proxy))
-        return {path: record.digest(text) for path, text in texts.items()}
-
     words: dict[str, list[str]] = {}
+    rerender = desired_state.rerender(Renderer())
     for change in change_report.pending(changes.compare(now, then, rerender)):
         words.setdefault(change.host, []).append(f"{change.part}: {change.text}")
     for host, (before, after) in numbers.items():
@@ -244,7 +238,7 @@ def bring_back(  # noqa: PLR0913, PLR0917 - a run of Ansible
         return playbook.apply(
             arguments.inventory,
             steps,
-            fast=bool(inventory.groups.get(LAB_GROUP)),
+            fast=bool(inventory.lab),
             playbook=PLAYBOOK,
             extra=(f"--extra-vars=@{variables}", *(["--check"] if arguments.check else [])),
         )

@@ -80,7 +80,7 @@ def _room(inventory: Sequence[Path], steps: Steps, *, leave: bool) -> Iterator[N
     from vmesh.model.inventory import load  # noqa: PLC0415 - Ansible takes long to import
 
     loaded = load(*inventory)
-    if leave or not loaded.groups.get("lab"):
+    if leave or not loaded.lab:
         yield
         return
     lab = Lab.from_inventory(loaded)

@@ -93,7 +93,7 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     if lab is None:
         steps.skip("lab", "this inventory has no group `lab`: its VMs are yours to start")
     else:
-        with steps.phase("lab", f"starting the VMs {', '.join(mesh.inventory.groups['lab'])}"):
+        with steps.phase("lab", f"starting the VMs {', '.join(mesh.inventory.lab)}"):
             lab.up(steps)
     with steps.phase("site", f"applying the inventory with {SITE}"):
         fast = lab is not None and not arguments.plain

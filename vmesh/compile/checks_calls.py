@@ -11,11 +11,11 @@ from vmesh.compile.checks_names import (
     is_service,
     known_services,
     leads_outside,
-    unknown_name_remedy,
+    unknown_service,
 )
 from vmesh.compile.edge_route_views import upstream_protocol
 from vmesh.model.parse import policies
-from vmesh.model.types import GRPC, HTTP1, Call, FlaskApp, Mesh, Route, Service, Tls
+from vmesh.model.types import GRPC, HTTP1, Call, FlaskApp, Mesh, Service, Tls
 
 
 def check_service_calls(mesh: Mesh) -> Iterator[Problem]:
@@ -37,17 +37,7 @@ def check_service_calls(mesh: Mesh) -> Iterator[Problem]:
                     f"{where}.calls", call.upstream, "is the service itself", "Remove this call"
                 )
             elif not is_service(mesh, call.upstream) and not leads_outside(mesh, where, call):
-                yield Problem(
-                    f"{where}.calls",
-                    call.upstream,
-                    "is not a service of this mesh",
-                    unknown_name_remedy(
-                        call.upstream,
-                        mesh.services,
-                        f"Describe it under mesh_services, call one of: {known_services(mesh)};"
-                        " or say its host and port",
-                    ),
-                )
+                yield _unknown_upstream(mesh, where, call, "call")
             yield from _call(f"{where}.calls.{call.upstream}", mesh, service.calls, call)
 
 
@@ -55,21 +45,10 @@ def check_edge_calls(mesh: Mesh) -> Iterator[Problem]:
     """Find what is wrong with the calls of edges."""
     for edge in mesh.edges.values():
         where = f"mesh_edges.{edge.name}"
-        used = {name for route in edge.routes for name in upstreams_of(route)}
+        used = {name for route in edge.routes for name in route.upstreams}
         for call in edge.calls:
-            outside = leads_outside(mesh, where, call)
-            if not is_service(mesh, call.upstream) and not outside:
-                yield Problem(
-                    f"{where}.calls",
-                    call.upstream,
-                    "is not a service of this mesh",
-                    unknown_name_remedy(
-                        call.upstream,
-                        mesh.services,
-                        f"Describe it under mesh_services, name one of: {known_services(mesh)};"
-                        " or say its host and port",
-                    ),
-                )
+            if not is_service(mesh, call.upstream) and not leads_outside(mesh, where, call):
+                yield _unknown_upstream(mesh, where, call, "name")
             elif edge.routes and call.upstream not in used:
                 yield Problem(
                     f"{where}.calls",
@@ -79,6 +58,12 @@ def check_edge_calls(mesh: Mesh) -> Iterator[Problem]:
                     WARNING,
                 )
             yield from _call(f"{where}.calls.{call.upstream}", mesh, edge.calls, call)
+
+
+def _unknown_upstream(mesh: Mesh, where: str, call: Call, verb: str) -> Problem:
+    """Return that the upstream of `call` is unknown; the remedy is to `verb` a service."""
+    remedy = f"{verb} one of: {known_services(mesh)}; or say its host and port"
+    return unknown_service(mesh, f"{where}.calls", call.upstream, remedy)
 
 
 def _call(where: str, mesh: Mesh, calls: Iterable[Call], call: Call) -> Iterator[Problem]:
@@ -166,13 +151,6 @@ def _policies(where: str, *layers: Mapping[str, object]) -> Iterator[Problem]:
             f"has no meaning with {said.load_balancing}",
             "Set load_balancing to ring_hash, or remove hash_on",
         )
-
-
-def upstreams_of(route: Route) -> Iterator[str]:
-    """Yield where `route` leads, its mirror last."""
-    yield from route.to
-    if route.mirror is not None and route.mirror["to"] is not None:
-        yield route.mirror["to"]
 
 
 def check_cycles(mesh: Mesh) -> Iterator[Problem]:

@@ -59,6 +59,23 @@ def check_ports(mesh: Mesh) -> Iterator[Problem]:
         owners.setdefault(service.port, service.name)
 
 
+def unknown_service(
+    mesh: Mesh, place: str, name: str, remedy: str, *, outside: Iterable[str] = ()
+) -> Problem:
+    """Return that `name` is no service; `remedy` is what to do but describing or renaming it.
+
+    outside: names of addresses outside the mesh that may have been meant as well
+    """
+    return Problem(
+        place,
+        name,
+        "is not a service of this mesh",
+        unknown_name_remedy(
+            name, [*mesh.services, *outside], f"Describe it under mesh_services, {remedy}"
+        ),
+    )
+
+
 def known_services(mesh: Mesh) -> str:
     """Return the names of all services, as a remedy lists them."""
     return ", ".join(sorted(mesh.services)) or "none"

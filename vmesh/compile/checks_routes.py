@@ -9,14 +9,13 @@ from typing import Any
 import re2
 
 from vmesh.base.problems import WARNING, Problem
-from vmesh.compile.checks_calls import upstreams_of
 from vmesh.compile.checks_edges import check_underscores, check_underscores_in_tags
 from vmesh.compile.checks_names import (
     edge_variable,
     is_service,
     known_services,
     leads_outside,
-    unknown_name_remedy,
+    unknown_service,
 )
 from vmesh.compile.checks_tracing import check_tags
 from vmesh.compile.edge_route_views import (
@@ -55,20 +54,11 @@ def _route(where: str, mesh: Mesh, edge: Edge, route: Route) -> Iterator[Problem
     outside = {
         call.upstream for call in edge.calls if leads_outside(mesh, edge_variable(edge), call)
     }
-    for key, name in [(f"{where}.to", n) for n in route.to] + [
-        (f"{where}.mirror.to", n) for n in list(upstreams_of(route))[len(route.to) :]
-    ]:
+    for index, name in enumerate(route.upstreams):
+        key = f"{where}.to" if index < len(route.to) else f"{where}.mirror.to"
         if not is_service(mesh, name) and name not in outside:
-            yield Problem(
-                key,
-                name,
-                "is not a service of this mesh",
-                unknown_name_remedy(
-                    name,
-                    [*mesh.services, *sorted(outside)],
-                    f"Describe it under mesh_services, or route to one of: {known_services(mesh)}",
-                ),
-            )
+            remedy = f"or route to one of: {known_services(mesh)}"
+            yield unknown_service(mesh, key, name, remedy, outside=sorted(outside))
     if route.to and not sum(route.to.values()):
         yield Problem(
             f"{where}.to", route.to, "has weights that add up to nothing", "Give one a weight"

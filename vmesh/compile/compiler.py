@@ -151,19 +151,13 @@ def _environment(mesh: Mesh, places: Places, host: str, service: Service) -> dic
 
 def _flask(mesh: Mesh, places: Places, host: str, service: Service, app: FlaskApp) -> FlaskSpec:
     assert service.port is not None, "compile plans no mesh with problems"
+    environment = {
+        **places.environment(host, service.name, app),
+        **_environment(mesh, places, host, service),
+    }
     return FlaskSpec(
+        **vars(replace(app, environment=environment)),
         name=service.name,
-        source=app.source,
-        wsgi=app.wsgi,
-        workers=app.workers,
-        threads=app.threads,
-        preload=app.preload,
-        grace=app.grace,
-        health=app.health,
-        environment={
-            **places.environment(host, service.name, app),
-            **_environment(mesh, places, host, service),
-        },
         socket=app_socket(service.name),
         socket_group=user(service.name),
         unit=f"flask@{service.name}.service",
@@ -298,8 +292,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         "admin": route_views.table(route_views.admin_routes()),
     }
     calls = {call.upstream: call for call in edge.calls}
-    targets = {name for route in edge.routes for name in route.to}
-    targets |= {route.mirror["to"] for route in edge.routes if route.mirror}
+    targets = {name for route in edge.routes for name in route.upstreams}
     clusters = [
         cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmesh.base.problems import Problem
-from vmesh.model.types import Mesh
+from vmesh.model.types import FlaskApp, Mesh
 
 # What a template in files/envoy/ is rendered from; the template adds Envoy's language and nothing
 # of the mesh. Times are seconds, percentages 0 to 100.
@@ -39,18 +39,10 @@ class ProxySpec:
 
 
 @dataclass(frozen=True)
-class FlaskSpec:
-    """One instance of a Flask service."""
+class FlaskSpec(FlaskApp):
+    """One instance of a Flask service: its app, with all of its environment, and its place."""
 
     name: str
-    source: str
-    wsgi: str
-    workers: int
-    threads: int
-    preload: bool
-    grace: int
-    health: str
-    environment: dict[str, str]
     socket: str
     socket_group: str
     unit: str

@@ -11,13 +11,13 @@ from typing import Any
 
 from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import WARNING, Problem
+from vmesh.base.words import shorter
 from vmesh.compile import cluster_views
 from vmesh.compile.checks_apps import check_own_name
 from vmesh.compile.checks_names import unknown_name_remedy
 from vmesh.compile.host_spec import View
 from vmesh.model import explain
 from vmesh.model.inventory import Inventory
-from vmesh.model.inventory_problems import in_short
 from vmesh.model.types import FlaskApp, Mesh, Service
 
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
@@ -170,8 +170,8 @@ class Places:
                     Problem(
                         variable,
                         None,
-                        f"is set for {having} and not for {in_short(hosts)}; the mesh is described"
-                        " once",
+                        f"is set for {having} and not for {shorter(hosts, 1)}; the mesh is"
+                        " described once",
                         f"Set {variable} in group_vars/all and nowhere else",
                     )
                 )

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vmesh.base.problems import Problem, Problems
+from vmesh.model.inventory import LAB_GROUP
 
-LAB_GROUP = "lab"
 LOOPBACK = "127.0.0.1"
 MESH_NETWORK = ipaddress.ip_network("198.18.0.0/15")
 SUITES = ("bookworm", "trixie")

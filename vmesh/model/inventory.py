@@ -14,6 +14,9 @@ from vmesh.model.ansible_values import plain
 from vmesh.model.inventory_problems import remedy, why
 from vmesh.model.inventory_reader import Reader
 
+# The VMs in it are vmesh's own, on this machine.
+LAB_GROUP = "lab"
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -42,6 +45,11 @@ class Inventory:
     secrets: frozenset[str] = frozenset()
     environments: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     lacking: Mapping[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
+
+    @property
+    def lab(self) -> tuple[str, ...]:
+        """The hosts that are the lab's VMs; none where others provide the hosts."""
+        return self.groups.get(LAB_GROUP, ())
 
 
 def from_hostvars(

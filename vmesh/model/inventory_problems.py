@@ -12,26 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vmesh.base.problems import HIDDEN, Problem
+from vmesh.base.words import shorter
+from vmesh.model import schema
 from vmesh.model.ansible_values import ABSENT, origin, shown
-from vmesh.model.schema import KeyPath
 from vmesh.model.shared_variables import PER_HOST, Variant
 
 # What stands below this key of a service may be secret.
 _SECRETS = ".app.environment"
 _FACT = re.compile(r"\bansible_(?!host\b|port\b|user\b|version\b|connection\b|ssh_)\w+")
-
-
-def in_short(names: Sequence[str]) -> str:
-    """Return the first of some hosts, and how many more there are."""
-    more = len(names) - 1
-    return f"{names[0]}{f' and {more} more' if more else ''}"
-
-
-def dotted(path: KeyPath) -> str:
-    """Return a path as messages tell it: `mesh_services.shop.calls[1]`."""
-    return str(path[0]) + "".join(
-        f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:]
-    )
 
 
 def find_object(value: Any, wanted: Any, where: str) -> tuple[str, Any] | None:
@@ -79,7 +67,7 @@ def disagreement(
     where, value = _difference(usual.value, other.value, name)
     near = difflib.get_close_matches(name, PER_HOST, n=1, cutoff=0.8)
     return Problem(
-        f"{in_short(other.hosts)}: {where}",
+        f"{shorter(other.hosts, 1)}: {where}",
         HIDDEN if _SECRETS in where or is_encrypted(value) else shown(value),
         f"is set differently for {usual.hosts[0]}; the mesh is described once",
         f"Did you mean `{near[0]}`?" if near else f"Set {name} in group_vars/all and nowhere else",
@@ -88,7 +76,7 @@ def disagreement(
 
 def template_differs(
     hosts: Sequence[str],
-    path: KeyPath,
+    path: schema.KeyPath,
     first: tuple[str, Any],
     other: Any,
     secrets: set[str],
@@ -105,7 +93,7 @@ def template_differs(
         return HIDDEN if any(secret in str(text) for secret in secrets) else text
 
     return Problem(
-        f"{in_short(hosts)}: {dotted(path)}",
+        f"{shorter(hosts, 1)}: {schema.where(path)}",
         told(other),
         f"is something else for {host}: {json.dumps(told(one), ensure_ascii=False)}, as its"
         " template differs from host to host; the mesh is described once",

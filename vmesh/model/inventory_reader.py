@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmesh.base.problems import Problem
+from vmesh.base.words import shorter
 from vmesh.model.ansible_values import (
     ABSENT,
     encryption_test,
@@ -24,14 +25,12 @@ from vmesh.model.ansible_values import (
 )
 from vmesh.model.inventory_problems import (
     disagreement,
-    dotted,
     find_object,
-    in_short,
     remedy,
     template_differs,
     why,
 )
-from vmesh.model.schema import KeyPath
+from vmesh.model.schema import KeyPath, where
 from vmesh.model.shared_variables import (
     ENVIRONMENT,
     EVERYWHERE,
@@ -179,7 +178,7 @@ class Reader:
             value = host.resolve(what.value)
         except self.error as error:
             problem = Problem(
-                dotted(what.path), shown(what.value), why(error), remedy(error, what.value)
+                where(what.path), shown(what.value), why(error), remedy(error, what.value)
             )
             self.unresolved.setdefault(problem, []).append(host.name)
             return
@@ -250,7 +249,7 @@ class Reader:
                 mesh[name] = value
                 hidden.update(hidden_texts(usual.value, value, (name,), is_encrypted))
         self.problems += [
-            dataclasses.replace(problem, variable=f"{in_short(hosts)}: {problem.variable}")
+            dataclasses.replace(problem, variable=f"{shorter(hosts, 1)}: {problem.variable}")
             for problem, hosts in self.unresolved.items()
         ]
         self.problems += [self._told_apart(path, found) for path, found in self.apart.items()]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vmesh.base.formats import without_dot
 from vmesh.base.problems import Problem
@@ -42,6 +43,11 @@ from vmesh.model.types import (
     Tracing,
     VirtualHost,
 )
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 
 # Exclusive alternatives inside: the nearer one counts as a whole.
 _NOT_MERGED = ("hash_on",)
@@ -87,24 +93,24 @@ def policies(*layers: Given) -> Policies:
         _lay_over(merged, layer)
     values = schema.filled(merged, schema.load()["$defs"]["policies"])
     retries = values["retries"]
-    return Policies(
+    return _made(
+        Policies,
+        values,
         timeout=seconds(values["timeout"]),
-        idle_timeout=values["idle_timeout"],
-        connect_timeout=values["connect_timeout"],
-        retries=Retries(
-            attempts=retries["attempts"],
+        retries=_made(
+            Retries,
+            retries,
             retry_on=tuple(retries["retry_on"]),
-            per_try_timeout=retries["per_try_timeout"],
             budget_percent=retries["budget"]["percent"],
             min_concurrent=retries["budget"]["min_concurrent"],
         ),
-        request_body_buffer_limit=values["request_body_buffer_limit"],
-        load_balancing=values["load_balancing"],
-        hash_on=values["hash_on"],
-        circuit_breaker=values["circuit_breaker"],
-        outlier_detection=values["outlier_detection"],
-        health_check=values["health_check"],
     )
+
+
+def _made(kind: type[Made], value: Given, **own: Any) -> Made:
+    """Return an object whose fields are the keys of `value` of the same names, but for `own`."""
+    same = {field.name for field in fields(kind)} - own.keys()
+    return kind(**own, **{name: value[name] for name in same})
 
 
 def _lay_over(under: dict[str, Any], over: Given) -> None:
@@ -125,12 +131,12 @@ def _given(variables: Any, *path: str) -> dict[str, Any]:
 
 def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> Service:
     place: KeyPath = ("mesh_services", name)
-    return Service(
+    return _made(
+        Service,
+        value,
         name=name,
         group=value["group"] or name,
-        port=value["port"],
         app=_app(value["app"]),
-        protocol=value["protocol"],
         operation=value["operation"] or name,
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
@@ -151,14 +157,10 @@ def _app(value: Given | None) -> FlaskApp | ExternalApp | None:
         return ExternalApp(value["external"])
     if value["flask"] is None:
         return None
-    return FlaskApp(
+    return _made(
+        FlaskApp,
+        value,
         source=value["flask"],
-        wsgi=value["wsgi"],
-        workers=value["workers"],
-        threads=value["threads"],
-        preload=value["preload"],
-        grace=value["grace"],
-        health=value["health"],
         environment={key: str(text) for key, text in value["environment"].items()},
     )
 
@@ -196,7 +198,7 @@ def _address(value: Given) -> Address | None:
 
 
 def _tracing(value: Given) -> Tracing:
-    return Tracing(sampling=value["sampling"], tags=value["tags"])
+    return _made(Tracing, value)
 
 
 def _match(value: Given) -> Match:
@@ -223,20 +225,15 @@ def _route(value: Given, given: Given, place: KeyPath, wrong: frozenset[KeyPath]
         for path in wrong
         if len(path) > len(place)
     )
-    return Route(
+    return _made(
+        Route,
+        value,
         match=Match("prefix", "", (), {}) if unmatched else _match(value),
         to={to: 1} if isinstance(to, str) else to,
         redirect=_with_host(_said(value["redirect"])),
-        answer=value["answer"],
-        timeout=value["timeout"],
-        idle_timeout=value["idle_timeout"],
         retries=_given(given, "retries") if sound and "retries" in given else None,
-        request_body_buffer_limit=value["request_body_buffer_limit"],
         rewrite=_with_host(_said(value["rewrite"])),
-        mirror=value["mirror"],
-        websocket=value["websocket"],
         filters=_filters(value, given),
-        operation=value["operation"],
         tracing=_tracing(value["tracing"]),
     )
 
@@ -301,22 +298,15 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         )
         for each, host in (value["virtual_hosts"] or {}).items()
     ]
-    return Edge(
+    return _made(
+        Edge,
+        value,
         name=name,
         group=value["group"] or name,
-        port=value["port"],
         virtual_hosts=tuple(hosts),
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
-        address=value["address"],
-        admin_port=value["admin_port"],
         trusted_cidrs=tuple(value["trusted_cidrs"]),
         control_cidrs=tuple(value["control_cidrs"]),
-        trusted_hops=value["trusted_hops"],
-        proxy_protocol=value["proxy_protocol"],
-        headers_with_underscores=value["headers_with_underscores"],
-        escaped_slashes=value["escaped_slashes"],
-        merge_slashes=value["merge_slashes"],
-        http10=value["http10"],
         tracing=_tracing(value["tracing"]),
     )
 
@@ -327,12 +317,11 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     if collector is not None and collector["host"] is not None:
         collector = {**collector, "port": collector["port"] or port, "protocol": protocol}
     address = None if collector is None else _address(collector)
-    return MeshTracing(
+    return _made(
+        MeshTracing,
+        value,
         group=value["group"] or (None if "collector" in given else DEFAULT_JAEGER_GROUP),
         collector=address,
         path=(collector or {}).get("path") or path,
         headers=(collector or {}).get("headers") or {},
-        export=value["export"],
-        sampling=value["sampling"],
-        tags=value["tags"],
     )

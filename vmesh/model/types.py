@@ -171,6 +171,12 @@ class Route:
     operation: str | None
     tracing: Tracing
 
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """Where it leads, its mirror last."""
+        mirrored = self.mirror["to"] if self.mirror else None
+        return tuple(self.to) if mirrored is None else (*self.to, mirrored)
+
 
 @dataclass(frozen=True)
 class VirtualHost:

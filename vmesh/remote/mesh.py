@@ -13,8 +13,6 @@ from vmesh.model.inventory import Inventory, load
 from vmesh.model.types import Edge
 from vmesh.remote import connect
 
-LAB_GROUP = "lab"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -33,7 +31,7 @@ class Mesh:
 
     @property
     def has_lab(self) -> bool:
-        return bool(self.inventory.groups.get(LAB_GROUP))
+        return bool(self.inventory.lab)
 
     def variables(self, host: str) -> dict[str, Any]:
         """Return the variables of `host`."""

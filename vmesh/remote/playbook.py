@@ -15,6 +15,7 @@ from typing import Any
 
 from vmesh.base import paths
 from vmesh.base.progress import Steps
+from vmesh.base.words import plural
 
 CALLBACKS = Path(__file__).with_name("callbacks")
 
@@ -237,7 +238,7 @@ def summary(outcome: Outcome) -> list[str]:
     ]
     if outcome.code == 0:
         count = len(fine)
-        hosts = f"{count} host{'s' if count != 1 else ''}"
+        hosts = f"{count} {plural('host', count)}"
         if outcome.changed == 0:
             lines.append(f"changed 0: nothing to do on {hosts}")
         else:

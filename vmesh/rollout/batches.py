@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.model.types import RolloutPolicy
-from vmesh.rollout.record import State, parts_of
+from vmesh.rollout.record import State, left_behind, parts_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def rollout(
         planned = parts_of(state)
         if missing := tuple(part for part in planned if part not in there[host]):
             new[host] = missing
-        if gone := _left_inventory(before, planned, there[host]):
+        # What was never recorded may be another inventory's, so it is left alone.
+        if gone := tuple(part for part in left_behind(before, state) if part in there[host]):
             removed[host] = gone
         if len(missing) == len(planned):
             continue  # a bare host is done when its parts are there
@@ -138,12 +139,7 @@ def rollback(states: Mapping[str, State], settings: RolloutPolicy) -> RolloutPla
 
     What they go back to is known to them alone, so each app counts as renewed.
     """
-    members = [
-        Member(
-            host, kinds(state), frozenset(each["name"] for each in state["host"]["flask_services"])
-        )
-        for host, state in states.items()
-    ]
+    members = [Member(host, kinds(state), renewed(None, state)) for host, state in states.items()]
     return RolloutPlan(batches=batches(members, settings))
 
 
@@ -177,19 +173,6 @@ def renewed(before: State | None, after: State) -> frozenset[str]:
 def _of_role(state: State, role: str) -> tuple[str | None, dict[str, object]]:
     settings = {k: v for k, v in state["settings"].items() if k.startswith(f"{role}_")}
     return state["roles"].get(role), settings
-
-
-def _left_inventory(
-    before: State | None, planned: Collection[str], there: Collection[str]
-) -> tuple[str, ...]:
-    """Return the parts that this inventory put on the host, has no more, and that are still there.
-
-    What was never recorded may be another inventory's, so it is left alone.
-    """
-    if before is None:
-        return ()
-    known = {*parts_of(before), *before["left"]}
-    return tuple(sorted(part for part in known - set(planned) if part in there))
 
 
 def batches(members: Sequence[Member], settings: RolloutPolicy) -> tuple[tuple[str, ...], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from vmesh.base.words import plural, shorter
 from vmesh.compile.topology import EGRESS
 from vmesh.rollout.change_clusters import compare_clusters
 from vmesh.rollout.change_report import ADD, CHANGE, REMOVE, RESTART, HostReport, View
@@ -21,9 +22,7 @@ from vmesh.rollout.change_words import (
     key_words,
     listens_on,
     networks,
-    plural,
     said,
-    shorter,
     tracing_changes,
     url_of,
 )

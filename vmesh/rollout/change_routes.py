@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from vmesh.base.words import plural
 from vmesh.compile.topology import EGRESS, match_words, own_answer, target_shares, upstream_words
 from vmesh.rollout.change_report import ADD, CHANGE, REMOVE, HostReport, View
 from vmesh.rollout.change_words import (
@@ -15,7 +16,6 @@ from vmesh.rollout.change_words import (
     changed_keys,
     differing,
     key_words,
-    plural,
     said,
     tracing_changes,
 )

@@ -6,7 +6,7 @@ none by their names. Which part of a host a difference belongs to is not known h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from vmesh.compile.host_spec import url_variable
@@ -229,11 +229,6 @@ def by_name(items: Iterable[View]) -> dict[str, View]:
     return {item["name"]: item for item in items}
 
 
-def plural(word: str, count: int) -> str:
-    """Return `word`, with an s unless there is one."""
-    return word if count == 1 else f"{word}s"
-
-
 def listens_on(listener: View) -> str:
     """Return the address at which a listener takes connections."""
     return f"{listener['address']}:{listener['port']}"
@@ -242,9 +237,3 @@ def listens_on(listener: View) -> str:
 def url_of(listener: str) -> str:
     """Return the variable that tells an app the URL of this listener for calls."""
     return url_variable(listener.removeprefix(EGRESS))
-
-
-def shorter(names: Sequence[str], most: int = 3) -> str:
-    """Return the first few names and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

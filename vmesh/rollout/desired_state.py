@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
@@ -19,6 +21,7 @@ from vmesh.model.parse import parse
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
+from vmesh.rollout.change_report import Rerender
 from vmesh.rollout.record import State
 
 STATES, LOCK = "states.json", "run.json"
@@ -73,6 +76,24 @@ def describe(
             variables=inventory.hosts[host],
         ).state
     return found, spec.mesh.rollout
+
+
+def recorded_files(proxy: Mapping[str, Any], renderer: Renderer) -> dict[str, str] | None:
+    """Return the files of a recorded proxy as today's templates write them, None if they cannot."""
+    try:
+        return renderer.files(record.proxy_from(proxy))
+    except (Problems, jinja2.TemplateError, KeyError, TypeError, OSError):
+        return None
+
+
+def rerender(renderer: Renderer) -> Rerender:
+    """Return what tells the hashes of a recorded proxy's files as today's templates write them."""
+
+    def hashes(proxy: Mapping[str, Any]) -> dict[str, str] | None:
+        texts = recorded_files(proxy, renderer)
+        return texts and {path: record.digest(text) for path, text in texts.items()}
+
+    return hashes
 
 
 def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> RolloutPolicy:

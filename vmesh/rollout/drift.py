@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmesh.base.words import shorter
 from vmesh.compile.host_spec import ExternalSpec, FlaskSpec, HostSpec
-from vmesh.rollout.change_words import shorter
 from vmesh.rollout.record import MASKED, Described, State
 
 Answer = Mapping[str, Any]
@@ -87,8 +87,8 @@ def drift(  # noqa: PLR0913 - two states of a host, its answer, and how to read 
 
 
 def _platform(applied: State, answer: Answer) -> Iterator[tuple[str, str]]:
-    before, now = applied["platform"], answer["platform"]
-    if before and before != now:
+    before, now = applied["platform"], answer
+    if before and any(before[key] != now[key] for key in before):
         yield (
             "host",
             f"is Python {now['python']} on {now['arch']} now, and was {before['python']} on"

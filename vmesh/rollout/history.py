@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vmesh.rollout.record import State
+from vmesh.rollout.record import State, write_file
 
 FILE, STATES = "history.jsonl", "states"
 KEPT = 3
@@ -71,12 +71,7 @@ def keep(place: Path, host: str, number: int, state: State) -> None:
     The host keeps as many.
     """
     folder = _folder(place, host)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{number}.json"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_file(folder / f"{number}.json", state)
     for old in numbers(place, host)[:-KEPT]:
         (folder / f"{old}.json").unlink(missing_ok=True)
 

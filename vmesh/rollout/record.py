@@ -136,12 +136,16 @@ def _read(path: Path) -> State:
 
 
 def write(place: Path, host: str, state: State) -> bool:
-    """Write the record of `host`, complete or not at all; tell whether the file changed."""
-    path = _path(place, host)
+    """Write the record of `host`, as `write_file` does."""
+    return write_file(_path(place, host), state)
+
+
+def write_file(path: Path, state: State) -> bool:
+    """Write a record, complete or not at all; tell whether the file changed; raises OSError."""
     text = json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    place.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

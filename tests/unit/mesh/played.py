@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from plugins.module_utils.environment_file import read_environment
+from plugins.module_utils.machine import Machine
 from plugins.module_utils.mesh_envoy import Proxy
-from plugins.module_utils.mesh_host import Done, read_environment
-from plugins.modules.host_snapshot import Asked, Machine
+from plugins.module_utils.systemd import Done
+from plugins.module_utils.transaction import MeshRun
 
 UNIT = "# Written by the role flask_service.\n[Service]\nExecStart={command}\n"
 JAEGER = (
@@ -151,5 +153,5 @@ def _no_envoy(name: str, group: str) -> Proxy:
     raise AssertionError(f"{name} of {group} is no proxy of this test")
 
 
-def asked(run: int, note: str = "apply") -> Asked:
-    return Asked(run, "root@controller", note)
+def asked(run: int, note: str = "apply") -> MeshRun:
+    return MeshRun(run, "root@controller", note)

@@ -38,7 +38,7 @@ def answer(of: Inventory, host: str) -> dict[str, Any]:
     flask = [app["name"] for app in state["host"]["flask_services"]]
     return copy.deepcopy(
         {
-            "platform": worlds.PLATFORM,
+            **worlds.PLATFORM,
             "releases": {**state["versions"], **state["bundles"]},
             "proxies": {
                 name: {
@@ -146,7 +146,7 @@ CASES: list[tuple[str, Callable[[dict[str, Any]], None], tuple[str, str]]] = [
      ("edge front", "was started from another bootstrap than the one that is there")),
     ("jaeger1", put("releases", "jaeger", "2.12.0"),
      ("Jaeger", "another release is installed: 2.12.0, not 2.13.0")),
-    ("web1", put("platform", {"arch": "x86_64", "python": "3.13"}),
+    ("web1", put("python", "3.13"),
      ("host", "is Python 3.13 on x86_64 now, and was 3.11 on x86_64: site.yml brings what fits")),
     ("shop1", put("releases", "shop", "0000"),
      ("app shop", "another release is installed: 0000, not aaaa")),

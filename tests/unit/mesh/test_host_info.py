@@ -1,19 +1,26 @@
-"""What the module host_info sees on a host, here a folder with an Envoy that is played."""
+"""What a host tells of itself (plugins/module_utils/host_report.py); here a folder and an Envoy
+that is played."""
 
 from __future__ import annotations
 
 import hashlib
-import socketserver
-import threading
-from http.server import BaseHTTPRequestHandler
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.host_report import HostReport, brief
 from plugins.module_utils.mesh_envoy import stat_prefix, version_of
-from plugins.module_utils.mesh_host import Books, empty
-from plugins.modules import host_info
+from plugins.module_utils.snapshot_store import SnapshotStore
+from plugins.module_utils.snapshots import empty
+from plugins.module_utils.systemd import Done
 from tests.unit.mesh import worlds
 from vmesh.render.renderer import Renderer
 from vmesh.render.static_form import CLUSTERS, LISTENERS
@@ -81,36 +88,47 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def envoy(files: dict[str, str], bootstrap: str | None = None) -> host_info.Ask:
-    """Return the admin interface of an Envoy that has accepted `files`."""
+class Silent(Admin):
+    """The admin interface of an Envoy that does not run."""
 
-    def ask(admin_socket: str, url: str) -> str:
-        assert admin_socket.endswith("/run/envoy/shop/admin.sock")
+    def get(self, url: str) -> tuple[int, str]:
+        raise ConnectionRefusedError(url)
+
+
+class Accepting(Admin):
+    """The admin interface of an Envoy that has accepted `files`."""
+
+    def __init__(self, path: str, files: dict[str, str], bootstrap: str) -> None:
+        super().__init__(path)
+        self.files, self.bootstrap = files, bootstrap
+
+    def get(self, url: str) -> tuple[int, str]:
+        assert self.path.endswith("/run/envoy/shop/admin.sock")
         if url == "/server_info":
-            version = bootstrap or version_of(files["bootstrap.yaml"])
-            return f'{{"node": {{"metadata": {{"bootstrap_version": "{version}"}}}}}}'
-        return "".join(
-            f'{stat_prefix(name)}.version_text: "{version_of(text)}"\n'
-            for name, text in files.items()
-        )
-
-    return ask
-
-
-def nobody(_admin_socket: str, _url: str) -> str:
-    raise ConnectionRefusedError
+            metadata = {"bootstrap_version": self.bootstrap}
+            return 200, json.dumps({"node": {"metadata": metadata}})
+        stats = [
+            {"name": f"{stat_prefix(name)}.version_text", "value": version_of(text)}
+            for name, text in self.files.items()
+        ]
+        return 200, json.dumps({"stats": stats})
 
 
-def state(root: Path, ask: host_info.Ask = nobody) -> dict[str, Any]:
-    asked: list[list[str]] = []
+def envoy(files: dict[str, str], bootstrap: str | None = None) -> Callable[[str], Admin]:
+    version = bootstrap or version_of(files["bootstrap.yaml"])
+    return lambda path: Accepting(path, files, version)
 
-    def systemctl(arguments: list[str]) -> str:
+
+def state(root: Path, admin: Callable[[str], Admin] = Silent) -> dict[str, Any]:
+    asked: list[Sequence[str]] = []
+
+    def run(arguments: Sequence[str]) -> Done:
         asked.append(arguments)
-        return SHOWN
+        return Done(0, SHOWN)
 
-    found = host_info.Host(root, "key", ask, systemctl).state()
+    found = HostReport(root, "key", admin, run).whole()
     assert len(asked) == 1, "one question for all units"
-    assert asked[0][0] == "show", "nothing but questions"
+    assert asked[0][:2] == ["systemctl", "show"], "nothing but questions"
     assert {"envoy@shop.service", "flask@shop.socket", "jaeger.service"} <= set(asked[0])
     return found
 
@@ -131,27 +149,58 @@ def test_it_tells_releases_units_and_the_running_binary(root: Path) -> None:
     assert found["apps"]["shop"]["socket"] == {"active": "active", "enabled": "enabled"}
     assert found["apps"]["shop"]["current"]
     assert found["jaeger"] is None
-    assert set(found["platform"]) == {"arch", "python"}
-    assert (found["newest"], found["pending"]) == (0, None)
+    assert found["arch"] == platform.machine()
+    assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert found["parts"] == ["envoy@shop", "flask@shop"]
+    assert (found["newest"], found["interrupted"]) == (0, {})
 
 
 def test_it_tells_what_the_host_is(root: Path) -> None:
     (root / "etc/os-release").write_text('ID=debian\nVERSION_ID="12"\nNAME="Debian"\n')
-    found = state(root)["system"]
-    assert found == {"os": "debian", "os_version": "12", "authorities": False}
+    found = brief(root)
+    assert (found["os"], found["os_version"], found["authorities"]) == ("debian", "12", False)
     (root / "etc/ssl/certs").mkdir(parents=True)
     (root / "etc/ssl/certs/ca-certificates.crt").touch()
-    assert state(root)["system"]["authorities"]
+    assert brief(root)["authorities"]
 
 
-def test_it_tells_of_kept_states_and_of_an_interrupted_run(root: Path) -> None:
-    books = Books(root)
-    books.keep(4, empty(), {})
-    books.keep_pending(empty(), 5)
-    found = state(root)
-    assert (found["newest"], found["pending"]) == (4, 5)
-    books.pending_path.write_text("{")
-    assert state(root)["pending"] is None
+def test_the_brief_answer_is_a_part_of_the_whole_one(root: Path) -> None:
+    found = brief(root)
+    assert found.keys() < state(root).keys()
+    assert {key: state(root)[key] for key in found} == found
+
+
+def test_it_tells_of_kept_snapshots(root: Path) -> None:
+    SnapshotStore(root).keep(4, empty(), {})
+    assert brief(root)["newest"] == 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "run", "who"),
+    [({"who": "ann@tower"}, 7, "ann@tower"), ({}, 7, ""), (None, 0, "")],
+    ids=["by ann", "by an earlier version", "in pieces"],
+)
+def test_a_run_that_has_not_ended_is_told(
+    tmp_path: Path, kept: dict[str, str] | None, run: int, who: str
+) -> None:
+    path = SnapshotStore(tmp_path).pending_path
+    path.parent.mkdir(parents=True)
+    whole = json.dumps({"format": 1, "run": 7, **empty(), **(kept or {})})
+    path.write_text("{" if kept is None else whole)
+    begun = time.time() - 40
+    os.utime(path, (begun, begun))
+    found = brief(tmp_path)["interrupted"]
+    seconds = found.pop("seconds")
+    assert found == {"run": run, "who": who}
+    assert 40 <= seconds < 80
+
+
+def test_a_run_that_was_killed_at_its_very_end_has_ended(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path)
+    store.keep_pending(empty(), 5, "ann@tower")
+    assert brief(tmp_path)["interrupted"]["run"] == 5
+    store.keep(5, empty(), {})
+    assert brief(tmp_path)["interrupted"] == {}
 
 
 def test_an_envoy_that_accepted_all_files_waits_for_none(root: Path) -> None:
@@ -175,32 +224,6 @@ def test_an_envoy_that_does_not_answer_is_no_error(root: Path) -> None:
     assert (proxy["answers"], proxy["waiting"], proxy["bootstrap"]) == (False, [], None)
 
 
-class Admin(BaseHTTPRequestHandler):
-    """Answers as Envoy's admin interface does, with the path that was asked for."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(f"page {self.path}".encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing: there is no address to log."""
-
-
-def test_the_admin_interface_is_asked_through_its_socket(tmp_path: Path) -> None:
-    path = str(tmp_path / "admin.sock")
-    with socketserver.UnixStreamServer(path, Admin) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        assert host_info.ask(path, "/stats?filter=a$") == "page /stats?filter=a$"
-    with pytest.raises(OSError, match="refused"):
-        host_info.ask(path, "/stats")
-
-
-def test_a_host_without_systemd_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    assert host_info.systemctl(["show"]) == ""
-
-
 def test_values_leave_the_host_as_codes_only(root: Path) -> None:
     found = state(root)
     environment = found["apps"]["shop"]["environment"]
@@ -218,12 +241,20 @@ def test_a_process_with_other_settings_is_noticed(root: Path) -> None:
     assert not state(root)["apps"]["shop"]["current"]
 
 
+def nothing(_: Sequence[str]) -> Done:
+    return Done(127)
+
+
 def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
-    found = host_info.Host(tmp_path, "key", nobody, lambda _: "").state()
-    assert found.pop("platform") and found.pop("system")
+    found = HostReport(tmp_path, "key", Silent, nothing).whole()
+    assert found.pop("arch") and found.pop("python")
     assert found == {
+        "os": "",
+        "os_version": "",
+        "authorities": False,
+        "parts": [],
         "newest": 0,
-        "pending": None,
+        "interrupted": {},
         "releases": {},
         "proxies": {},
         "apps": {},
@@ -238,5 +269,6 @@ def test_jaeger_is_compared_with_its_unit(tmp_path: Path, status: str, current: 
     unit.parent.mkdir(parents=True)
     unit.write_text('ExecStartPost=systemd-notify "--status=Configuration abc1"\n')
     shown = f"Id=jaeger.service\nLoadState=loaded\nActiveState=active\nStatusText={status}\n"
-    jaeger = host_info.Host(tmp_path, "key", nobody, lambda _: shown).state()["jaeger"]
-    assert jaeger == {"unit": {"active": "active", "enabled": ""}, "current": current}
+    found = HostReport(tmp_path, "key", Silent, lambda _: Done(0, shown)).whole()
+    assert found["jaeger"] == {"unit": {"active": "active", "enabled": ""}, "current": current}
+    assert found["parts"] == ["jaeger"]

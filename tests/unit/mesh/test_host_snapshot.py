@@ -1,7 +1,8 @@
-"""The states of a host: kept, compared, forgotten and brought back; here a folder."""
+"""The snapshots of a host: kept, compared, forgotten and restored; here a folder."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils import mesh_host
-from plugins.module_utils.mesh_host import Books, Unreadable, capture
-from plugins.modules.host_snapshot import (
-    Asked,
-    Failed,
+from plugins.module_utils.host_parts import our_files
+from plugins.module_utils.snapshot_store import Pending, SnapshotStore, Unreadable
+from plugins.module_utils.snapshots import capture
+from plugins.module_utils.transaction import (
+    MeshRun,
+    NoSuchSnapshot,
     begin,
     commit,
     not_restored,
@@ -41,8 +43,8 @@ def applied(host: Host, run: int, change: Callable[[], None]) -> dict[str, Any]:
     return commit(host.machine, asked(run))
 
 
-def books(host: Host) -> Books:
-    return Books(host.root)
+def store(host: Host) -> SnapshotStore:
+    return SnapshotStore(host.root)
 
 
 def undone(host: Host, run: int, cause: str = "it failed") -> dict[str, Any]:
@@ -62,7 +64,7 @@ def test_a_run_that_changes_something_has_a_number_and_a_line_of_history(host: H
     done = applied(host, 4, lambda: host.app("shop", "bbbb", "green"))
     assert (done["number"], done["from"], done["parts"]) == (4, 1, ["flask@shop"])
     assert begin(host.machine, asked(5)) == {"newest": 4}
-    last = books(host).history()[-1]
+    last = store(host).history()[-1]
     assert (last["run"], last["who"], last["note"]) == (4, "root@controller", "apply")
     assert (last["from"], last["to"], last["result"]) == (1, 4, "applied")
     assert last["what"] == {"apps": {"shop": ["aaaa", "bbbb"]}, "settings": ["shop"]}
@@ -73,9 +75,9 @@ def test_a_run_that_changes_nothing_leaves_no_trace(host: Host) -> None:
     applied(host, 1, lambda: host.app("shop", "aaaa"))
     done = applied(host, 2, lambda: None)
     assert (done["number"], done["parts"]) == (1, [])
-    assert books(host).numbers() == [1]
-    assert [line["run"] for line in books(host).history()] == [1]
-    assert not books(host).pending_path.exists()
+    assert store(host).numbers() == [1]
+    assert [line["run"] for line in store(host).history()] == [1]
+    assert not store(host).pending_path.exists()
 
 
 def test_a_run_that_comes_twice_to_a_host_has_one_state(host: Host) -> None:
@@ -83,7 +85,7 @@ def test_a_run_that_comes_twice_to_a_host_has_one_state(host: Host) -> None:
     applied(host, 2, lambda: host.app("stock", "cccc"))
     done = applied(host, 2, lambda: host.app("shop", "bbbb"))
     assert (done["number"], done["from"]) == (2, 1)
-    assert books(host).history()[-1]["what"]["apps"] == {
+    assert store(host).history()[-1]["what"]["apps"] == {
         "shop": ["aaaa", "bbbb"],
         "stock": [None, "cccc"],
     }
@@ -96,20 +98,20 @@ def test_only_root_can_read_what_is_kept(host: Host) -> None:
         applied(host, 1, lambda: host.app("shop", "aaaa", SECRET))
     finally:
         os.umask(before)
-    kept = [path for path in books(host).place.rglob("*") if path.is_file()]
+    kept = [path for path in store(host).place.rglob("*") if path.is_file()]
     assert {path.name for path in kept} >= {"1.json", "history.jsonl"}
-    for path in [books(host).place, *books(host).place.rglob("*")]:
+    for path in [store(host).place, *store(host).place.rglob("*")]:
         allowed = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == allowed, path
-    history = books(host).history_path.read_text()
+    history = store(host).history_path.read_text()
     assert SECRET not in history, "nor does the history need it"
 
 
 def test_the_last_three_states_are_kept(host: Host) -> None:
     for run in range(1, 6):
         applied(host, run, lambda run=run: host.app("shop", f"v{run}"))  # type: ignore[misc]
-    assert books(host).numbers() == [3, 4, 5]
-    assert len(books(host).history()) == 5
+    assert store(host).numbers() == [3, 4, 5]
+    assert len(store(host).history()) == 5
 
 
 def test_releases_that_nothing_needs_go_and_no_others(host: Host) -> None:
@@ -143,7 +145,7 @@ def test_a_release_from_which_something_runs_stays(host: Host) -> None:
 def test_what_vmesh_put_there_before_it_kept_states_can_come_back(host: Host) -> None:
     host.app("shop", "old")
     assert applied(host, 1, lambda: host.app("shop", "new"))["from"] == 0
-    assert books(host).numbers() == [0, 1]
+    assert store(host).numbers() == [0, 1]
     restore(host.machine, asked(2, "rollback"), to=0)
     assert host.current("shop") == "old"
 
@@ -169,23 +171,28 @@ def test_the_state_before_an_interrupted_run_is_the_one_to_go_back_to(host: Host
     assert begin(host.machine, asked(4)) == {"newest": 1}
 
 
+def pending(host: Host) -> Pending:
+    """Return what is kept from before the run that goes on."""
+    found = store(host).pending()
+    assert found is not None
+    return found
+
+
 def holder(host: Host) -> str:
     """Return who is noted to change a host."""
-    pending = books(host).pending()
-    assert pending is not None
-    return str(pending["who"])
+    return pending(host).who
 
 
 def test_who_goes_on_with_an_interrupted_run_changes_the_host_now(host: Host) -> None:
     applied(host, 1, lambda: host.app("shop", "aaaa"))
-    begin(host.machine, Asked(2, "root@tower"))
+    begin(host.machine, MeshRun(2, "root@tower"))
     assert holder(host) == "root@tower"
-    kept = books(host).pending()
+    kept = pending(host)
     host.app("shop", "bbbb")
-    os.utime(books(host).pending_path, (0, 0))
+    os.utime(store(host).pending_path, (0, 0))
     assert begin(host.machine, asked(3)) == {"newest": 1, "interrupted": 2}
-    assert books(host).pending() == {**(kept or {}), "who": "root@controller"}
-    assert books(host).pending_path.stat().st_mtime > 0, "since now"
+    assert pending(host) == dataclasses.replace(kept, who="root@controller")
+    assert store(host).pending_path.stat().st_mtime > 0, "since now"
     assert begin(host.machine, asked(4)) == {"newest": 1, "interrupted": 2}
 
 
@@ -199,14 +206,14 @@ def test_a_run_that_was_killed_at_its_very_end_has_ended(
     class Killed(BaseException):
         """As by SIGKILL."""
 
-    def die(_: Books) -> None:
+    def die(_: SnapshotStore) -> None:
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(Books, "drop_pending", die)
+        patched.setattr(SnapshotStore, "drop_pending", die)
         commit(host.machine, asked(2))
     assert begin(host.machine, asked(3)) == {"newest": 2}, "nothing was interrupted"
-    assert [line["run"] for line in books(host).history()] == [1, 2]
+    assert [line["run"] for line in store(host).history()] == [1, 2]
     host.app("shop", "cccc")
     undone(host, 3)
     assert host.current("shop") == "bbbb"
@@ -221,10 +228,10 @@ def test_a_killed_run_between_two_turns_of_a_host_is_interrupted(host: Host) -> 
 
 def test_half_a_line_of_history_harms_no_other(host: Host) -> None:
     applied(host, 1, lambda: host.app("shop", "aaaa"))
-    with books(host).history_path.open("a") as file:
+    with store(host).history_path.open("a") as file:
         file.write('{"run": 2, "wh')
     applied(host, 3, lambda: host.app("shop", "bbbb"))
-    assert [line["run"] for line in books(host).history()] == [1, 3]
+    assert [line["run"] for line in store(host).history()] == [1, 3]
 
 
 def test_without_room_a_run_does_not_begin(host: Host) -> None:
@@ -236,15 +243,15 @@ def test_without_room_a_run_does_not_begin(host: Host) -> None:
             begin(host.machine, asked(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(books(host).place.rglob("*.json"))
-    assert not list(books(host).place.rglob(".incoming-*"))
+    assert not list(store(host).place.rglob("*.json"))
+    assert not list(store(host).place.rglob(".incoming-*"))
     assert undone(host, 1)["begun"] is False, "and there is nothing to put back"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 9, "files": {}}'])
 def test_a_state_that_cannot_be_read_is_named_with_a_remedy(host: Host, text: str) -> None:
     begin(host.machine, asked(1))
-    books(host).pending_path.write_text(text)
+    store(host).pending_path.write_text(text)
     with pytest.raises(Unreadable, match=r"pending\.json.*[Rr]emove it"):
         begin(host.machine, asked(2))
 
@@ -291,9 +298,9 @@ def test_a_failed_run_leaves_all_as_it_was(host: Host) -> None:
     assert host.current("stock") is None
     assert not (host.root / "opt/stock").exists(), "a new app leaves nothing"
     assert (host.root / "opt/shop/bbbb").is_dir(), "the next run has need of it"
-    line = books(host).history()[-1]
+    line = store(host).history()[-1]
     assert (line["result"], line["cause"]) == ("restored", "it failed")
-    assert not books(host).pending_path.exists()
+    assert not store(host).pending_path.exists()
 
 
 def test_what_a_killed_run_had_begun_to_bring_goes(host: Host) -> None:
@@ -325,7 +332,7 @@ def test_what_is_as_it_should_be_is_left_alone(host: Host) -> None:
     host.systemd.calls.clear()
     assert undone(host, 2)["restored"] == []
     assert host.systemd.calls == []
-    assert len(books(host).history()) == 1, "nothing was brought back"
+    assert len(store(host).history()) == 1, "nothing was brought back"
 
 
 def test_settings_are_written_back_without_a_change_of_release(host: Host) -> None:
@@ -391,8 +398,8 @@ def test_what_others_put_beside_our_files_is_theirs(host: Host) -> None:
     undone(host, 1)
     assert host.text(theirs).endswith("=9\n")
     assert (host.root / "usr/local/bin/envoy-notes").exists()
-    mesh_host_files = [str(path) for path in mesh_host.our_files(host.root)]
-    assert not [path for path in mesh_host_files if "notes" in path or "limits" in path]
+    ours = [str(path) for path in our_files(host.root)]
+    assert not [path for path in ours if "notes" in path or "limits" in path]
 
 
 def test_a_part_that_fails_does_not_stop_the_others(host: Host) -> None:
@@ -408,9 +415,9 @@ def test_a_part_that_fails_does_not_stop_the_others(host: Host) -> None:
     told = not_restored(result)
     assert "flask@shop: Job for flask@shop.service failed." in told
     assert "ModuleNotFoundError" in told, "with the evidence"
-    assert books(host).pending_path.exists(), "it can be tried again"
+    assert store(host).pending_path.exists(), "it can be tried again"
     assert holder(host) == "", "by anybody, as this run is over here"
-    assert books(host).history()[-1]["errors"].keys() == {"flask@shop"}
+    assert store(host).history()[-1]["errors"].keys() == {"flask@shop"}
     host.systemd.failing.clear()
     assert undone(host, 2)["errors"] == {}
 
@@ -431,7 +438,7 @@ def test_a_release_that_is_gone_is_told(host: Host) -> None:
 def test_a_group_that_is_gone_is_told(host: Host) -> None:
     host.app("shop", "aaaa")
     begin(host.machine, asked(1))
-    path = books(host).pending_path
+    path = store(host).pending_path
     kept = json.loads(path.read_text())
     kept["files"]["etc/flask/shop/env"]["group"] = "nobody-knows-it"
     path.write_text(json.dumps(kept))
@@ -456,14 +463,14 @@ def test_the_mesh_as_it_was_after_a_run(host: Host, to: int, version: str) -> No
     result = restore(host.machine, asked(8, "rollback"), to=to)
     assert host.current("shop") == version
     assert (result["from"], result["number"]) == (7, 8)
-    assert books(host).numbers() == [4, 7, 8]
-    line = books(host).history()[-1]
+    assert store(host).numbers() == [4, 7, 8]
+    line = store(host).history()[-1]
     assert (line["result"], line["state"], line["note"]) == (
         "rolled back",
         int(version[1:]),
         "rollback",
     )
-    assert not books(host).pending_path.exists()
+    assert not store(host).pending_path.exists()
     applied(host, 9, lambda: host.app("shop", "v9"))
     restore(host.machine, asked(10), to=8)
     assert host.current("shop") == version
@@ -477,7 +484,7 @@ def test_back_to_what_is_there_changes_nothing(host: Host) -> None:
 
 def test_a_state_that_is_not_kept_any_more_is_told_with_those_that_are(host: Host) -> None:
     three_runs(host)
-    with pytest.raises(Failed, match=r"no state as old as 1 .*kept: 2, 4, 7"):
+    with pytest.raises(NoSuchSnapshot, match=r"no state as old as 1 .*kept: 2, 4, 7"):
         restore(host.machine, asked(8), to=1)
 
 
@@ -496,7 +503,7 @@ def test_one_service_goes_back_alone(host: Host) -> None:
     assert (host.current("shop"), host.current("stock")) == ("s1", "t2")
     assert host.current("jaeger") == "2.13.0"
     assert "--new" in host.text("etc/systemd/system/flask@.service"), "which they share"
-    assert books(host).read(3)["links"] == {"jaeger": "2.13.0", "shop": "s1", "stock": "t2"}
+    assert store(host).read(3)["links"] == {"jaeger": "2.13.0", "shop": "s1", "stock": "t2"}
 
 
 def test_a_state_that_is_not_reached_is_given_up(host: Host) -> None:
@@ -516,18 +523,19 @@ def test_a_state_that_is_not_reached_is_given_up(host: Host) -> None:
         return do  # type: ignore[return-value]
 
     host.systemd._do = crash("flask@shop.service", "ImportError")  # type: ignore[method-assign, assignment]
-    with pytest.raises(Failed, match="kept: 4, 7, 8"):
+    with pytest.raises(NoSuchSnapshot, match="kept: 4, 7, 8"):
         restore(host.machine, asked(9), to=2)
-    state = books(host).read(4)
-    state["files"]["etc/flask/shop/env"]["text"] = 'COLOR="red"\nCONFIG_ID="v4-red"\n'
-    (books(host).states / "4.json").write_text(json.dumps(state))
+    path = store(host).states / "4.json"
+    kept = json.loads(path.read_text())
+    kept["files"]["etc/flask/shop/env"]["text"] = 'COLOR="red"\nCONFIG_ID="v4-red"\n'
+    path.write_text(json.dumps(kept))
     result = restore(host.machine, asked(9), to=4)
     assert result["errors"].keys() == {"flask@shop"}
     assert result["back"] == {}
     assert not_restored(result).endswith("ImportError\nAll is as it was before.")
     assert snapshot(host) == now
-    assert books(host).newest() == 8
-    assert books(host).history()[-1]["cause"] == "state 4 was not reached: flask@shop"
+    assert store(host).newest() == 8
+    assert store(host).history()[-1]["cause"] == "state 4 was not reached: flask@shop"
 
 
 def test_a_dry_restoration_tells_and_does_nothing(host: Host) -> None:
@@ -538,7 +546,7 @@ def test_a_dry_restoration_tells_and_does_nothing(host: Host) -> None:
     assert (result["restored"], result["number"], result["state"]) == (["flask@shop"], 7, 4)
     assert snapshot(host) == before
     assert host.systemd.calls == []
-    assert books(host).numbers() == [2, 4, 7]
+    assert store(host).numbers() == [2, 4, 7]
 
 
 # Parts that leave

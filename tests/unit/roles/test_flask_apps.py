@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from plugins.modules import flask_apps
-from plugins.modules.flask_apps import Apps, Failed
+from plugins.module_utils import flask_renew
+from plugins.module_utils.flask_renew import Apps, Failed
+from plugins.module_utils.systemd import Done
 from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 
 SHOP = {"name": "shop", "health": "/healthz", "address": "", "port": 0}
@@ -45,10 +46,10 @@ class Manager:
     def unit(self, name: str, **properties: str) -> None:
         self.units[name].update(properties)
 
-    def run(self, arguments: Sequence[str]) -> tuple[int, str]:
+    def run(self, arguments: Sequence[str]) -> Done:
         verb, names = arguments[1], [word for word in arguments[2:] if word.startswith("flask@")]
         if arguments[0] == "journalctl":
-            return (
+            return Done(
                 0,
                 '{"level":"info","message":"starting"}'
                 "\nTraceback (most recent call last)\nKeyError: 'DB'\n",
@@ -56,10 +57,10 @@ class Manager:
         if verb == "show":
             shown = ({"Id": name, **self.units[name]} for name in names)
             blocks = ("\n".join(f"{k}={v}" for k, v in unit.items()) for unit in shown)
-            return 0, "\n\n".join(blocks)
+            return Done(0, "\n\n".join(blocks))
         self.told.append([verb, *names])
         if self.broken & set(names):
-            return 1, "Job failed."
+            return Done(1, "", "Job failed.")
         for name in names:
             if verb == "enable":
                 self.unit(name, UnitFileState="enabled")
@@ -67,17 +68,17 @@ class Manager:
                 text = (self.folder / name.split("@")[1].split(".")[0] / "env").read_text()
                 config_id = text.split('CONFIG_ID="')[1][:8]
                 self.unit(name, ActiveState="active", StatusText=f"configuration {config_id}")
-        return 0, ""
+        return Done(0)
 
     def apps(self, at_once: int = 2) -> Apps:
-        made = Apps([SHOP, STOCK], self.run, 0.5, self.folder)
+        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder)
         made.at_once = at_once
         return made
 
 
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
-    monkeypatch.setattr(flask_apps, "get_unix", lambda path, url: 200)
+    monkeypatch.setattr(flask_renew, "get_unix", lambda path, url: 200)
     return Manager(tmp_path)
 
 
@@ -138,7 +139,7 @@ def test_a_service_that_answers_500_is_told(
     manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager.settings("shop", "00000002")
-    monkeypatch.setattr(flask_apps, "get_unix", lambda path, url: 500)
+    monkeypatch.setattr(flask_renew, "get_unix", lambda path, url: 500)
     with pytest.raises(Failed, match="shop answers /healthz on its socket with 500"):
         manager.apps().renew()
 
@@ -148,7 +149,7 @@ def test_a_service_that_shows_other_settings_is_told(manager: Manager) -> None:
     apps = manager.apps()
     manager.settings("shop", "00000007")
 
-    def run(arguments: Sequence[str]) -> tuple[int, str]:
+    def run(arguments: Sequence[str]) -> Done:
         done = manager.run(arguments)
         manager.unit("flask@shop.service", StatusText="configuration 0000dead")
         return done
@@ -185,6 +186,34 @@ def test_it_is_asked_through_its_own_envoy_too_and_makes_no_span(
     port, seen = envoy
     manager.settings("shop", "00000002")
     app = {**SHOP, "address": "127.0.0.1", "port": port}
-    Apps([app], manager.run, 5, manager.folder).renew()
+    Apps([app], 5, manager.run, manager.folder).renew()
     assert seen == ["1", "1"]
-    assert flask_apps.HEALTH_CHECK_HEADER == HEALTH_CHECK_HEADER
+    assert flask_renew.HEALTH_CHECK_HEADER == HEALTH_CHECK_HEADER
+
+
+def test_check_mode_tells_what_would_be_done_and_does_nothing(manager: Manager) -> None:
+    manager.unit("flask@stock.service", ActiveState="inactive")
+    result, failure = flask_renew.work(manager.apps(), renew=True, check=True, changing=["shop"])
+    assert (result["changed"], result["outdated"], result["started"]) == (True, ["shop"], ["stock"])
+    assert [line["prepared"] for line in result["diff"]] == [
+        "flask@stock.service is not running and will be started\n",
+        "flask@shop.service runs with something older and is renewed\n",
+    ]
+    assert (failure, manager.told) == ("", [])
+
+
+def test_the_call_that_renews_reports_the_change(manager: Manager) -> None:
+    manager.settings("shop", "00000002")
+    found, _ = flask_renew.work(manager.apps(), renew=False, check=False, changing=[])
+    assert (found["outdated"], found["changed"], manager.told) == (["shop"], False, [])
+    renewed, _ = flask_renew.work(manager.apps(), renew=True, check=False, changing=[])
+    assert (renewed["outdated"], renewed["changed"]) == (["shop"], True)
+    assert manager.apps().outdated() == []
+
+
+def test_a_failed_start_is_told_with_what_was_to_be_done(manager: Manager) -> None:
+    manager.unit("flask@shop.service", ActiveState="failed")
+    manager.broken.add("flask@shop.service")
+    result, failure = flask_renew.work(manager.apps(), renew=False, check=False, changing=[])
+    assert result["started"] == ["shop"]
+    assert "`systemctl restart flask@shop.service` failed" in failure

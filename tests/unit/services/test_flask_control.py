@@ -15,11 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from roles.flask_service.files import flask_control
+from plugins.module_utils import flask_takeover
+from plugins.module_utils.environment_file import environment_text, read_environment
 from tests.unit.services.test_gunicorn import HAND_OVER, UnixConnection
 from vmesh.base.paths import PROJECT
 
-CONTROL = PROJECT / "roles" / "flask_service" / "files" / "flask_control.py"
+# The command of the role, which starts the program `flask-control` of the host kit.
+COMMAND = PROJECT / "roles" / "flask_service" / "templates" / "flask-control"
+KIT = """
+import sys
+sys.path.insert(0, {project!r})
+from plugins.module_utils import flask_takeover
+assert sys.argv[1] == "flask-control", sys.argv
+sys.exit(flask_takeover.main(sys.argv[2:]))
+"""
 APP = """
 import os, time
 from flask import Flask
@@ -41,6 +50,17 @@ def health() -> tuple[str, int]:
 """
 
 
+def installed_command(folder: Path, kit: str) -> Path:
+    """Return the role's command, with the program `kit` in the place of the host kit."""
+    (folder / "kit").mkdir()
+    (folder / "kit" / "__main__.py").write_text(kit)
+    command = folder / "flask-control"
+    text = COMMAND.read_text().replace("/opt/vmesh/current/vmesh-host.pyz", str(folder / "kit"))
+    command.write_text(text)
+    command.chmod(0o755)
+    return command
+
+
 class Service:
     """A service as the role lays it out, below a folder of the test's own."""
 
@@ -49,6 +69,7 @@ class Service:
         self.socket, self.runtime = root / "app.sock", root / "run"
         self.settings, self.log = root / "env", root / "log"
         self.runtime.mkdir()
+        self.control = installed_command(root, KIT.format(project=str(PROJECT)))
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(self.socket))
         self.listener.listen(64)
@@ -71,7 +92,7 @@ class Service:
 
     def command(self, *words: str) -> list[str]:
         told = ["--release", str(self.current), "--settings", str(self.settings)]
-        return [sys.executable, str(CONTROL), *words, *told]
+        return [sys.executable, str(self.control), *words, *told, "--program", str(self.control)]
 
     def start(self) -> int:
         """Start gunicorn as systemd does; return its process once it serves."""
@@ -124,7 +145,7 @@ class Service:
         return int(processes[-1].partition(b"=")[2]) if processes else 0
 
     def trial(self, folder: Path) -> float:
-        return flask_control.trial(folder, self.settings, "/healthz", 20)
+        return flask_takeover.trial(folder, self.settings, "/healthz", 20)
 
     def stop(self) -> None:
         """End whatever this service has started, also what was taken over by others."""
@@ -226,15 +247,32 @@ def test_trial_refuses_what_must_not_serve(
     service: Service, faults: dict[str, object], told: str
 ) -> None:
     folder = service.release("bad", **faults)  # type: ignore[arg-type]
-    with pytest.raises(flask_control.Failed, match=told):
+    with pytest.raises(flask_takeover.Failed, match=told):
         service.trial(folder)
 
 
 def test_settings_are_read_as_systemd_reads_them() -> None:
     text = 'A="one"\nB="say \\"hi\\" for \\$5 \\\\ \\`x\\`"\nC="two\nlines"\nD=""\n'
-    assert flask_control.read_settings(text) == {
+    assert read_environment(text) == {
         "A": "one",
         "B": 'say "hi" for $5 \\ `x`',
         "C": "two\nlines",
         "D": "",
     }
+
+
+def test_settings_are_written_as_they_are_read() -> None:
+    values = {"a": 'say "hi"', "B": "$5 \\ `x`\nand a line", "c": ""}
+    text = environment_text("For a test.", values, {"A": 1})
+    assert read_environment(text) == {**values, "A": "1"}
+    assert text.splitlines()[0] == "# For a test."
+
+
+@pytest.mark.parametrize("interpreter", [[], [sys.executable]], ids=["a unit", "a gunicorn"])
+def test_the_command_starts_the_kits_program(tmp_path: Path, interpreter: list[str]) -> None:
+    """A unit executes the command; a running gunicorn, also an older one, has Python run it."""
+    command = installed_command(tmp_path, "import sys; print(sys.argv[1:])")
+    done = subprocess.run(
+        [*interpreter, str(command), "serve", "shop"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(["flask-control", "serve", "shop"])

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tests.live.spans import Node
 from tests.live_hotrod.ride import DRIVERS, expected, is_look, mistakes
-from tests.unit.units.test_units import needs_systemd, verify
+from tests.unit.units.test_units import HARDENING, needs_systemd, verify
 from vmesh.base.paths import PROJECT
 from vmesh.compile.host_spec import MeshSpec, egress_address
 from vmesh.model.types import ExternalApp
@@ -78,8 +78,7 @@ def _unit(plan: MeshSpec, service: str) -> str:
         hotrod_collector="http://198.18.0.41:4318",
         hotrod_page_jaeger="http://127.0.0.1:16716",
         hotrod_release={"version": "2.13.0"},
-        playbook_dir=str(template.parent),
-        lookup=lambda _, path: Path(path).read_text(),
+        lookup=lambda name: {"vmesh.mesh.hardening": HARDENING}[name],
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from plugins.lookup import hardening
 from vmesh.base import paths
 
 TEMPLATES = sorted(
@@ -19,8 +20,12 @@ TEMPLATES = sorted(
     for pattern in ("*.service.j2", "*.socket.j2")
     for path in (paths.PROJECT / "roles").glob(f"*/templates/{pattern}")
 )
+# What the lookup vmesh.mesh.hardening returns to a template.
+(HARDENING,) = hardening.LookupModule().run([])
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
+    "flask_service_hardening": HARDENING,
+    "jaeger_hardening": HARDENING,
     "__jaeger_go_mib": 320,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from vmesh.base.words import shortened
 from vmesh.compile.topology import Edge, Outside, Place, Route, Service, Topology
 
 MOST_HOSTS = 3  # a node names so many hosts of a zone, and counts the others
@@ -111,14 +112,7 @@ def hosts_by_zone(places: Sequence[Place]) -> Iterator[str]:
     for place in places:
         zones.setdefault(place.zone or "", []).append(place.host)
     for zone, hosts in sorted(zones.items()):
-        yield f"{zone}: {shortened(hosts)}" if zone else shortened(hosts)
-
-
-def shortened(names: Sequence[str], most: int = MOST_HOSTS) -> str:
-    """Return the names with commas; of many the first, and how many more there are."""
-    if len(names) <= most + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+        yield f"{zone}: {shortened(hosts, MOST_HOSTS)}" if zone else shortened(hosts, MOST_HOSTS)
 
 
 def _edge_arrows(edge: Edge, node_of: Callable[[str | Outside], str]) -> Iterator[Arrow]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.base.problems import Problem
+from vmesh.base.words import shortened
 from vmesh.cli import problem_list
-from vmesh.cli.output.graph import hosts_by_zone, shortened
+from vmesh.cli.output.graph import hosts_by_zone
 from vmesh.cli.output.tables import table
 from vmesh.compile.topology import Outside, Route, Service, Topology
 from vmesh.rollout import change_report, history

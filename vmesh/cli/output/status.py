@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmesh.base.progress import duration
+from vmesh.base.words import plural
 
 if TYPE_CHECKING:
     from vmesh.compile.host_spec import HostSpec
@@ -103,7 +104,7 @@ def _row(unit: Unit, shown: Mapping[str, str], uptime: float, commands: Mapping[
         state = f"Up {duration(max(0.0, since))}"
         restarts = int(shown.get("NRestarts") or 0)
         if restarts:
-            state += f" ({restarts} restart{'s' if restarts > 1 else ''})"
+            state += f" ({restarts} {plural('restart', restarts)})"
     elif active == "activating":
         state = f"starting ({shown.get('SubState', '')})"
     elif active == "failed":

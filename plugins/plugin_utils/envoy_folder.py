@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+Document = dict[str, Any]
+
 BOOTSTRAP = "bootstrap.json"
 LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
@@ -41,8 +43,8 @@ class FolderError(Exception):
     """The folder cannot be applied; the text has a line for each thing that is wrong with it."""
 
 
-def read(folder: Path, path: str, admin_socket: str) -> dict[str, str]:
-    """Return the text of each file by its path below `folder`.
+def read(folder: Path, path: str, admin_socket: str) -> dict[str, Document]:
+    """Return the document of each file by its path below `folder`.
 
     path: the proxy's folder on the host, by which the configuration names its own files
     admin_socket: the proxy's admin socket on the host
@@ -58,36 +60,45 @@ def read(folder: Path, path: str, admin_socket: str) -> dict[str, str]:
         for file in sorted(folder.rglob("*"))
         if not file.is_dir()
     }
-    problems = list(_problems(texts, path, admin_socket))
+    documents, problems = _parsed(texts)
+    problems += _wrong(documents, path, admin_socket)
     if problems:
         lines = "".join(f"\n- {problem}" for problem in problems)
         raise FolderError(
             f"{len(problems)} problem(s) in {folder}; the proxy was not changed:{lines}"
         )
-    return texts
+    return documents
 
 
-def _problems(texts: Mapping[str, str], path: str, admin_socket: str) -> Iterator[str]:
-    """Yield what is wrong with the files, each with its name and the remedy."""
-    for name in (BOOTSTRAP, LISTENERS, CLUSTERS):
-        if name not in texts:
-            yield f"{name} is missing. The README of the role envoy has an example."
-    documents: dict[str, Any] = {}
+def _parsed(texts: Mapping[str, str]) -> tuple[dict[str, Document], list[str]]:
+    """Return the documents of the files, and which files are missing, unknown or no documents."""
+    documents: dict[str, Document] = {}
+    problems = [
+        f"{name} is missing. The README of the role envoy has an example."
+        for name in (BOOTSTRAP, LISTENERS, CLUSTERS)
+        if name not in texts
+    ]
     for name, text in texts.items():
         if not _is_known(name):
-            yield (
+            problems.append(
                 f"{name} is none of an Envoy's files. Remove it; the files are {BOOTSTRAP},"
                 f" {LISTENERS}, {CLUSTERS}, routes/<name>.json and endpoints/<cluster>.json."
             )
             continue
         try:
-            documents[name] = json.loads(text)
+            document = json.loads(text)
         except ValueError as error:
-            yield f"{name} is not JSON: {error}. Correct it there."
+            problems.append(f"{name} is not JSON: {error}. Correct it there.")
             continue
-        if not isinstance(documents[name], dict):
-            del documents[name]
-            yield f"{name} is not a JSON object. Put its content between braces."
+        if isinstance(document, dict):
+            documents[name] = document
+        else:
+            problems.append(f"{name} is not a JSON object. Put its content between braces.")
+    return documents, problems
+
+
+def _wrong(documents: Mapping[str, Document], path: str, admin_socket: str) -> Iterator[str]:
+    """Yield what is wrong in the documents, with the file's name and the remedy."""
     for name, document in documents.items():
         if name == BOOTSTRAP:
             yield from _wrong_bootstrap(document, path, admin_socket)
@@ -103,7 +114,7 @@ def _is_known(name: str) -> bool:
     return folder in _ONE_A_FILE and file.endswith(".json") and "/" not in file
 
 
-def _wrong_bootstrap(document: Mapping[str, Any], path: str, admin_socket: str) -> Iterator[str]:
+def _wrong_bootstrap(document: Document, path: str, admin_socket: str) -> Iterator[str]:
     for field, wanted in (
         ("dynamic_resources.lds_config.path_config_source.path", f"{path}/{LISTENERS}"),
         ("dynamic_resources.cds_config.path_config_source.path", f"{path}/{CLUSTERS}"),
@@ -120,7 +131,7 @@ def _wrong_bootstrap(document: Mapping[str, Any], path: str, admin_socket: str) 
         )
 
 
-def _wrong_resources(name: str, document: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_resources(name: str, document: Document) -> Iterator[str]:
     folder = name.partition("/")[0]
     version, resources = document.get("version_info"), document.get("resources")
     if not isinstance(version, str) or not version:
@@ -162,7 +173,7 @@ def _wrong_resource(where: str, resource: Any, kind: Kind) -> Iterator[str]:
         yield f"{where}: @type is {found}. Set it to {json.dumps(kind.type)}."
 
 
-def _wrong_places(documents: Mapping[str, Any], path: str) -> Iterator[str]:
+def _wrong_places(documents: Mapping[str, Document], path: str) -> Iterator[str]:
     """Yield the files that the configuration names and that are missing, and those it never names.
 
     Envoy waits for a missing file, and its listeners with it; the start would time out. A file in

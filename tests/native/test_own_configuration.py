@@ -74,7 +74,7 @@ def with_rds(content: Documents) -> Documents:
 
 def test_the_example_is_accepted(tmp_path: Path) -> None:
     written(tmp_path, FILES)
-    assert read(tmp_path, PLACE, SOCKET) == FILES
+    assert read(tmp_path, PLACE, SOCKET) == documents()
     assert len(FILES) == 3
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ..module_utils.envoy_documents import Document, document_of, hide_secrets
-
-
-def _read(path: Path) -> Document:
-    """Return what is in a rendered file; raises AnsibleActionFail when it is no JSON object."""
-    document = document_of(path.read_text("utf-8"))
-    if not document:
-        raise AnsibleActionFail(f"{path} is no JSON object; render it anew or correct it")
-    return document
+from ..module_utils.envoy_documents import hide_secrets
+from ..plugin_utils.envoy_folder import FolderError, read
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Reads `config_dir` and hands its files over, so that a host needs one execution."""
+    """Checks `config_dir` and hands its files over, so that a host needs one execution."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -35,12 +25,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
-        parts = {
-            str(path.relative_to(folder)): hide_secrets(_read(path))
-            for path in sorted(folder.rglob("*.json"))
-        }
-        if not parts:
-            raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
+        try:
+            documents = read(folder, options["path"], options["admin_socket"])
+        except FolderError as error:
+            raise AnsibleActionFail(str(error)) from None
+        parts = {name: hide_secrets(document) for name, document in documents.items()}
         # Ansible logs a module's options on the host, but for those that it is told not to.
         options["files"] = {name: document for name, (document, _) in parts.items()}
         options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}

@@ -14,7 +14,7 @@ from vmesh.base import paths
 PLUGINS = paths.PROJECT / "plugins"
 MODULE_UTILS = sorted((PLUGINS / "module_utils").rglob("*.py"))
 # Only these run on the controller, where the package vmesh is.
-ON_THE_CONTROLLER = ("action", "filter")
+ON_THE_CONTROLLER = ("action", "filter", "plugin_utils")
 ON_VMS = [
     path
     for path in sorted(PLUGINS.rglob("*.py"))

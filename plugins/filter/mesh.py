@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from vmesh.base.failures import cause
 
 # A host's spec, or a part of one, as a mapping (vmesh.compile.host_spec).
 Spec = Mapping[str, Any]
@@ -31,6 +25,16 @@ def with_turns(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
         for host in hosts:
             turns.setdefault(host, []).append(group)
     return [{"name": host, "groups": groups} for host, groups in turns.items()]
+
+
+def cause(result: Mapping[str, Any]) -> str:
+    """Return why a task failed, from its result: the messages of all that failed in it."""
+    # Here, as the filters that roles use need no package.
+    from vmesh.base import failures  # noqa: PLC0415
+
+    from ..plugin_utils import package  # noqa: F401, PLC0415 - makes vmesh importable
+
+    return failures.cause(result)
 
 
 def was_restored(result: Mapping[str, Any] | None) -> str:

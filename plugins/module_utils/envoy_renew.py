@@ -144,9 +144,10 @@ def renew(proxy: str, manager: Manager) -> str:
 
 
 def renew_all(proxies: Sequence[str], manager: Manager, report: Callable[[str], None]) -> None:
-    """Bring proxies to what is on disk, one after the other; raises Failure at the first that fails.
+    """Bring proxies to what is on disk, one after the other, up to the first that fails.
 
     report: takes a line about each that is renewed
+    Raises Failure.
     """
     for number, proxy in enumerate(proxies):
         try:
@@ -159,7 +160,7 @@ def renew_all(proxies: Sequence[str], manager: Manager, report: Callable[[str], 
 
 
 def wrong(settings: Settings, main: int) -> str:
-    """Return in what a process differs from what is on disk; nothing when all is as it should be."""
+    """Return in what a process differs from what is on disk; empty when it does not."""
     try:
         running = str(Path(f"/proc/{main}/exe").readlink())
     except OSError:
@@ -172,16 +173,25 @@ def wrong(settings: Settings, main: int) -> str:
         version = settings.admin.server().bootstrap_version
     except (ValueError, *FAULTS) as error:
         return f"the main process {main} does not tell its bootstrap: {error}"
-    text, bootstrap = settings.bootstrap.read_text(), settings.bootstrap
-    if bootstrap.suffix != FORMAT:  # of an earlier release, and not parsed
-        same = version in text
-    else:
-        same = version == version_of(text)
-    return "" if same else f"the main process {main} has the bootstrap {version}, not {bootstrap}"
+    bootstrap = settings.bootstrap
+    if not _has_bootstrap_version(bootstrap, version):
+        return f"the main process {main} has another bootstrap ({version}) than {bootstrap}"
+    return ""
+
+
+def _has_bootstrap_version(bootstrap: Path, version: str) -> bool:
+    text = bootstrap.read_text()
+    if bootstrap.suffix == FORMAT:
+        return version_of(text) == version
+    # Of an earlier release, and not parsed.
+    return version in text
 
 
 def lacking(settings: Settings, main: int) -> str:
-    """Return which watched files a process has not taken within the proxy's timeout, or nothing."""
+    """Return which watched files a process has not taken within the proxy's timeout, in words.
+
+    Empty when it has taken all.
+    """
     waiting: list[str] = []
 
     def has_all() -> bool:

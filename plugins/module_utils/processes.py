@@ -92,7 +92,7 @@ def connections_of(pid: int) -> int:
     return sum(port in listening for port in established)
 
 
-def spawn(command: Sequence[str]) -> Process:
+def spawn(command: list[str]) -> Process:
     """Start a program as a child of PID 1 and return its process; raises NotStarted."""
 
     def become(pipe: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import re
 import subprocess
 import threading
 import time
@@ -17,11 +16,10 @@ from typing import Any
 import pytest
 
 from plugins.plugin_utils.envoy_folder import FolderError, read
+from tests import role_example
 from tests.native.native import free_port
-from vmesh.base import paths
+from tests.role_example import FILES
 
-README = (paths.PROJECT / "roles" / "envoy" / "README.md").read_text()
-FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```json\n(.*?)```", README, re.DOTALL))
 PLACE, SOCKET = "/etc/envoy/web", "/run/envoy/web/admin.sock"
 ROUTES = "routes/http.json"
 ENDPOINTS = "endpoints/app.json"
@@ -100,14 +98,15 @@ def app() -> Iterator[int]:
 
 def test_envoy_runs_with_the_example(envoy: Path, app: int, tmp_path: Path) -> None:
     port = free_port()
-    here = {PLACE: str(tmp_path / "web"), "/run/envoy/web": str(tmp_path), "0.0.0.0": "127.0.0.1"}
-    moved = {}
-    for name, text in FILES.items():
-        for before, after in here.items():
-            text = text.replace(before, after)  # noqa: PLW2901
-        moved[name] = text.replace("8080", str(port)).replace("7000", str(app))
-    folder = written(tmp_path / "web", moved)
-    read(folder, here[PLACE], str(tmp_path / "admin.sock"))
+    moved = {
+        PLACE: str(tmp_path / "web"),
+        SOCKET: str(tmp_path / "admin.sock"),
+        "0.0.0.0": "127.0.0.1",
+        "8080": str(port),
+        "7000": str(app),
+    }
+    folder = role_example.written(tmp_path / "web", moved)
+    assert read(folder, moved[PLACE], moved[SOCKET])
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [envoy, "-c", folder / "bootstrap.json", "--use-dynamic-base-id", "-l", "warning"],

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .envoy_admin import Admin
+from .envoy_unit import leaver
 from .host_parts import UNITS, units_of
 from .machine import Machine
-from .mesh_envoy import leaver
 from .releases import drop_link
 from .systemd import show
 from .unix_http import FAULTS

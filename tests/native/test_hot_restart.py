@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import bring
+from plugins.module_utils.envoy_apply import bring
 from roles.envoy.templates import envoy_control
 from roles.envoy.templates.envoy_control import Failure, Settings, renew
 from tests.native.grpc_app import Caller, Talk, serving
@@ -273,7 +273,7 @@ def test_started_means_ready(front: Running) -> None:
 def test_an_envoy_that_does_not_get_ready_is_not_started(front: Running) -> None:
     front.supervisor.kill_all()
     front.supervisor.told.clear()
-    (front.supervisor.root / "etc" / NAME / "bootstrap.yaml").write_text("admin: nonsense")
+    (front.supervisor.root / "etc" / NAME / "bootstrap.json").write_text("admin: nonsense")
     assert front.supervisor._run("start").wait(10) != 0
     assert not eventually(lambda: bool(front.supervisor.told), 0.3)
 
@@ -353,7 +353,7 @@ def test_a_binary_that_fails_leaves_the_old_one_at_work(
 
 
 def test_a_bad_bootstrap_is_refused_with_envoys_reason(front: Running) -> None:
-    path = front.supervisor.root / "etc" / NAME / "bootstrap.yaml"
+    path = front.supervisor.root / "etc" / NAME / "bootstrap.json"
     path.write_text(path.read_text().replace("node:", "nodes:"))
     old = front.supervisor.main
     with front.no_request_fails(), pytest.raises(Failure, match="validate` ended") as caught:

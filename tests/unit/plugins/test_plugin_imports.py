@@ -56,7 +56,7 @@ def test_only_action_and_filter_plugins_import_vmesh(path: Path) -> None:
 def test_an_import_against_the_rules_is_seen() -> None:
     source = (
         "import json\n"
-        "from .mesh_envoy import Admin\n"
+        "from .envoy_admin import Admin\n"
         "from ansible.module_utils.basic import AnsibleModule\n"
         "def late():\n"
         "    from vmesh.base import paths\n"

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import http.server
 import json
-import subprocess
+import os
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_apply import Proxy, bring
+from plugins.module_utils.envoy_files import Store
 from plugins.plugin_utils.envoy_folder import FolderError, read
 from tests import role_example
-from tests.native.native import free_port
+from tests.native.native import NativeEnvoy, free_port
 from tests.role_example import FILES
 
 PLACE, SOCKET = "/etc/envoy/web", "/run/envoy/web/admin.sock"
@@ -96,7 +100,20 @@ def app() -> Iterator[int]:
         server.shutdown()
 
 
-def test_envoy_runs_with_the_example(envoy: Path, app: int, tmp_path: Path) -> None:
+@contextmanager
+def host(envoy: Path, root: Path) -> Iterator[Proxy]:
+    """A host's Envoy with the folder root/web, as the module envoy_config sees it."""
+    service = NativeEnvoy(envoy, root / "web" / "bootstrap.json", root / "envoy.log")
+    store = Store(root / "web", os.getgid(), os.getuid())
+    try:
+        yield Proxy(store, service, Admin(str(root / "admin.sock")), timeout=20)
+    finally:
+        service.stop()
+
+
+def test_the_module_applies_the_example_and_its_changes(
+    envoy: Path, app: int, tmp_path: Path
+) -> None:
     port = free_port()
     moved = {
         PLACE: str(tmp_path / "web"),
@@ -105,19 +122,30 @@ def test_envoy_runs_with_the_example(envoy: Path, app: int, tmp_path: Path) -> N
         "8080": str(port),
         "7000": str(app),
     }
-    folder = role_example.written(tmp_path / "web", moved)
-    assert read(folder, moved[PLACE], moved[SOCKET])
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [envoy, "-c", folder / "bootstrap.json", "--use-dynamic-base-id", "-l", "warning"],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        assert _status(f"http://127.0.0.1:{port}/") == 418, (tmp_path / "log").read_text()
-    finally:
-        process.kill()
-        process.wait()
+    folder = role_example.written(tmp_path / "mine", moved)
+    with host(envoy, tmp_path) as proxy:
+
+        def apply() -> int:
+            content = read(folder, moved[PLACE], moved[SOCKET])
+            bring(proxy, {name: json.dumps(document) for name, document in content.items()})
+            return _status(f"http://127.0.0.1:{port}/")
+
+        assert apply() == 418
+        # A route table of its own, as the README says, and another answer in it then.
+        content = {name: json.loads((folder / name).read_text()) for name in FILES}
+        with_rds(content)[ROUTES] = json.loads(json.dumps(TABLE))
+        table = content[ROUTES]["resources"][0]
+        match = {"match": {"prefix": "/"}}
+        table["virtual_hosts"] = [
+            {"name": "all", "domains": ["*"], "routes": [{**match, "route": {"cluster": "app"}}]}
+        ]
+        content["listeners/listeners.json"]["version_info"] = "2"
+        written(folder, json.loads(json.dumps(content).replace(PLACE, moved[PLACE])))
+        assert apply() == 418
+        table["virtual_hosts"][0]["routes"] = [{**match, "direct_response": {"status": 204}}]
+        content[ROUTES]["version_info"] = "2"
+        written(folder, {ROUTES: content[ROUTES]})
+        assert apply() == 204
 
 
 def _status(url: str) -> int:

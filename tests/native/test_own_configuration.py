@@ -12,10 +12,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from ansible.errors import AnsibleActionFail
 
+from plugins.action.envoy_config import ActionModule
 from plugins.module_utils.envoy_admin import Admin
 from plugins.module_utils.envoy_apply import Proxy, bring
 from plugins.module_utils.envoy_files import Store
@@ -318,3 +322,24 @@ def test_files_elsewhere_on_the_host_may_be_named(tmp_path: Path) -> None:
     secret = {"sds_config": {"path_config_source": {"path": "/etc/ssl/web/secret.json"}}}
     content["clusters/clusters.json"]["resources"][0]["transport_socket"] = secret
     assert read(written(tmp_path, content), PLACE, SOCKET)
+
+
+def test_the_action_reaches_no_host_with_a_folder_that_is_wrong(tmp_path: Path) -> None:
+    content = documents()
+    del content["clusters/clusters.json"]
+    arguments = {
+        "name": "web",
+        "config_dir": str(written(tmp_path, content)),
+        "path": PLACE,
+        "admin_socket": SOCKET,
+    }
+    task = SimpleNamespace(
+        args=arguments, async_val=0, check_mode=False, diff=False, delegate_to=""
+    )
+    action = ActionModule(task, *(MagicMock() for _ in range(5)))
+    action._execute_module = MagicMock(return_value={"changed": False})
+    with pytest.raises(AnsibleActionFail, match=r"clusters/clusters\.json is missing"):
+        action.run(task_vars={})
+    action._execute_module.assert_not_called()
+    written(tmp_path, documents())
+    assert action.run(task_vars={}) == {"changed": False}

@@ -176,7 +176,7 @@ def output_of(program: Path, *arguments: str) -> list[str]:
     return said or [""]
 
 
-def start_beside(settings: Settings, command: list[str], epoch: int) -> Process:
+def start_beside(settings: Settings, command: Sequence[str], epoch: int) -> Process:
     """Start a process of this epoch and return it once it is ready; raises Failure."""
     try:
         new = spawn(command)

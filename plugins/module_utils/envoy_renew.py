@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from . import systemd
-from .envoy_documents import version_of
-from .envoy_files import FORMAT, Store, format_of, not_taken
+from .envoy_files import Store, format_of, has_version, not_taken
 from .envoy_process import Failure, Settings
 from .systemd import CommandFailed, show_one, systemctl, wait_until
 from .unix_http import FAULTS
@@ -144,10 +143,9 @@ def renew(proxy: str, manager: Manager) -> str:
 
 
 def renew_all(proxies: Sequence[str], manager: Manager, report: Callable[[str], None]) -> None:
-    """Bring proxies to what is on disk, one after the other, up to the first that fails.
+    """Bring proxies to what is on disk, one after the other; raises Failure for the first failure.
 
     report: takes a line about each that is renewed
-    Raises Failure.
     """
     for number, proxy in enumerate(proxies):
         try:
@@ -160,7 +158,7 @@ def renew_all(proxies: Sequence[str], manager: Manager, report: Callable[[str], 
 
 
 def wrong(settings: Settings, main: int) -> str:
-    """Return in what a process differs from what is on disk; empty when it does not."""
+    """Return in what a process differs from what is on disk; empty when it is as it should be."""
     try:
         running = str(Path(f"/proc/{main}/exe").readlink())
     except OSError:
@@ -174,24 +172,13 @@ def wrong(settings: Settings, main: int) -> str:
     except (ValueError, *FAULTS) as error:
         return f"the main process {main} does not tell its bootstrap: {error}"
     bootstrap = settings.bootstrap
-    if not _has_bootstrap_version(bootstrap, version):
-        return f"the main process {main} has another bootstrap ({version}) than {bootstrap}"
-    return ""
-
-
-def _has_bootstrap_version(bootstrap: Path, version: str) -> bool:
-    text = bootstrap.read_text()
-    if bootstrap.suffix == FORMAT:
-        return version_of(text) == version
-    # Of an earlier release, and not parsed.
-    return version in text
+    if has_version(bootstrap.name, bootstrap.read_text(), version):
+        return ""
+    return f"the main process {main} has the bootstrap {version}, not {bootstrap}"
 
 
 def lacking(settings: Settings, main: int) -> str:
-    """Return which watched files a process has not taken within the proxy's timeout, in words.
-
-    Empty when it has taken all.
-    """
+    """Return which watched files a process has not taken within the proxy's timeout, or nothing."""
     waiting: list[str] = []
 
     def has_all() -> bool:

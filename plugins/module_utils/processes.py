@@ -92,12 +92,12 @@ def connections_of(pid: int) -> int:
     return sum(port in listening for port in established)
 
 
-def spawn(command: list[str]) -> Process:
+def spawn(command: Sequence[str]) -> Process:
     """Start a program as a child of PID 1 and return its process; raises NotStarted."""
 
     def become(pipe: int) -> None:
         try:
-            os.execv(command[0], command)
+            os.execv(command[0], list(command))
         except OSError as error:
             os.write(pipe, f"!{error.strerror}\n".encode())
 

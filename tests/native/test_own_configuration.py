@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import http.server
 import json
-import re
-import subprocess
+import os
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from ansible.errors import AnsibleActionFail
 
+from plugins.action.envoy_config import ActionModule
+from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_apply import Proxy, bring
+from plugins.module_utils.envoy_files import Store
 from plugins.plugin_utils.envoy_folder import FolderError, read
-from tests.native.native import free_port
-from vmesh.base import paths
+from tests import role_example
+from tests.native.native import NativeEnvoy, free_port
+from tests.role_example import FILES
 
-README = (paths.PROJECT / "roles" / "envoy" / "README.md").read_text()
-FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```json\n(.*?)```", README, re.DOTALL))
 PLACE, SOCKET = "/etc/envoy/web", "/run/envoy/web/admin.sock"
 ROUTES = "routes/http.json"
 ENDPOINTS = "endpoints/app.json"
@@ -98,27 +104,52 @@ def app() -> Iterator[int]:
         server.shutdown()
 
 
-def test_envoy_runs_with_the_example(envoy: Path, app: int, tmp_path: Path) -> None:
-    port = free_port()
-    here = {PLACE: str(tmp_path / "web"), "/run/envoy/web": str(tmp_path), "0.0.0.0": "127.0.0.1"}
-    moved = {}
-    for name, text in FILES.items():
-        for before, after in here.items():
-            text = text.replace(before, after)  # noqa: PLW2901
-        moved[name] = text.replace("8080", str(port)).replace("7000", str(app))
-    folder = written(tmp_path / "web", moved)
-    read(folder, here[PLACE], str(tmp_path / "admin.sock"))
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [envoy, "-c", folder / "bootstrap.json", "--use-dynamic-base-id", "-l", "warning"],
-            stdout=log,
-            stderr=log,
-        )
+@contextmanager
+def host(envoy: Path, root: Path) -> Iterator[Proxy]:
+    """A host's Envoy with the folder root/web, as the module envoy_config sees it."""
+    service = NativeEnvoy(envoy, root / "web" / "bootstrap.json", root / "envoy.log")
+    store = Store(root / "web", os.getgid(), os.getuid())
     try:
-        assert _status(f"http://127.0.0.1:{port}/") == 418, (tmp_path / "log").read_text()
+        yield Proxy(store, service, Admin(str(root / "admin.sock")), timeout=20)
     finally:
-        process.kill()
-        process.wait()
+        service.stop()
+
+
+def test_the_module_applies_the_example_and_its_changes(
+    envoy: Path, app: int, tmp_path: Path
+) -> None:
+    port = free_port()
+    moved = {
+        PLACE: str(tmp_path / "web"),
+        SOCKET: str(tmp_path / "admin.sock"),
+        "0.0.0.0": "127.0.0.1",
+        "8080": str(port),
+        "7000": str(app),
+    }
+    folder = role_example.written(tmp_path / "mine", moved)
+    with host(envoy, tmp_path) as proxy:
+
+        def apply() -> int:
+            content = read(folder, moved[PLACE], moved[SOCKET])
+            bring(proxy, {name: json.dumps(document) for name, document in content.items()})
+            return _status(f"http://127.0.0.1:{port}/")
+
+        assert apply() == 418
+        # A route table of its own, as the README says, and another answer in it then.
+        content = {name: json.loads((folder / name).read_text()) for name in FILES}
+        with_rds(content)[ROUTES] = json.loads(json.dumps(TABLE))
+        table = content[ROUTES]["resources"][0]
+        match = {"match": {"prefix": "/"}}
+        table["virtual_hosts"] = [
+            {"name": "all", "domains": ["*"], "routes": [{**match, "route": {"cluster": "app"}}]}
+        ]
+        content["listeners/listeners.json"]["version_info"] = "2"
+        written(folder, json.loads(json.dumps(content).replace(PLACE, moved[PLACE])))
+        assert apply() == 418
+        table["virtual_hosts"][0]["routes"] = [{**match, "direct_response": {"status": 204}}]
+        content[ROUTES]["version_info"] = "2"
+        written(folder, {ROUTES: content[ROUTES]})
+        assert apply() == 204
 
 
 def _status(url: str) -> int:
@@ -291,3 +322,24 @@ def test_files_elsewhere_on_the_host_may_be_named(tmp_path: Path) -> None:
     secret = {"sds_config": {"path_config_source": {"path": "/etc/ssl/web/secret.json"}}}
     content["clusters/clusters.json"]["resources"][0]["transport_socket"] = secret
     assert read(written(tmp_path, content), PLACE, SOCKET)
+
+
+def test_the_action_reaches_no_host_with_a_folder_that_is_wrong(tmp_path: Path) -> None:
+    content = documents()
+    del content["clusters/clusters.json"]
+    arguments = {
+        "name": "web",
+        "config_dir": str(written(tmp_path, content)),
+        "path": PLACE,
+        "admin_socket": SOCKET,
+    }
+    task = SimpleNamespace(
+        args=arguments, async_val=0, check_mode=False, diff=False, delegate_to=""
+    )
+    action = ActionModule(task, *(MagicMock() for _ in range(5)))
+    action._execute_module = MagicMock(return_value={"changed": False})
+    with pytest.raises(AnsibleActionFail, match=r"clusters/clusters\.json is missing"):
+        action.run(task_vars={})
+    action._execute_module.assert_not_called()
+    written(tmp_path, documents())
+    assert action.run(task_vars={}) == {"changed": False}

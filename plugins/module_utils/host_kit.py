@@ -10,10 +10,11 @@ anew at each start. Compiled code of another version of Python is left aside by 
 from __future__ import annotations
 
 import os
+import pwd
 import py_compile
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .file_writing import write_incoming
@@ -82,6 +83,12 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
             beside = write_incoming((root / path).parent, text.encode())
             beside.chmod(0o755)
             beside.replace(root / path)
+
+
+def missing_users(names: Iterable[str]) -> list[str]:
+    """Return those of the users that the host does not have."""
+    there = {entry.pw_name for entry in pwd.getpwall()}
+    return [name for name in names if name not in there]
 
 
 def _write(path: Path, sources: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from plugins.action.host_kit import kit
 from plugins.module_utils import host_kit
-from plugins.module_utils.host_kit import install, is_current, is_there
+from plugins.module_utils.host_kit import install, is_current, is_there, missing_users
 from plugins.module_utils.host_parts import shared_files
 from plugins.module_utils.programs import PROGRAMS
 
@@ -98,3 +98,7 @@ def test_snapshots_know_the_commands(root: Path) -> None:
     install(root, version, sources)
     found = {str(path.relative_to(root)) for path in shared_files(root)}
     assert found == set(host_kit.COMMANDS)
+
+
+def test_users_that_the_host_lacks_are_told() -> None:
+    assert missing_users(["root", "envoy-nowhere"]) == ["envoy-nowhere"]

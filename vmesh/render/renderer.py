@@ -17,7 +17,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -329,11 +329,17 @@ class _Folder:
                 Path(folder).rmdir()
 
 
-def write_files(spec: MeshSpec, folder: Path, layout: Layout | None = None) -> list[Path]:
+def write_files(
+    spec: MeshSpec,
+    folder: Path,
+    layout: Layout | None = None,
+    seen: Callable[[str, ProxySpec, Mapping[str, str]], None] | None = None,
+) -> list[Path]:
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
     The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
-    go to the host. What an earlier run wrote and this one does not is removed.
+    go to the host. What an earlier run wrote and this one does not is removed. `seen` is called
+    with each host, proxy, and path -> content of its files, for further use.
     Raises Problems where a file that `spec` names cannot be read.
     """
     renderer, forms, target = Renderer(layout), StaticForms(), _Folder(folder)
@@ -341,6 +347,8 @@ def write_files(spec: MeshSpec, folder: Path, layout: Layout | None = None) -> l
     for host, host_spec in spec.hosts.items():
         for proxy in host_spec.proxies:
             files = renderer.files(proxy)
+            if seen:
+                seen(host, proxy, files)
             for name, content in files.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)
             static = f"{host}/{proxy.name}{STATIC_SUFFIX}"

@@ -16,17 +16,16 @@ built when they are not.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
+# isort: split
 from vmesh import artifacts
 from vmesh.base import paths
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ..module_utils.mesh_envoy import concealed
+from ..module_utils.envoy_documents import hide_secrets
+from ..plugin_utils.envoy_folder import FolderError, read
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Reads `config_dir` and hands its files over, so that a host needs one execution."""
+    """Checks `config_dir` and hands its files over, so that a host needs one execution."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -27,15 +25,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
-        parts = {
-            str(path.relative_to(folder)): concealed(path.read_text())
-            for path in sorted(folder.rglob("*.yaml"))
-        }
+        try:
+            documents = read(folder, options["path"], options["admin_socket"])
+        except FolderError as error:
+            raise AnsibleActionFail(str(error)) from None
+        parts = {name: hide_secrets(document) for name, document in documents.items()}
         # Ansible logs a module's options on the host, but for those that it is told not to.
-        options["files"] = {name: text for name, (text, _) in parts.items()}
+        options["files"] = {name: document for name, (document, _) in parts.items()}
         options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}
-        if not options["files"]:
-            raise AnsibleActionFail(f"{folder} holds no rendered configuration; run site.yml whole")
         result: dict[str, Any] = self._execute_module(
             module_name="vmesh.mesh.envoy_config", module_args=options, task_vars=task_vars
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
+# isort: split
 from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.artifacts.sources import check_sources
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
+# isort: split
 from vmesh.rollout import desired_state, record
 from vmesh.rollout.host_result import HostResult
 from vmesh.rollout.recording import MeshRun, by_result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
+# isort: split
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, desired_state, history, record, run_lock

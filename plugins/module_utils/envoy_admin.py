@@ -25,10 +25,15 @@ UNDER_WAY = (
 
 @dataclass(frozen=True)
 class Server:
-    """What a process says of itself: its number among hot restarts, its bootstrap's version."""
+    """What a process says of itself.
+
+    epoch: its number among hot restarts
+    bootstrap_version, config_path: the version of its bootstrap, and the file it was read from
+    """
 
     epoch: int
     bootstrap_version: str
+    config_path: str = ""
 
 
 class Admin:
@@ -63,9 +68,11 @@ class Admin:
             raise ValueError(f"/server_info: status {status}")
         info = json.loads(body)
         metadata = info.get("node", {}).get("metadata", {})
+        options = info.get("command_line_options", {})
         return Server(
-            int(info.get("command_line_options", {}).get("restart_epoch", 0)),
+            int(options.get("restart_epoch", 0)),
             str(metadata.get("bootstrap_version", "")),
+            str(options.get("config_path", "")),
         )
 
     def versions(self) -> dict[str, str]:

@@ -5,19 +5,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import grp
 import os
 import pwd
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypedDict
 
-from .mesh_envoy import writing_in
-
-# Begins the name of a file that is being written and not yet moved into place.
-INCOMING = ".incoming-"
+from .file_writing import write_incoming
 
 
 class Rights(TypedDict):
@@ -102,14 +97,10 @@ def put(root: Path, files: Mapping[str, File], folders: Mapping[str, Rights]) ->
         for path, file in files.items():
             target = root / path
             _make_folders(root, target.parent, folders)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=INCOMING)
-            written[Path(name)] = target
-            with writing_in(target.parent), os.fdopen(handle, "wb") as stream:
-                stream.write(content_of(file))
-                stream.flush()
-                os.fsync(stream.fileno())
-            set_owner(Path(name), file)
-            os.utime(name, (file["mtime"], file["mtime"]))
+            beside = write_incoming(target.parent, content_of(file))
+            written[beside] = target
+            set_owner(beside, file)
+            os.utime(beside, (file["mtime"], file["mtime"]))
         for beside, target in list(written.items()):
             beside.replace(target)
             del written[beside]
@@ -149,30 +140,3 @@ def _group_id(name: str) -> int:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError as error:
         raise NoSuchOwner(f"the group {name} does not exist") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file for root alone, whole or not at all, and see it on the disk; raises OSError."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=INCOMING)
-    temporary = Path(name)
-    try:
-        with writing_in(path.parent), os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the files that an interrupted run was writing in `folder`."""
-    for path in folder.glob(f"{INCOMING}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -8,14 +8,14 @@ import hashlib
 import hmac
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .environment_file import read_environment
 from .envoy_admin import Admin
+from .envoy_files import bootstrap_of, has_version, is_for_envoy, not_taken
 from .host_parts import JAEGER_UNIT, apps_on, parts_on, proxies_on, status_of_jaeger, units_of
-from .mesh_envoy import WATCHED, stat_prefix, version_of
 from .snapshot_store import SnapshotStore, interrupted_run
 from .systemd import Run, Shown, show
 from .unix_http import FAULTS
@@ -77,9 +77,11 @@ class HostReport:
 
     def _proxy(self, name: str, units: Mapping[str, Shown]) -> Facts:
         folder = self.root / "etc/envoy" / name
+        paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.*"))}
         texts = {
-            str(path.relative_to(folder)): path.read_text(errors="replace")
-            for path in self._files(folder)
+            name: path.read_text(errors="replace")
+            for name, path in paths.items()
+            if is_for_envoy(name) and path.is_file()
         }
         unit = units.get(f"envoy@{name}.service", {})
         running = self._running(self.admin(str(self.root / f"run/envoy/{name}/admin.sock")), texts)
@@ -89,12 +91,6 @@ class HostReport:
             "runs": self._executable(unit.get("MainPID", "0")),
             **running,
         }
-
-    @staticmethod
-    def _files(folder: Path) -> Iterable[Path]:
-        yield folder / "bootstrap.yaml"
-        for watched in WATCHED:
-            yield from sorted((folder / watched).glob("*.yaml"))
 
     def _executable(self, pid: str) -> str | None:
         """Return the release whose binary a process runs, None when it cannot be told."""
@@ -112,15 +108,11 @@ class HostReport:
             accepted, server = admin.versions(), admin.server()
         except (*FAULTS, ValueError):
             return {"answers": False, "waiting": [], "bootstrap": None}
+        bootstrap = bootstrap_of(texts)
         return {
             "answers": True,
-            "waiting": sorted(
-                path
-                for path, text in texts.items()
-                if (prefix := stat_prefix(path)) is not None
-                and accepted.get(prefix) != version_of(text)
-            ),
-            "bootstrap": server.bootstrap_version == version_of(texts.get("bootstrap.yaml", "")),
+            "waiting": not_taken(texts, accepted),
+            "bootstrap": has_version(bootstrap, texts[bootstrap], server.bootstrap_version),
         }
 
     def _app(self, name: str, units: Mapping[str, Shown]) -> Facts:

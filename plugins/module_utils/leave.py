@@ -9,20 +9,18 @@ nothing more to do, and stops it.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from .envoy_admin import Admin
+from .envoy_unit import leaver
 from .host_parts import UNITS, units_of
 from .machine import Machine
-from .mesh_envoy import leaver
 from .releases import drop_link
-from .systemd import show
+from .systemd import notify, show
 from .unix_http import FAULTS
 
 # An Envoy is idle when it had nothing to do at so many looks, one each half second.
@@ -140,18 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("units", nargs="+", help="units to stop")
     options = parser.parse_args(arguments)
     # From here on the program needs no more of its own files, which may be removed meanwhile.
-    _tell_systemd("READY=1")
+    notify("READY=1")
     wait_until_idle([Admin(options.admin, seconds=10)], options.seconds)
     subprocess.run(["systemctl", "stop", *options.units], check=False)
     options.marker.unlink(missing_ok=True)
     return 0
-
-
-def _tell_systemd(message: str) -> None:
-    """Send the service manager a message of sd_notify(3), where this runs in a unit."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        # `@` stands for the null byte that begins an abstract address.
-        connection.sendto(message.encode(), address.replace("@", "\0", 1))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import systemd
-from .mesh_envoy import LEAVING, Admin, Proxy, Store, Systemd
+from .envoy_apply import Proxy, installed_proxy
+from .envoy_unit import LEAVING
 
 # Has proxies serve with the binary and bootstrap that are there now; the role envoy installs it.
 RENEW = ("envoy-control", "renew")
@@ -49,11 +50,6 @@ def this_host(timeout: float) -> Machine:
     """Return the host on which this runs; `timeout` is how long an Envoy may take for each step."""
 
     def proxy(name: str, group: str) -> Proxy:
-        return Proxy(
-            Store(Path("/etc/envoy") / name, grp.getgrnam(group).gr_gid),
-            Systemd(f"envoy@{name}.service"),
-            Admin(f"/run/envoy/{name}/admin.sock"),
-            timeout,
-        )
+        return installed_proxy(name, grp.getgrnam(group).gr_gid, timeout)
 
     return Machine(Path("/"), systemd.run, proxy)

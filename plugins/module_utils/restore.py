@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -13,36 +12,21 @@ from dataclasses import dataclass, field
 
 from . import releases
 from .environment_file import read_environment
+from .envoy_apply import FAULTS as ENVOY_FAULTS
+from .envoy_apply import Proxy, bring
+from .envoy_files import bootstrap_of, is_for_envoy, is_whole
+from .file_writing import reason
 from .host_files import File, NoSuchOwner, differ, put
 from .host_parts import JAEGER_UNIT, UNITS, part_of, status_of_jaeger, units_of
 from .leave import leave
 from .machine import Machine
-from .mesh_envoy import (
-    BOOTSTRAP,
-    CLUSTERS,
-    LISTENERS,
-    WATCHED,
-    Proxy,
-    Refused,
-    bring,
-    differences,
-    reason,
-)
 from .releases import NoRelease, switch_release
 from .snapshot_store import Unreadable
 from .snapshots import Snapshot, capture, parts_of
 from .systemd import CommandFailed, Shown, journal, show, started_at
 
 # What an operation on a host can raise; the text says why.
-FAULTS = (
-    Refused,
-    Unreadable,
-    CommandFailed,
-    NoSuchOwner,
-    NoRelease,
-    OSError,
-    http.client.HTTPException,
-)
+FAULTS = (Unreadable, NoSuchOwner, NoRelease, OSError, *ENVOY_FAULTS)
 ENVOY_UNIT, APP_UNIT = f"{UNITS}envoy@.service", f"{UNITS}flask@.service"
 # What systemd tells of the parts' units.
 PROPERTIES = (
@@ -290,18 +274,27 @@ class Restore:
 
     # Envoys
 
-    def _proxy(self, part: str) -> None:
-        """Bring an Envoy its files in safe order and see them accepted."""
-        name, folder = part.partition("@")[2], f"etc/envoy/{part.partition('@')[2]}/"
-        files = {
+    def _files_of(self, proxy: str) -> dict[str, File]:
+        """Return the files that a proxy has in the snapshot, by path below its folder."""
+        folder = f"etc/envoy/{proxy}/"
+        return {
             path.removeprefix(folder): file
             for path, file in self.wanted["files"].items()
             if path.startswith(folder)
         }
-        texts = {path: file["text"] for path, file in files.items() if is_for_envoy(path, file)}
-        if not texts.keys() >= {BOOTSTRAP, CLUSTERS, LISTENERS}:
+
+    def _proxy(self, part: str) -> None:
+        """Bring an Envoy its files in safe order and see them accepted."""
+        name = part.partition("@")[2]
+        folder, files = f"etc/envoy/{name}/", self._files_of(name)
+        texts = {
+            path: file["text"]
+            for path, file in files.items()
+            if "text" in file and is_for_envoy(path)
+        }
+        if not is_whole(texts):
             return self._files(part)
-        proxy = self.machine.proxy(name, files[BOOTSTRAP]["group"])
+        proxy = self.machine.proxy(name, files[bootstrap_of(texts)]["group"])
         others = {
             f"{folder}{path}": file
             for path, file in files.items()
@@ -343,9 +336,11 @@ class Restore:
             self.errors |= {f"envoy@{name}": text for name in stale}
 
     def _is_stale(self, name: str) -> bool:
-        file = self.wanted["files"].get(f"etc/envoy/{name}/{BOOTSTRAP}")
-        if file is None:
+        files = self._files_of(name)
+        bootstrap = bootstrap_of(files)
+        if bootstrap not in files:
             return False
+        file = files[bootstrap]
         proxy = self.machine.proxy(name, file["group"])
         if not proxy.service.is_running():
             return False
@@ -354,7 +349,7 @@ class Restore:
         binary = self.machine.root / "opt/envoy/current/bin/envoy"
         if self.dry and "envoy" in self.restored:
             binary = self.machine.root / "opt/envoy" / self.wanted["links"]["envoy"] / "bin/envoy"
-        if proxy.needs_restart({BOOTSTRAP: file["text"]}, str(binary)):
+        if proxy.needs_restart({bootstrap: file["text"]}, str(binary)):
             return True
         if name in self._started:
             return False
@@ -365,12 +360,6 @@ class Restore:
 
 def _is_settled(proxy: Proxy, texts: dict[str, str], *, up: bool) -> bool:
     """Tell whether an Envoy has these files and, if it should be `up`, runs and accepted them."""
-    if differences(proxy.store.read(), texts) or proxy.store.wrong_rights():
+    if proxy.store.read() != texts or proxy.store.wrong_rights():
         return False
     return not up or (proxy.service.is_running() and proxy.accepts(texts))
-
-
-def is_for_envoy(path: str, file: File) -> bool:
-    """Tell whether a file of a proxy's folder is one that Envoy itself reads and confirms."""
-    folder, _, name = path.rpartition("/")
-    return "text" in file and (path == BOOTSTRAP or (folder in WATCHED and name.endswith(".yaml")))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from . import host_files
+from .file_writing import sweep, write_whole
 from .releases import Release
 from .snapshots import Snapshot, empty
 
@@ -156,14 +156,14 @@ class SnapshotStore:
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
         self.make()
-        host_files.write_whole(path, json.dumps(content))
+        write_whole(path, json.dumps(content))
 
     def make(self) -> None:
         """Make the folders, closed to all but root, and remove what a killed run left in them."""
         for folder in (self.place, self.states):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-            host_files.sweep(folder)
+            sweep(folder)
 
     def history(self) -> list[Line]:
         """Return the history, the oldest line first, without lines that are not whole."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from .envoy_documents import all_serving
 from .host_files import File, Rights, content_of, differ, read_file, read_folders
 from .host_parts import FOLDERS, our_files, part_of, part_of_unit, units_of
-from .mesh_envoy import all_serving
 from .releases import current_versions, part_of_release
 from .systemd import UP, Run, show
 

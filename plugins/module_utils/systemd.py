@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,3 +121,22 @@ def wait_until(holds: Callable[[], bool], seconds: float, pause: float = 0.05) -
             return False
         time.sleep(pause)
     return True
+
+
+def notify(message: str) -> None:
+    """Tell systemd what `sd_notify(3)` says, where this process is of a unit with Type=notify.
+
+    Returns when systemd has read it, as it looks at the sender's process then, or after 10 s.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    reading, writing = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        # `@` stands for the null byte that begins an abstract address.
+        manager.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        manager.send(message.encode())
+        socket.send_fds(manager, [b"BARRIER=1"], [writing])
+    os.close(writing)
+    select.select([reading], [], [], 10)
+    os.close(reading)

@@ -17,8 +17,10 @@ description:
   - Confirms each step by the version that Envoy reports for it. When Envoy refuses, the
     files of before go back, are confirmed themselves, and the module fails with Envoy's reason.
   - Starts the unit when it is not running, and has it started at boot.
-  - A changed C(bootstrap.yaml) is placed and reported as RV(restart_required), as is a
+  - A changed C(bootstrap.json) is placed and reported as RV(restart_required), as is a
     process that runs another release than O(binary) or is older than its unit file.
+  - A process that an earlier release of vmesh has started watches C(.yaml) files. It goes on with
+    what it has read until a new process takes over, which reads the files that are placed now.
 options:
   name:
     description: Name of the proxy, the instance of its unit.
@@ -26,14 +28,14 @@ options:
     required: true
   files:
     description: >-
-      Content of each file by its path below the proxy's folder. The action plugin fills
+      What is in each JSON file, by its path below the proxy's folder. The action plugin fills
       this in from O(config_dir).
     type: dict
     required: true
   secrets:
     description: >-
-      What of the files neither Ansible nor its log may show, in the order in which it stands in
-      each. The action plugin takes it out of O(files), and the module puts it in again.
+      What of the files neither Ansible nor its log may show, by path of the file and JSON pointer.
+      The action plugin takes it out of O(files), and the module puts it in again.
     type: dict
     default: {}
   config_dir:
@@ -104,27 +106,22 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
-from ..module_utils.mesh_envoy import (  # noqa: E402
-    Admin,
-    Files,
-    Proxy,
-    Refused,
-    Store,
-    Systemd,
-    bring,
-    concealed,
-    differences,
-    revealed,
-)
+from ..module_utils.envoy_admin import Admin  # noqa: E402
+from ..module_utils.envoy_apply import FAULTS, Proxy, configure  # noqa: E402
+from ..module_utils.envoy_documents import reveal_secrets, shown, text_of  # noqa: E402
+from ..module_utils.envoy_files import Files, Store, differences  # noqa: E402
+from ..module_utils.envoy_unit import Systemd  # noqa: E402
+from ..module_utils.file_writing import reason  # noqa: E402
 
 
-def _diff(old: Files, new: Files) -> list[dict[str, str]]:
+def diff(old: Files, new: Files) -> list[dict[str, str]]:
+    """Return what Ansible shows of the files that differ."""
     return [
         {
             "before_header": name,
             "after_header": name,
-            "before": concealed(old.get(name, ""))[0],
-            "after": concealed(new.get(name, ""))[0],
+            "before": shown(old.get(name, "")),
+            "after": shown(new.get(name, "")),
         }
         for name in differences(old, new)
     ]
@@ -149,8 +146,8 @@ def main() -> None:
     )
     options: dict[str, Any] = module.params
     new: Files = {
-        name: revealed(text, options["secrets"].get(name, []))
-        for name, text in options["files"].items()
+        name: text_of(reveal_secrets(document, options["secrets"].get(name, {})))
+        for name, document in options["files"].items()
     }
     try:
         gid = grp.getgrnam(options["group"]).gr_gid
@@ -159,36 +156,28 @@ def main() -> None:
             module.fail_json(msg=f"The group {options['group']} does not exist; create it first.")
         gid = -1
     store = Store(Path(options["path"]), gid)
-    systemd = Systemd(options["unit"])
-    proxy = Proxy(store, systemd, Admin(options["admin_socket"]), options["timeout"])
-    old = store.read()
-    running = proxy.service.is_running()
-    changed_files = differences(old, new)
-    settled = running and not changed_files and not store.wrong_rights() and proxy.accepts(new)
-    result: dict[str, Any] = {"changed_files": changed_files, "diff": _diff(old, new)}
-    if not running and not changed_files:
-        result["diff"] = [{"prepared": f"{options['unit']} is not running and will be started\n"}]
-    enabled = systemd.is_enabled()
-    if not module.check_mode:
-        try:
-            if not settled:
-                bring(proxy, new)
-            if not enabled:
-                systemd.enable()
-        except Refused as refusal:
-            module.fail_json(
-                msg=f"Envoy {options['name']} did not take its configuration: {refusal}"
-            )
-    restart = proxy.admin.is_ready() and (
-        (running and options["unit_changed"])
-        or systemd.is_older_than_its_unit()  # a run that changed it was interrupted
-        or proxy.needs_restart(new, options["binary"])
-    )
+    admin = Admin(options["admin_socket"])
+    proxy = Proxy(store, Systemd(options["unit"]), admin, options["timeout"])
+    try:
+        old = store.read()
+        done = configure(
+            proxy,
+            new,
+            options["binary"],
+            unit_changed=options["unit_changed"],
+            dry=module.check_mode,
+        )
+    except FAULTS as fault:
+        module.fail_json(
+            msg=f"Envoy {options['name']} did not take its configuration: {reason(fault)}"
+        )
+    start = {"prepared": f"{options['unit']} is not running and will be started\n"}
     module.exit_json(
-        changed=restart or not settled or not enabled,
-        started=not running,
-        restart_required=restart,
-        **result,
+        changed=done.restart_required or not done.settled,
+        started=done.started,
+        restart_required=done.restart_required,
+        changed_files=differences(old, new),
+        diff=diff(old, new) or ([start] if done.started else []),
     )
 
 

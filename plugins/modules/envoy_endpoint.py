@@ -15,8 +15,8 @@ description:
     An Envoy sends no new request to a draining endpoint while it has others; requests under way
     end as they would.
   - Either all of the proxies take it, or those that did get back what they had.
-  - A proxy that has no such endpoint is left alone. So is one that does not run, except that
-    its file is put right when the endpoint is to serve.
+  - A proxy that has no such endpoint is left alone. So is one that an earlier release has set up,
+    and one that does not run, except that its file is put right when the endpoint is to serve.
   - The marks are no part of a configuration. M(envoy_config) removes what an interrupted run left.
 options:
   proxies:
@@ -71,105 +71,12 @@ left_alone:
   type: dict
 """
 
-import contextlib  # noqa: E402
-import http.client  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
-from dataclasses import dataclass, field  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
-from ..module_utils.mesh_envoy import (  # noqa: E402
-    Admin,
-    Proxy,
-    Refused,
-    Store,
-    Systemd,
-    draining,
-    has_endpoint,
-    reason,
-    serving,
-    version_of,
-)
-
-FAULTS = (Refused, OSError, http.client.HTTPException)
-
-
-@dataclass
-class Marked:
-    """What became of the proxies: those that were changed, and why others were left alone."""
-
-    changed: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An endpoint of an upstream cluster."""
-
-    cluster: str
-    address: str
-    port: int
-
-    @property
-    def file(self) -> str:
-        return f"endpoints/{self.cluster}.yaml"
-
-    def marked(self, text: str, state: str) -> str:
-        """Return the text of the cluster's file with the endpoint in `state`."""
-        return {"draining": draining, "serving": serving}[state](text, self.address, self.port)
-
-
-def mark(
-    proxies: Mapping[str, Proxy], endpoint: Endpoint, state: str, *, dry: bool = False
-) -> Marked:
-    """Bring the endpoint to `state` in all `proxies`, by name; with `dry`, only tell.
-
-    Raises Refused when one does not take it, after the others got back what they had.
-    """
-    marked, before = Marked(), dict[str, str]()
-    for name, proxy in proxies.items():
-        try:
-            old = proxy.store.read().get(endpoint.file, "")
-            if not has_endpoint(old, endpoint.address, endpoint.port):
-                marked.skipped[name] = "it has no such endpoint"
-                continue
-            new, runs = endpoint.marked(old, state), proxy.service.is_running()
-            if not runs and (state == "draining" or new == old):
-                marked.skipped[name] = "it does not run"
-                continue
-            if new == old and _has_taken(proxy, endpoint, old):
-                continue
-            marked.changed.append(name)
-            if dry:
-                continue
-            before[name] = old
-            if runs:
-                proxy.swap({endpoint.file: new})
-            else:
-                proxy.store.place(endpoint.file, new)
-        except FAULTS as fault:
-            _take_back(proxies, endpoint, before)
-            raise Refused(
-                f"{name} did not take {endpoint.address}:{endpoint.port} of {endpoint.cluster} as"
-                f" {state}, so all is as before: {reason(fault)}"
-            ) from fault
-    return marked
-
-
-def _has_taken(proxy: Proxy, endpoint: Endpoint, text: str) -> bool:
-    """Tell whether a running Envoy has accepted the file that is there."""
-    versions = proxy.admin.versions()
-    return versions.get(f"cluster.{endpoint.cluster}") == version_of(text)
-
-
-def _take_back(proxies: Mapping[str, Proxy], endpoint: Endpoint, before: Mapping[str, str]) -> None:
-    for name, text in before.items():
-        with contextlib.suppress(*FAULTS):
-            proxies[name].store.place(endpoint.file, text)
-    for name in before:
-        with contextlib.suppress(OSError):
-            proxies[name].store.sweep()
+from ..module_utils.endpoint_health import Endpoint, mark  # noqa: E402
+from ..module_utils.envoy_apply import Refused, installed_proxy  # noqa: E402
 
 
 def main() -> None:
@@ -189,12 +96,7 @@ def main() -> None:
     for name in options["proxies"]:
         folder = Path("/etc/envoy") / name
         if folder.is_dir():
-            proxies[name] = Proxy(
-                Store(folder, folder.stat().st_gid),
-                Systemd(f"envoy@{name}.service"),
-                Admin(f"/run/envoy/{name}/admin.sock"),
-                options["timeout"],
-            )
+            proxies[name] = installed_proxy(name, folder.stat().st_gid, options["timeout"])
     endpoint = Endpoint(options["cluster"], options["address"], options["port"])
     try:
         marked = mark(proxies, endpoint, options["state"], dry=module.check_mode)

@@ -136,9 +136,9 @@ errors:
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+from ..module_utils.file_writing import reason  # noqa: E402
 from ..module_utils.host_parts import PART  # noqa: E402
 from ..module_utils.machine import this_host  # noqa: E402
-from ..module_utils.mesh_envoy import reason  # noqa: E402
 from ..module_utils.transaction import FAILURES, NotRestored, perform  # noqa: E402
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.side_effect
 
 def test_check_reports_exactly_one_edited_file_and_one_stopped_unit(target: Target) -> None:
     vm = target.vm_of("service2")
-    edited = "/etc/envoy/service2/routes/ingress.yaml"
+    edited = "/etc/envoy/service2/routes/ingress.json"
     vm.run(f"cp -p {edited} /root/kept && echo '# edited by hand' >> {edited}")
     try:
         vm.run("systemctl stop flask@service2.service")

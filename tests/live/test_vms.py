@@ -72,7 +72,7 @@ def _proxy_openings(proxy: ProxySpec) -> Iterator[Opening]:
     yield Opening(proxy.user, socket, "HTTP/1.1 200 OK", READY)
     yield Opening("nobody", socket, REFUSED)
     yield Opening(STRANGER, socket, REFUSED)
-    yield Opening(STRANGER, f"/etc/envoy/{proxy.name}/bootstrap.yaml", REFUSED)
+    yield Opening(STRANGER, f"/etc/envoy/{proxy.name}/bootstrap.json", REFUSED)
 
 
 def _flask_openings(service: FlaskSpec) -> Iterator[Opening]:

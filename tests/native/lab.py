@@ -28,13 +28,12 @@ from unittest import mock
 from meshtrace.forwarded import Forwarded
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from plugins.module_utils.mesh_envoy import Admin
-from tests.native.native import Upstream, eventually, free_port
+from plugins.module_utils.envoy_admin import Admin
+from tests.native.native import Upstream, eventually, free_port, static_text
 from vmesh.base import paths, wsgi
 from vmesh.compile.host_spec import FlaskSpec, MeshSpec, ProxySpec, app_socket
 from vmesh.model.types import Edge
-from vmesh.render.renderer import Layout, Renderer
-from vmesh.render.static_form import StaticForms
+from vmesh.render.renderer import Layout
 
 Place = tuple[str, int]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -102,8 +101,8 @@ class StaticEnvoy:
         self.binary, self.folder = binary, folder
         run = folder / plan.name
         run.mkdir()
-        files = Renderer(Layout(str(folder), str(folder))).files(plan)
-        (folder / "static.json").write_text(StaticForms().text(files))
+        layout = Layout(str(folder), str(folder))
+        (folder / "static.json").write_text(static_text(plan, layout))
         self.admin = Admin(str(run / "admin.sock"))
         self.access_log = folder / "access.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -18,9 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plugins.module_utils.mesh_envoy import BOOTSTRAP, Admin, Files, Proxy, Store, bring
+from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_apply import Proxy, bring
+from plugins.module_utils.envoy_files import BOOTSTRAP, Files, Store
 from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Layout, Renderer
+from vmesh.render.static_form import StaticForms
+
+
+def static_text(plan: ProxySpec, layout: Layout | None = None) -> str:
+    """Return the static form of a proxy."""
+    renderer = Renderer(layout)
+    forms = StaticForms(renderer.shared)
+    return forms.text(forms.form(renderer.documents(plan)))
 
 
 def free_port() -> int:
@@ -69,6 +79,12 @@ class NativeEnvoy:
     def is_older_than_its_unit(self) -> bool:
         return False
 
+    def is_enabled(self) -> bool:
+        return True
+
+    def enable(self) -> None:
+        pass
+
     def start(self) -> None:
         self.stop()
         command: list[str | Path] = [self.binary, "-c", self.bootstrap, "--use-dynamic-base-id"]
@@ -93,7 +109,7 @@ class Native:
         self.layout = Layout(str(root / "etc"), str(root / "run"))
         (root / "run" / plan.name).mkdir(parents=True)
         folder = Path(self.layout.config_dir(plan.name))
-        self.service = NativeEnvoy(envoy, folder / "bootstrap.yaml", root / "envoy.log")
+        self.service = NativeEnvoy(envoy, folder / "bootstrap.json", root / "envoy.log")
         self.proxy = Proxy(
             Store(folder, os.getgid(), os.getuid()),
             self.service,
@@ -108,7 +124,7 @@ class Native:
     def files(self) -> Files:
         """Return the files of the plan as it is now; only spans are sent sooner than on a host."""
         files = Renderer(self.layout).files(self.plan)
-        soon = files[BOOTSTRAP].replace("flush_interval_ms: 1000", "flush_interval_ms: 50")
+        soon = files[BOOTSTRAP].replace('"flush_interval_ms": 1000', '"flush_interval_ms": 50')
         return {**files, BOOTSTRAP: soon}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import LISTENERS, Refused, bring
+from plugins.module_utils.envoy_apply import Refused, bring
+from plugins.module_utils.envoy_files import LISTENERS
 from tests.native.native import Native, echo, free_port, get, native, on_loopback, port_of, send_to
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
@@ -94,7 +95,7 @@ def test_clusters_come_and_go_while_requests_are_answered(edge: Native, upstream
         done.set()
         asking.join()
     assert failed == []
-    assert "endpoints/other.yaml" not in edge.proxy.store.read()
+    assert "endpoints/other.json" not in edge.proxy.store.read()
 
 
 def test_a_refused_file_is_taken_back_and_told_with_envoys_reason(edge: Native) -> None:

@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 
-from plugins.modules import canary_check
-from plugins.modules.canary_check import QUERY, count, judge, keep, kept, lately, since, watch
+from plugins.module_utils import canary
+from plugins.module_utils.canary import (
+    QUERY,
+    Limits,
+    count,
+    judge,
+    lately,
+    load,
+    save,
+    since,
+    watch,
+)
 from tests.native.native import Upstream, get, on_loopback, port_of, running, send_to
 from tests.native.test_apply import edge_plan, proxies
 
+LIMITS = Limits(max_error_increase=5.0, max_slowdown=3.0)
 NOTHING: dict[str, Any] = {"requests": 0, "errors": 0, "milliseconds": {}}
 
 
@@ -67,7 +78,7 @@ def test_an_envoy_tells_what_its_own_listener_answered(
 def test_what_is_worse_than_before(
     before: dict[str, Any], after: dict[str, Any], fine: bool
 ) -> None:
-    assert judge(before, after, 5.0, 3.0)[1] is fine
+    assert judge(before, after, LIMITS)[1] is fine
 
 
 def test_what_was_bad_before_the_watch_before_does_not_count() -> None:
@@ -85,14 +96,14 @@ def test_what_was_counted_is_kept_of_each_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "watched.json"
-    monkeypatch.setattr(canary_check, "WATCHED", path)
-    keep({"one": counted(1), "two": counted(2)})
-    keep({"two": counted(3)})
-    assert kept() == {"one": counted(1), "two": counted(3)}
+    monkeypatch.setattr(canary, "WATCHED", path)
+    save({"one": counted(1), "two": counted(2)})
+    save({"two": counted(3)})
+    assert load() == {"one": counted(1), "two": counted(3)}
     path.write_text("half a")
-    assert kept() == {}
-    monkeypatch.setattr(canary_check, "WATCHED", tmp_path / "none" / "watched.json")
-    keep({"one": counted(1)})
+    assert load() == {}
+    monkeypatch.setattr(canary, "WATCHED", tmp_path / "none" / "watched.json")
+    save({"one": counted(1)})
 
 
 def test_a_watched_listener_that_begins_to_fail_is_told(
@@ -104,15 +115,13 @@ def test_a_watched_listener_that_begins_to_fail_is_told(
             send_to(plan, cluster, upstream.port)
         with running(envoy, tmp_path, plan) as native:
             port = port_of(plan, "public")
-            monkeypatch.setattr(
-                canary_check, "Admin", lambda _: native.proxy.admin
-            )  # its path on a host is fixed
-            monkeypatch.setattr(canary_check, "WATCHED", tmp_path / "watched.json")
-            before = {"front-proxy": canary_check.ask("front-proxy")}
-            options = {"seconds": 0, "max_error_increase": 5.0, "max_slowdown": 3.0}
+            # Its path on a host is fixed.
+            monkeypatch.setattr(canary, "admin_of", lambda _: native.proxy.admin)
+            monkeypatch.setattr(canary, "WATCHED", tmp_path / "watched.json")
+            before = {"front-proxy": canary.ask("front-proxy")}
             monkeypatch.setattr("time.sleep", lambda _: [get(port, "/trace/1") for _ in range(10)])
-            assert watch(["front-proxy"], before, options)[1] == []
-            assert canary_check.kept()["front-proxy"]["requests"] == 10
+            assert watch(["front-proxy"], before, 0, LIMITS)[1] == []
+            assert load()["front-proxy"]["requests"] == 10
             upstream.answers(503)
-            [told] = watch(["front-proxy"], before, options)[1]
+            [told] = watch(["front-proxy"], before, 0, LIMITS)[1]
     assert told.startswith("front-proxy: 10 requests, 100 % of them errors (0 % before)")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import Files, bring, differences
+from plugins.module_utils.envoy_apply import bring
+from plugins.module_utils.envoy_files import Files, differences
 from tests.native.native import (
     Native,
     Upstream,
@@ -126,9 +127,9 @@ def test_changes_reach_their_own_files_and_no_running_stream(
             host("more", [route("/", "shop")], domains=["more.example.com"])
         )
 
-    assert _change(made, add_replica) == ["endpoints/shop.yaml"]
+    assert _change(made, add_replica) == ["endpoints/shop.json"]
     assert eventually(lambda: ask(port, "/any").upstream == "replica")
-    assert _change(made, change_routes) == ["routes/public.yaml"]
+    assert _change(made, change_routes) == ["routes/public.json"]
     assert ask(port, "/here").text == "here"
     stream.end.set()
     assert response.read() == b"ended"
@@ -146,8 +147,8 @@ def test_an_upstream_may_move_out_of_the_mesh_and_back(
         return _change(made, lambda view: view["clusters"][0].update(where))
 
     changed = move("dns", "localhost", replica.port)
-    assert changed == ["clusters/clusters.yaml", "endpoints/shop.yaml"]
-    assert "endpoints/shop.yaml" not in made.proxy.store.read()
+    assert changed == ["clusters/clusters.json", "endpoints/shop.json"]
+    assert "endpoints/shop.json" not in made.proxy.store.read()
     assert ask(port, "/any").upstream == "replica"
     move("eds", "127.0.0.1", replica.port)
     assert ask(port, "/any").upstream == "replica"
@@ -161,5 +162,5 @@ def test_a_name_that_nobody_knows_keeps_nobody_waiting(
     unknown = {**cluster("unknown"), "type": "dns"}
     unknown["endpoints"] = [{**endpoint(80), "address": "nobody.invalid"}]
     changed = _change(made, lambda view: view["clusters"].append(unknown))
-    assert changed == ["clusters/clusters.yaml"]
+    assert changed == ["clusters/clusters.json"]
     assert ask(port_of(made.plan, "public"), "/any").status == 200

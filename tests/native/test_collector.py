@@ -13,7 +13,13 @@ from typing import Any
 import grpc
 import pytest
 
-from plugins.module_utils.mesh_envoy import concealed, revealed
+from plugins.module_utils.envoy_documents import (
+    document_of,
+    hide_secrets,
+    reveal_secrets,
+    shown,
+    text_of,
+)
 from tests.native.inventories import inventory
 from tests.native.lab import running_lab
 from tests.native.native import Upstream, ask, eventually
@@ -148,15 +154,16 @@ def test_a_file_can_be_shown_without_its_secrets_and_made_whole_again(export: st
     """What Ansible shows and logs of a file, and what the host gets."""
     tracing = {"export": export, "collector": {"host": "a.example", "headers": {"x-key": KEY}}}
     (proxy, *_) = _plan(tracing).hosts["app"].proxies
-    text = Renderer().files(proxy)["listeners/listeners.yaml"]
+    text = Renderer().files(proxy)["listeners/listeners.json"]
     # Of gRPC's metadata Envoy takes every text as it is.
-    escaped = json.dumps(KEY if export == "otlp" else KEY.replace("%", "%%"))
-    assert escaped in text
-    shown, secrets = concealed(text)
-    assert "Bearer" not in shown
-    assert set(secrets) == {escaped}
-    assert revealed(shown, secrets) == text
-    assert concealed(shown)[0] == shown
+    value = KEY if export == "otlp" else KEY.replace("%", "%%")
+    assert json.dumps(value, ensure_ascii=False) in text
+    hidden, secrets = hide_secrets(document_of(text))
+    assert "Bearer" not in text_of(hidden)
+    assert set(secrets.values()) == {value}
+    assert text_of(reveal_secrets(hidden, secrets)) == text
+    assert shown(text) == text_of(hidden) == shown(text_of(hidden))
+    assert shown("version_info: old\n# of an earlier release\n").startswith("(not shown")
 
 
 def test_only_the_owner_can_read_what_is_rendered(tmp_path: Path) -> None:

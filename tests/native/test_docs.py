@@ -24,6 +24,7 @@ from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import Inventory
 from vmesh.model.types import Edge
 from vmesh.render.renderer import write_files
+from vmesh.render.static_form import StaticForm
 from vmesh.render.validate import validate_all
 
 RECIPES = [
@@ -38,14 +39,14 @@ LAB_CLIENT = "10.0.2.2/32"
 
 def test_what_is_shown_is_accepted_by_envoy(envoy: Path, tmp_path: Path) -> None:
     """Proxies that look the same in several recipes are shown once."""
-    forms: dict[bytes, Path] = {}
+    forms: dict[bytes, StaticForm] = {}
     for number, (section, model) in enumerate(RECIPES):
         folder = tmp_path / f"{section}-{number}"
         plan = compile_mesh(lab_with(section.hosts, model, folder / "inventory"))
         for form in write_files(plan, folder / "files"):
-            forms.setdefault(form.read_bytes(), form)
+            forms.setdefault(form.path.read_bytes(), form)
     assert len(forms) > len(RECIPES)
-    assert validate_all(envoy, forms.values()) == []
+    assert validate_all(envoy, list(forms.values())) == []
 
 
 def _demonstrations() -> Iterator[object]:

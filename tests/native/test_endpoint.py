@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 from collections.abc import Iterator
@@ -10,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import (
-    Proxy,
-    Refused,
-    Store,
-    all_serving,
-    bring,
-    draining,
-    serving,
-    version_of,
-)
-from plugins.modules.envoy_endpoint import Endpoint, mark
+from plugins.module_utils.endpoint_health import Endpoint, mark
+from plugins.module_utils.envoy_apply import Proxy, Refused, bring
+from plugins.module_utils.envoy_documents import all_serving, draining, serving, version_of
+from plugins.module_utils.envoy_files import Store
 from tests.native.native import Native, Upstream, ask, native, on_loopback, port_of
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
@@ -28,7 +22,7 @@ from vmesh.model.inventory import load
 from vmesh.render.renderer import Renderer
 
 LAB = paths.PROJECT / "inventory" / "lab"
-FILE = "endpoints/service1.yaml"
+FILE = "endpoints/service1.json"
 
 
 @pytest.fixture
@@ -76,8 +70,9 @@ def all_texts() -> list[str]:
 
 def test_draining_and_serving_are_exact_inverses() -> None:
     for text in all_texts():
-        address = text.partition('address: "')[2].partition('"')[0]
-        port = int(text.partition("port_value: ")[2].partition("}")[0])
+        (assignment,) = json.loads(text)["resources"]
+        where = assignment["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+        address, port = where["socket_address"].values()
         marked = draining(text, address, port)
         assert marked != text
         assert version_of(marked) != version_of(text)

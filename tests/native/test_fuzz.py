@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from plugins.module_utils.mesh_envoy import bring
+from plugins.module_utils.envoy_apply import bring
 from tests.native.inventories import (
     BEGINNINGS,
     SECRET,
@@ -33,7 +33,7 @@ from vmesh.model import schema
 from vmesh.model.inventory import Inventory
 from vmesh.render.renderer import Renderer
 from vmesh.render.static_form import StaticForms
-from vmesh.render.validate import essence, validate_static_form
+from vmesh.render.validate import validate_static_form
 
 MANY = int(os.environ.get("VMESH_FUZZ", "0"))
 
@@ -87,9 +87,9 @@ def looked_at(envoy: Path) -> Iterator[Any]:
         def ask(digest: str) -> str | None:
             return validate_static_form(envoy, form)
 
-        def look(text: str) -> str | None:
+        def look(text: str, essence: str) -> str | None:
             form.write_text(text)
-            return ask(essence(text))
+            return ask(essence)
 
         yield look
 
@@ -100,10 +100,11 @@ RENDERER = Renderer()
 @examples(12, share=0.5)
 @given(fitting_inventories())
 def test_what_compiles_is_accepted_by_envoy(looked_at: Any, given: Inventory) -> None:
-    forms = StaticForms()
+    forms = StaticForms(RENDERER.shared)
     for host in compile_mesh(given).hosts.values():
         for proxy in host.proxies:
-            refusal = looked_at(forms.text(RENDERER.files(proxy)))
+            form = forms.form(RENDERER.documents(proxy))
+            refusal = looked_at(forms.text(form), forms.essence(form))
             assert refusal is None, f"{proxy.name}: {refusal}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_apply import Proxy, bring
+from plugins.module_utils.envoy_documents import draining
+from plugins.module_utils.envoy_unit import Systemd
 from plugins.module_utils.machine import Machine
-from plugins.module_utils.mesh_envoy import Proxy, Systemd, bring, draining
 from plugins.module_utils.snapshot_store import SnapshotStore
 from plugins.module_utils.systemd import Done
 from plugins.module_utils.transaction import begin, commit, not_restored, remove, restore
@@ -80,7 +83,7 @@ class Host:
         self.systemd = played.Systemd(self.root)
         self.service = Process(
             self.root / "opt/envoy/current/bin/envoy",
-            self.made.proxy.store.path / "bootstrap.yaml",
+            self.made.proxy.store.path / "bootstrap.json",
             root / "envoy.log",
         )
         store, admin = self.made.proxy.store, self.made.proxy.admin
@@ -209,9 +212,9 @@ def test_a_configuration_goes_back_while_requests_are_answered(host: Host) -> No
 
 def test_what_is_as_it_was_is_not_touched(host: Host) -> None:
     begin(host.machine, asked(1))
-    before = {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.yaml")}
+    before = {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.json")}
     assert undone(host)["restored"] == []
-    assert {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.yaml")} == before
+    assert {path: path.stat().st_ino for path in host.proxy.store.path.rglob("*.json")} == before
     assert (host.renewed, host.systemd.calls) == ([], [])
 
 
@@ -263,7 +266,7 @@ def test_an_endpoint_that_a_killed_run_left_draining_serves_again(
     host: Host, upstream: Upstream
 ) -> None:
     before = host.made.files()
-    name = "endpoints/service1.yaml"
+    name = "endpoints/service1.json"
     host.proxy.swap({name: draining(before[name], "127.0.0.1", upstream.port)})
     begin(host.machine, asked(1))
     assert undone(host)["restored"] == [PART]
@@ -278,9 +281,11 @@ def test_a_state_that_envoy_refuses_is_told_with_its_reason(host: Host, upstream
     bring(host.proxy, host.made.files())
     now = host.made.files()
     # Somebody else took the port of before.
-    path.write_text(path.read_text().replace(f"port_value: {old}", f"port_value: {upstream.port}"))
-    state = path.read_text().replace('version_info: \\"', 'version_info: \\"x')
-    path.write_text(state)
+    pending = json.loads(path.read_text())
+    for file in pending["files"].values():
+        text = file.get("text", "").replace('"version_info": "', '"version_info": "x')
+        file["text"] = text.replace(f'"port_value": {old}', f'"port_value": {upstream.port}')
+    path.write_text(json.dumps(pending))
     result = undone(host)
     assert list(result["errors"]) == [PART]
     assert "ddress already in use" in not_restored(result)

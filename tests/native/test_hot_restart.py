@@ -17,9 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import bring
-from roles.envoy.templates import envoy_control
-from roles.envoy.templates.envoy_control import Failure, Settings, renew
+from plugins.module_utils import host_kit
+from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_apply import bring
+from plugins.module_utils.envoy_hot_restart import domain_socket
+from plugins.module_utils.envoy_process import Failure, Settings
+from plugins.module_utils.envoy_renew import renew, wrong
+from plugins.module_utils.processes import connections_of
 from tests.native.grpc_app import Caller, Talk, serving
 from tests.native.native import Native, eventually, free_port, native, on_loopback, port_of
 from tests.native.test_changes import streaming
@@ -31,7 +35,7 @@ from vmesh.compile.host_spec import View
 pytestmark = pytest.mark.slow
 
 NAME = "front"
-PROGRAM = Path(envoy_control.__file__)
+KIT = Path(host_kit.__file__).parent
 # What the role sets on a host of a mesh, and this machine may not have.
 SYSCTL = Path("/proc/sys/net/ipv4/tcp_migrate_req")
 MIGRATES = SYSCTL.exists() and SYSCTL.read_text().strip() == "1"
@@ -42,6 +46,10 @@ class Supervisor:
 
     def __init__(self, root: Path, envoy: Path) -> None:
         self.root, self.main, self.log = root, 0, root / "envoy.log"
+        (root / "usr/local/bin").mkdir(parents=True, exist_ok=True)
+        sources = {path.stem: path.read_text() for path in KIT.glob("*.py")}
+        host_kit.install(root, "1", sources)
+        self.kit = root / "opt" / host_kit.NAME / "current" / host_kit.FILE
         self.binary = root / "envoy"
         self.run_binary(envoy)
         self.environment = {
@@ -85,7 +93,7 @@ class Supervisor:
     def _run(self, verb: str, **environment: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, PROGRAM, verb, NAME],
+                [sys.executable, self.kit, "envoy-control", verb, NAME],
                 env={**os.environ, **self.environment, **environment},
                 stdout=log,
                 stderr=log,
@@ -195,12 +203,12 @@ class Running:
     end_stream: threading.Event
 
     @property
-    def admin(self) -> envoy_control.Admin:
+    def admin(self) -> Admin:
         return self.supervisor.settings(NAME).admin
 
     @property
     def epoch(self) -> int:
-        return self.admin.server()[0]
+        return self.admin.server().epoch
 
     @property
     def executable(self) -> str:
@@ -273,7 +281,7 @@ def test_started_means_ready(front: Running) -> None:
 def test_an_envoy_that_does_not_get_ready_is_not_started(front: Running) -> None:
     front.supervisor.kill_all()
     front.supervisor.told.clear()
-    (front.supervisor.root / "etc" / NAME / "bootstrap.yaml").write_text("admin: nonsense")
+    (front.supervisor.root / "etc" / NAME / "bootstrap.json").write_text("admin: nonsense")
     assert front.supervisor._run("start").wait(10) != 0
     assert not eventually(lambda: bool(front.supervisor.told), 0.3)
 
@@ -346,15 +354,15 @@ def test_a_binary_that_fails_leaves_the_old_one_at_work(
             front.supervisor.reload(NAME)
         assert front.admin.is_ready()
         assert front.executable == str(envoy)
-        assert envoy_control.wrong(front.supervisor.settings(NAME), front.supervisor.main)
+        assert wrong(front.supervisor.settings(NAME), front.supervisor.main)
         # And the next one can take over.
         front.supervisor.run_binary(envoy)
         renew(NAME, front.supervisor)
 
 
 def test_a_bad_bootstrap_is_refused_with_envoys_reason(front: Running) -> None:
-    path = front.supervisor.root / "etc" / NAME / "bootstrap.yaml"
-    path.write_text(path.read_text().replace("node:", "nodes:"))
+    path = front.supervisor.root / "etc" / NAME / "bootstrap.json"
+    path.write_text(path.read_text().replace('"node":', '"nodes":'))
     old = front.supervisor.main
     with front.no_request_fails(), pytest.raises(Failure, match="validate` ended") as caught:
         renew(NAME, front.supervisor)
@@ -366,7 +374,7 @@ def test_the_new_process_outlives_an_old_one_that_is_killed(front: Running) -> N
     old = front.supervisor.main
     with front.no_request_fails():
         front.supervisor.reload(NAME)
-        assert eventually(lambda: envoy_control.connections_of(old) == 0)
+        assert eventually(lambda: connections_of(old) == 0)
         os.kill(old, signal.SIGKILL)
         os.waitpid(old, 0)
         front.supervisor.reload(NAME)
@@ -381,7 +389,7 @@ def test_the_new_process_does_not_wait_for_an_answer_that_died_with_the_old_one(
     old = front.supervisor.main
     with front.no_request_fails():
         front.supervisor.reload(NAME)
-        assert eventually(lambda: envoy_control.connections_of(old) == 0)
+        assert eventually(lambda: connections_of(old) == 0)
         os.kill(old, signal.SIGSTOP)
         # Statistics are asked for every 5 s.
         assert eventually(lambda: not front.admin.is_ready(), 12)
@@ -396,7 +404,7 @@ def test_the_new_process_does_not_wait_for_an_answer_that_died_with_the_old_one(
 )
 def test_processes_find_each_other_by_any_base_id(base_id: int, epoch: int, number: str) -> None:
     """The second one is what an Envoy was seen to listen at, as in /proc/net/unix."""
-    name = envoy_control._domain_socket("parent", base_id, epoch)
+    name = domain_socket("parent", base_id, epoch)
     assert name == f"\0envoy_domain_socket_parent_{number}".encode().ljust(108, b"\0")
 
 
@@ -416,7 +424,7 @@ def test_no_client_notices_a_binary_that_cannot_take_over_by_a_hot_restart(front
     with front.no_request_fails(sockets_close=True):
         front.supervisor.reload(NAME)
         # Nothing but the stream is left to the old process then.
-        assert eventually(lambda: envoy_control.connections_of(old) == 1)
+        assert eventually(lambda: connections_of(old) == 1)
     assert "is 12.1, that of the running process 11" in front.supervisor.log.read_text()
     assert front.supervisor.main != old
     assert front.epoch == 0
@@ -457,7 +465,7 @@ def test_a_process_that_dies_beside_the_old_one_leaves_it_whole(front: Running) 
 def test_the_admin_interface_is_found_again_after_an_attempt_that_was_killed(
     front: Running,
 ) -> None:
-    admin = front.admin.path
+    admin = Path(front.admin.path)
     admin.rename(admin.with_name(f"admin-{front.supervisor.main}.sock"))
     front.supervisor.reload(NAME)
     assert front.epoch == 1

@@ -77,7 +77,7 @@ def test_the_hosts_with_a_part_in_the_mesh_are_picked(
         "mesh_hosts": services | {"edge000-0", "tracing-0"},
     }
     proxy = told["plan"]["hosts"]["service0000-3"]["proxies"][0]
-    assert (Path(proxy["config_dir"]) / "bootstrap.yaml").is_file()
+    assert (Path(proxy["config_dir"]) / "bootstrap.json").is_file()
     # Every host's variables hold the plan, so nothing in it may be as long as a configuration.
     assert len(json.dumps(told["plan"])) < 1500 * len(told["plan"]["hosts"])
 
@@ -121,7 +121,7 @@ def test_sources_extra_variables_and_templates_mean_what_ansible_says(
         ]
     built = build_folder([inventory, more])
     assert built.name == f"{inventory.name}+{more.stem}"
-    endpoints = built / "edge000-0/edge000/endpoints/service0000.yaml"
+    endpoints = built / "edge000-0/edge000/endpoints/service0000.json"
     assert "10.9.9.9" in endpoints.read_text()
 
 
@@ -131,7 +131,7 @@ def test_a_limit_leaves_the_other_hosts_out_and_not_out_of_the_configuration(
     done = play(tmp_path, "-i", inventory, "--limit", "edge000", "--check")
     assert done.returncode == 0, done.stdout
     build = build_folder([inventory], check=True)
-    endpoints = build / "edge000-0/edge000/endpoints/service0000.yaml"
+    endpoints = build / "edge000-0/edge000/endpoints/service0000.json"
     assert endpoints.read_text().count("10.0.0.") == 6
     assert "ok: [edge000-0] => (item=edge000-0)" in done.stdout
     assert "item=service0000" not in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.native import views
+from tests.native.native import static_text
 from vmesh.base import paths
 from vmesh.base.problems import Problems
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View
 from vmesh.model.inventory import load
 from vmesh.render import validate
-from vmesh.render.renderer import STATIC_SUFFIX, Renderer, write_files
-from vmesh.render.static_form import Blocks, StaticForms, static_form
-from vmesh.render.validate import essence, validate_all, validate_static_form
+from vmesh.render.renderer import Renderer, write_files
+from vmesh.render.shared import Shared
+from vmesh.render.static_form import STATIC_SUFFIX, StaticForm, StaticForms
+from vmesh.render.validate import validate_all, validate_static_form
 
 INVENTORIES = sorted(p.name for p in (paths.PROJECT / "inventory").iterdir() if p.is_dir())
 
@@ -54,7 +56,7 @@ def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
     plan = plan_of("lab")
     forms = write_files(plan, tmp_path)
     before = places()
-    edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.yaml"
+    edge = tmp_path / "edge" / "front-proxy" / "routes" / "public.json"
     whole = edge.read_text()
     for damaged in (whole[:100], whole.replace("/", "_")):
         edge.write_text(damaged)
@@ -66,7 +68,7 @@ def test_only_what_has_changed_is_written(tmp_path: Path) -> None:
 
 
 def test_what_the_inventory_no_longer_says_is_removed(tmp_path: Path) -> None:
-    stale = tmp_path / "gone" / "proxy" / "bootstrap.yaml"
+    stale = tmp_path / "gone" / "proxy" / "bootstrap.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("")
     write_files(plan_of("lab"), tmp_path)
@@ -75,16 +77,6 @@ def test_what_the_inventory_no_longer_says_is_removed(tmp_path: Path) -> None:
 
 def _in(kind: str, mend: Callable[[dict[str, Any]], None]) -> Any:
     return pytest.param(kind, mend, id=kind)
-
-
-def _shipped(content: dict[str, Any]) -> str:
-    """Return `content` as a file whose resources begin as in the renderer's."""
-    return "resources:\n" + "".join(
-        yaml.safe_dump([{"@type": each.pop("@type"), **each}], sort_keys=False).replace(
-            "- '@type'", '- "@type"'
-        )
-        for each in content["resources"]
-    )
 
 
 def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -104,15 +96,14 @@ def test_a_fault_in_any_kind_of_file_is_refused(
     kind: str, fault: Callable[[dict[str, Any]], None], envoy: Path, tmp_path: Path
 ) -> None:
     (proxy,) = plan_of("lab").hosts["edge"].proxies
-    files = Renderer().files(proxy)
-    name = next(n for n in sorted(files, reverse=True) if n.startswith(f"{kind}/"))
-    content = yaml.safe_load(files[name])
-    fault(content["resources"][0])
-    form = tmp_path / "faulty.static.json"
-    form.write_text(json.dumps(static_form({**files, name: _shipped(content)})))
-    assert validate_static_form(envoy, form)
-    form.write_text(json.dumps(static_form(files)))
+    documents = copy.deepcopy(Renderer().documents(proxy))
+    form = tmp_path / f"lab{STATIC_SUFFIX}"
+    form.write_text(json.dumps(StaticForms(Shared()).form(documents)))
     assert validate_static_form(envoy, form) is None
+    name = next(n for n in sorted(documents, reverse=True) if n.startswith(f"{kind}/"))
+    fault(documents[name]["resources"][0])
+    form.write_text(json.dumps(StaticForms(Shared()).form(documents)))
+    assert validate_static_form(envoy, form)
 
 
 TEXTS = ["y", "no", "on", "1e3", "~", "0x1f", "a: b", "'", '"', "{{ x }}", "# a", "- a", "\\ud83d"]
@@ -139,15 +130,14 @@ def test_texts_that_yaml_takes_for_something_else_arrive_as_they_are(text: str) 
         [views.public(tracing=tagged)], {"public": views.table(views.host("all", routes))}, []
     )
     files = Renderer().files(plan)
-    for read in (Blocks().read, yaml.safe_load):
-        hosts = read(files["routes/public.yaml"])["resources"][0]["virtual_hosts"]
-        first, second = hosts[0]["routes"]
-        assert first["decorator"]["operation"] == text
-        assert first["direct_response"]["body"]["inline_string"] == text
-        assert second["route"]["regex_rewrite"]["substitution"] == text
-        (listener,) = read(files["listeners/listeners.yaml"])["resources"]
-        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-        assert manager["tracing"]["custom_tags"][0]["literal"]["value"] == text
+    hosts = json.loads(files["routes/public.json"])["resources"][0]["virtual_hosts"]
+    first, second = hosts[0]["routes"]
+    assert first["decorator"]["operation"] == text
+    assert first["direct_response"]["body"]["inline_string"] == text
+    assert second["route"]["regex_rewrite"]["substitution"] == text
+    (listener,) = json.loads(files["listeners/listeners.json"])["resources"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["tracing"]["custom_tags"][0]["literal"]["value"] == text
 
 
 def _everything() -> ProxySpec:
@@ -198,23 +188,21 @@ def _everything() -> ProxySpec:
 
 def test_all_that_a_view_can_hold_is_accepted(envoy: Path, tmp_path: Path) -> None:
     form = tmp_path / f"everything{STATIC_SUFFIX}"
-    form.write_text(StaticForms().text(Renderer().files(_everything())))
+    form.write_text(static_text(_everything()))
     assert validate_static_form(envoy, form) is None
 
 
 @pytest.mark.parametrize("name", INVENTORIES)
-def test_files_read_in_pieces_say_what_they_say_as_a_whole(name: str) -> None:
-    blocks, renderer = Blocks(), Renderer()
+def test_documents_that_share_parts_are_written_as_any_json(name: str) -> None:
+    renderer = Renderer()
     proxies = [proxy for host in plan_of(name).hosts.values() for proxy in host.proxies]
     for proxy in [*proxies, _everything()]:
-        for path, text in renderer.files(proxy).items():
-            assert blocks.read(text) == yaml.safe_load(text), path
-
-
-def test_a_fault_that_the_block_reader_must_not_mend_is_one() -> None:
-    for text in ("a: 1\n  b: 2\n", "a:\n- b\nc\n", 'a: "b\n'):
-        with pytest.raises((ValueError, yaml.YAMLError)):
-            Blocks().read(text)
+        documents = renderer.documents(proxy)
+        for path, text in renderer.written(documents).items():
+            plain = json.dumps(documents[path], indent=2, ensure_ascii=False)
+            assert text == f"{plain}\n", path
+            alone = Renderer().files(proxy)[path]
+            assert text == alone, f"{path} depends on what was rendered before"
 
 
 def test_an_authority_that_cannot_be_read_is_named() -> None:
@@ -225,7 +213,7 @@ def test_an_authority_that_cannot_be_read_is_named() -> None:
 
 
 @pytest.fixture
-def forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+def forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StaticForm]]:
     """Return two equal forms and one that Envoy refuses; an Envoy that counts is beside them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     written = []
@@ -233,7 +221,7 @@ def forms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path
         form = tmp_path / "host" / f"{name}{STATIC_SUFFIX}"
         form.parent.mkdir(exist_ok=True)
         form.write_text(text)
-        written.append(form)
+        written.append(StaticForm(form, essence=text))
     yield written
 
 
@@ -246,7 +234,7 @@ def _counting_envoy(folder: Path) -> tuple[Path, Path]:
 
 
 def test_envoy_sees_equal_forms_once_and_accepted_ones_never_again(
-    forms: list[Path], tmp_path: Path
+    forms: list[StaticForm], tmp_path: Path
 ) -> None:
     envoy, saw = _counting_envoy(tmp_path)
     for expected in (["bad", "good"], ["bad"]):
@@ -267,7 +255,9 @@ def test_replicas_are_the_same_to_envoy_and_other_proxies_are_not() -> None:
             [views.cluster("shop", endpoints=[{"address": a, "port": 1} for a in upstreams])],
         )
         plan.view["node"]["id"] = node
-        return essence(StaticForms().text(Renderer().files(plan)))
+        renderer = Renderer()
+        forms = StaticForms(renderer.shared)
+        return forms.essence(forms.form(renderer.documents(plan)))
 
     first = form("shop@a", "10.0.0.1", ["10.0.0.8", "10.0.0.9"])
     assert form("shop@b", "10.0.0.2", ["10.0.0.8", "10.0.0.9"]) == first
@@ -276,9 +266,10 @@ def test_replicas_are_the_same_to_envoy_and_other_proxies_are_not() -> None:
     assert form("shop@b", "10.0.0.2", ["10.0.0.8"]) != first
 
 
-def test_every_proxy_with_a_refused_form_is_named(forms: list[Path], tmp_path: Path) -> None:
+def test_every_proxy_with_a_refused_form_is_named(forms: list[StaticForm], tmp_path: Path) -> None:
     envoy, _ = _counting_envoy(tmp_path)
-    forms[0].write_text("bad")
+    forms[0].path.write_text("bad")
+    forms[0] = StaticForm(forms[0].path, essence="bad")
     problems = validate_all(envoy, forms)
     assert [problem.variable for problem in problems] == ["host/one", "host/three"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.mesh_envoy import bring
+from plugins.module_utils.envoy_apply import bring
 from tests.native.native import echo, get, native, on_loopback, port_of, send_to
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh

@@ -39,7 +39,7 @@ from tests.native.views import (
     table,
 )
 from vmesh.compile.host_spec import View
-from vmesh.render.renderer import HOST_AUTHORITIES
+from vmesh.render.templates import HOST_AUTHORITIES
 
 CHECK = {
     "path": "/healthz",

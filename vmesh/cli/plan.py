@@ -161,7 +161,7 @@ def _unified(old: str, new: str, path: str) -> str:
 
 
 def _without_stamp(text: str) -> list[str]:
-    return [line for line in text.splitlines() if not line.startswith("version_info: ")]
+    return [line for line in text.splitlines() if '"version_info": ' not in line]
 
 
 def refresh(mesh: Mesh, arguments: argparse.Namespace, result: Result) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from vmesh.base import paths
 from vmesh.base.exits import OK, USAGE, CliError
 from vmesh.remote.mesh import read
-from vmesh.render.renderer import STATIC_SUFFIX, write_files
+from vmesh.render.renderer import write_files
+from vmesh.render.static_form import STATIC_SUFFIX
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -102,6 +102,9 @@ def environment(
         ("ANSIBLE_CALLBACK_PLUGINS", str(CALLBACKS), ":"),
     ):
         merged[variable] = separator.join(filter(None, (value, base.get(variable))))
+    if user := base.get("ANSIBLE_COLLECTIONS_PATH"):
+        # It replaces the setting of our file, and the playbooks need our collection.
+        merged["ANSIBLE_COLLECTIONS_PATH"] = f"{paths.DATA / 'collections'}:{user}"
     return merged
 
 

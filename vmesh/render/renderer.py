@@ -1,43 +1,39 @@
-"""Render: a proxy's view in, the text of its configuration files out.
+"""Render: a proxy's view in, its configuration files out.
 
 The files that go to the host and the one static bootstrap that the real Envoy validates
-come from the same rendering: the static form is the files put together, so what was
+come from the same documents: the static form is the documents put together, so what was
 validated is what is shipped.
-
-Replicas of a service have nearly everything in common and a large mesh has thousands of
-proxies, so each listener, route table, cluster and endpoints file is rendered once for all
-the proxies whose views say the same.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import ipaddress
-import json
-import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
-from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
-from vmesh.render.static_form import BOOTSTRAP, CLUSTERS, LISTENERS, StaticForms
+from vmesh.render.shared import JsonTexts, Shared
+from vmesh.render.static_form import (
+    BOOTSTRAP,
+    CLUSTERS,
+    LISTENERS,
+    STATIC_SUFFIX,
+    Document,
+    StaticForm,
+    StaticForms,
+)
+from vmesh.render.target_folder import TargetFolder
+from vmesh.render.templates import Templates
 
-TEMPLATES = paths.DATA / "files" / "envoy"
 MAX_CONNECTIONS = 10_000  # downstream, per proxy; the unit's LimitNOFILE allows for twice that
-STATIC_SUFFIX = ".static.json"
 
-# The authorities that the hosts' own system trusts (package ca-certificates).
-HOST_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
-
-_PAIR_OR_BACKSLASH = re.compile(r"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}")
+_TYPE = "type.googleapis.com/envoy.config"
+LISTENER, CLUSTER = f"{_TYPE}.listener.v3.Listener", f"{_TYPE}.cluster.v3.Cluster"
+ROUTES = f"{_TYPE}.route.v3.RouteConfiguration"
+ENDPOINTS = f"{_TYPE}.endpoint.v3.ClusterLoadAssignment"
 
 
 @dataclass(frozen=True)
@@ -55,99 +51,8 @@ class Layout:
         return path.replace("/run/envoy/", f"{self.runtime_root}/", 1)
 
 
-def _watched(folder: str, name: str) -> dict[str, Any]:
-    """Return the config source of one watched file.
-
-    Envoy re-reads it when a file is moved into `folder` (envoy#35888).
-    """
-    return {
-        "path_config_source": {"path": f"{folder}/{name}", "watched_directory": {"path": folder}},
-        "resource_api_version": "V3",
-    }
-
-
-@functools.cache
-def _environment() -> Environment:
-    """Return the templates; a process reads and compiles them once."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-        auto_reload=False,
-    )
-    # Jinja's own tojson escapes <, >, & and ' for HTML; YAML wants them plain.
-    environment.filters.update(
-        tojson=_tojson,
-        seconds=_seconds,
-        fraction=_fraction,
-        with_final_dot=_with_final_dot,
-        literal=_literal,
-    )
-    environment.tests["ipv4"] = _is_ipv4
-    environment.globals.update(
-        watched=_watched,
-        HEALTH_CHECK_HEADER=HEALTH_CHECK_HEADER,
-        HOST_AUTHORITIES=HOST_AUTHORITIES,
-    )
-    return environment
-
-
-def _tojson(value: Any) -> str:
-    """Return `value` as JSON, which is YAML without any of its implicit types.
-
-    One thing of JSON's is none of YAML's: an emoji as a pair of surrogates.
-    """
-    return _PAIR_OR_BACKSLASH.sub(_without_pair, json.dumps(value, sort_keys=True))
-
-
-def _without_pair(found: re.Match[str]) -> str:
-    escaped = found[0]
-    if escaped == r"\\":
-        return escaped
-    character: str = json.loads(f'"{escaped}"')
-    return rf"\U{ord(character):08x}"
-
-
-def _seconds(value: float) -> str:
-    """Return a Duration of `value` seconds; its JSON has no exponent and at most nine decimals."""
-    return _tojson(f"{value:.9f}".rstrip("0").rstrip(".") + "s")
-
-
-def _fraction(percent: float) -> str:
-    """Return a FractionalPercent of `percent`."""
-    return _tojson({"numerator": round(percent * 10_000), "denominator": "MILLION"})
-
-
-def _with_final_dot(origin: str) -> str:
-    """Return the origin of the same site when its visitor wrote the dot of the root, too."""
-    scheme, _, place = origin.partition("://")
-    name, colon, port = place.partition(":")
-    return f"{scheme}://{name}.{colon}{port}"
-
-
-def _literal(value: str) -> str:
-    """Return `value` for a field in which Envoy replaces commands as in `%REQ(x)%`."""
-    return value.replace("%", "%%")
-
-
-def _is_ipv4(value: str) -> bool:
-    try:
-        ipaddress.IPv4Address(value)
-    except ValueError:
-        return False
-    return True
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _stamped(body: str) -> str:
-    """Put the hash of `body` before it; Envoy reports it as the version it accepted."""
-    return f'version_info: "{_digest(body)}"\n{body}'
 
 
 def _without(view: View, *keys: str) -> View:
@@ -155,64 +60,97 @@ def _without(view: View, *keys: str) -> View:
 
 
 class Renderer:
-    """Renders proxies with one set of loaded templates, and nothing twice.
+    """Renders proxies, and nothing twice.
 
     Raises Problems where a file that a view names cannot be read.
     """
 
     def __init__(self, layout: Layout | None = None) -> None:
         self.layout = layout or Layout()
-        self.environment = _environment()
-        self._rendered: dict[tuple[str, str], str] = {}
+        self.shared = Shared()
+        self.templates = Templates(self.shared)
+        self.texts = JsonTexts(self.shared, indent=2)
         self._read: dict[str, str] = {}
-
-    def _render(self, template: str, values: Mapping[str, Any]) -> str:
-        return self.environment.get_template(template).render(values)
-
-    def _text(self, template: str, values: Mapping[str, Any]) -> str:
-        """Return what `template` makes of `values`, which are plain data; once for the same."""
-        key = (template, json.dumps(values))
-        if key not in self._rendered:
-            self._rendered[key] = self._render(template, values)
-        return self._rendered[key]
 
     def files(self, proxy: ProxySpec) -> dict[str, str]:
         """Return relative path -> content of every file of `proxy`."""
+        return self.written(self.documents(proxy))
+
+    def written(self, documents: Mapping[str, Document]) -> dict[str, str]:
+        """Return path -> content of the files that hold `documents`."""
+        return {path: f"{self.texts.text(each)}\n" for path, each in documents.items()}
+
+    def documents(self, proxy: ProxySpec) -> dict[str, Document]:
+        """Return relative path -> what is in it, of every file of `proxy`.
+
+        What several proxies have in common is shared: nobody may change it.
+        """
         view = proxy.view
         config_dir = self.layout.config_dir(proxy.name)
         tracing = {each["name"]: each["tracing"] for each in view["listeners"]}
         listeners = [self._listener(each, config_dir) for each in view["listeners"]]
         clusters = [self._cluster(each, config_dir) for each in view["clusters"]]
-        files = {
+        documents = {
             BOOTSTRAP: self._bootstrap(proxy.name, view["node"]),
-            LISTENERS: _stamped("resources:\n" + "".join(listeners)),
-            CLUSTERS: _stamped("resources:\n" + "".join(clusters)),
+            LISTENERS: self._watched(listeners),
+            CLUSTERS: self._shared(clusters),
         }
         for name, table in view["routes"].items():
-            files[f"routes/{name}.yaml"] = self._routes(name, table, tracing.get(name))
+            documents[f"routes/{name}.json"] = self._shared(
+                [self._routes(name, table, tracing.get(name))]
+            )
         for cluster in view["clusters"]:
             if cluster["type"] == "eds":
-                files[f"endpoints/{cluster['name']}.yaml"] = self._endpoints(cluster)
-        return files
+                documents[f"endpoints/{cluster['name']}.json"] = self._shared(
+                    [self._endpoints(cluster)]
+                )
+        return documents
 
-    def _bootstrap(self, name: str, node: View) -> str:
+    def _watched(self, resources: list[Document]) -> Document:
+        """Return the document of a watched file.
+
+        Envoy reports the version that it accepted, so it follows from what is in the file.
+        """
+        return {"version_info": _digest(self.texts.text(resources)), "resources": resources}
+
+    def _shared(self, resources: list[Document]) -> Document:
+        """Return the document of a watched file that several proxies have."""
+        return self.shared.once("document", lambda: self._watched(resources), *resources)
+
+    def _resource(self, kind: str, template: str, values: View) -> Document:
+        """Return the resource of type `kind` that `template` makes of `values`."""
+        body = self.templates.read(template, values)
+        return self.shared.once(kind, lambda: {"@type": kind, **body}, body)
+
+    def _bootstrap(self, name: str, node: View) -> Document:
+        """Return the bootstrap; the node's id is all that replicas of a service differ in."""
         values = {
-            "node": node,
+            "node": _without(node, "id"),
             "config_dir": self.layout.config_dir(name),
             "admin_socket": self.layout.localised(admin_socket(name)),
             "max_connections": MAX_CONNECTIONS,
         }
-        version = _digest(self._render(f"{BOOTSTRAP}.j2", {**values, "version": ""}))
-        return self._render(f"{BOOTSTRAP}.j2", {**values, "version": version})
+        shared: Document = self.templates.read("bootstrap.yaml.j2", values)
+        for each in shared.values():
+            self.shared.add(each)
+        document = {**shared, "node": {"id": node["id"], **shared["node"]}}
+        # A running Envoy tells by this which bootstrap it was started from.
+        document["node"]["metadata"] = {"bootstrap_version": _digest(self.texts.text(document))}
+        return document
 
-    def _listener(self, listener: View, config_dir: str) -> str:
+    def _listener(self, listener: View, config_dir: str) -> Document:
         """Return one listener; its address is all that replicas of a service differ in."""
-        shared = _without(listener, "address", "port")
-        chains = self._text("filter_chains.yaml.j2", {"listener": shared, "config_dir": config_dir})
-        return self._render("listener.yaml.j2", {**listener, "filter_chains": chains})
+        chains = self.templates.read(
+            "filter_chains.yaml.j2",
+            {"listener": _without(listener, "address", "port"), "config_dir": config_dir},
+        )
+        body = self.templates.read("listener.yaml.j2", listener)
+        return self.shared.once(
+            LISTENER, lambda: {"@type": LISTENER, **body, "filter_chains": chains}, body, chains
+        )
 
-    def _routes(self, name: str, table: View, tracing: View | None) -> str:
-        """Return the file of a route table; `tracing` is that of its listener."""
+    def _routes(self, name: str, table: View, tracing: View | None) -> Document:
+        """Return a route table; `tracing` is that of its listener."""
         domains = [domain for host in table["virtual_hosts"] for domain in host["domains"]]
         values = {
             **table,
@@ -220,9 +158,9 @@ class Renderer:
             "tracing": tracing,
             "ports_in_domains": any(":" in domain for domain in domains),
         }
-        return _stamped(self._text("routes.yaml.j2", values))
+        return self._resource(ROUTES, "routes.yaml.j2", values)
 
-    def _cluster(self, cluster: View, config_dir: str) -> str:
+    def _cluster(self, cluster: View, config_dir: str) -> Document:
         """Return one cluster, with its endpoints where it has no file for them."""
         name, tls = cluster["name"], cluster["tls"]
         values: View = {"cluster": _without(cluster, "endpoints"), "config_dir": config_dir}
@@ -231,12 +169,12 @@ class Renderer:
             values |= {"host": cluster["endpoints"][0]["address"], "groups": self._groups(cluster)}
         if tls:
             values |= {"host": tls["sni"], "authorities": self._authorities(tls["ca_file"])}
-        return self._text("cluster.yaml.j2", values)
+        return self._resource(CLUSTER, "cluster.yaml.j2", values)
 
-    def _endpoints(self, cluster: View) -> str:
-        """Return the file of a cluster's endpoints."""
+    def _endpoints(self, cluster: View) -> Document:
+        """Return the endpoints of a cluster."""
         values = {"name": cluster["name"], "groups": self._groups(cluster)}
-        return _stamped(self._text("endpoints.yaml.j2", values))
+        return self._resource(ENDPOINTS, "endpoints.yaml.j2", values)
 
     def _groups(self, cluster: View) -> list[View]:
         """Return the endpoints of `cluster` by priority and zone."""
@@ -268,73 +206,12 @@ class Renderer:
         return self._read[ca_file]
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read: headers to a collector are secrets."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-
-
-class _Folder:
-    """A folder that is to hold certain files in the end and no others."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.folders: set[str] = set()
-        self.sizes: dict[str, int] = {}  # of the files that are there, by their path
-        self.written: set[str] = set()
-        self._look(str(path))
-
-    def _look(self, folder: str) -> None:
-        """Note what is there: to list folders is cheaper than to ask for every file."""
-        try:
-            entries = list(os.scandir(folder))
-        except FileNotFoundError:
-            return
-        self.folders.add(folder)
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                self._look(entry.path)
-            else:
-                self.sizes[entry.path] = entry.stat(follow_symlinks=False).st_size
-
-    def write(self, name: str, text: str) -> Path:
-        """Make `text` the content of the file `name`; return its path.
-
-        A file that is there already is replaced whole. One that an interrupted run left
-        incomplete has another size, and so does not stay.
-        """
-        path, content = self.path / name, text.encode()
-        known = str(path)
-        self.written.add(known)
-        if self.sizes.get(known) == len(content) and path.read_bytes() == content:
-            return path
-        folder = path.parent
-        if str(folder) not in self.folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.folders.add(str(folder))
-        if known in self.sizes:
-            temporary = Path(f"{known}.{os.getpid()}")
-            _write_private(temporary, content)
-            temporary.replace(path)
-        else:
-            _write_private(path, content)
-        return path
-
-    def sweep(self) -> None:
-        """Remove the files that were not written, and the folders that are empty then."""
-        for path in self.sizes.keys() - self.written:
-            Path(path).unlink()
-        for folder in sorted(self.folders - {str(self.path)}, reverse=True):
-            if not any(Path(folder).iterdir()):
-                Path(folder).rmdir()
-
-
 def write_files(
     spec: MeshSpec,
     folder: Path,
     layout: Layout | None = None,
     seen: Callable[[str, ProxySpec, Mapping[str, str]], None] | None = None,
-) -> list[Path]:
+) -> list[StaticForm]:
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
     The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
@@ -342,16 +219,19 @@ def write_files(
     with each host, proxy, and path -> content of its files, for further use.
     Raises Problems where a file that `spec` names cannot be read.
     """
-    renderer, forms, target = Renderer(layout), StaticForms(), _Folder(folder)
-    static_forms: list[Path] = []
+    renderer, target = Renderer(layout), TargetFolder(folder)
+    forms = StaticForms(renderer.shared)
+    static_forms: list[StaticForm] = []
     for host, host_spec in spec.hosts.items():
         for proxy in host_spec.proxies:
-            files = renderer.files(proxy)
+            documents = renderer.documents(proxy)
+            files = renderer.written(documents)
             if seen:
                 seen(host, proxy, files)
             for name, content in files.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)
-            static = f"{host}/{proxy.name}{STATIC_SUFFIX}"
-            static_forms.append(target.write(static, forms.text(files)))
+            form = forms.form(documents)
+            path = target.write(f"{host}/{proxy.name}{STATIC_SUFFIX}", forms.text(form))
+            static_forms.append(StaticForm(path, forms.essence(form)))
     target.sweep()
     return static_forms

@@ -1,211 +1,186 @@
 """The static form: one bootstrap that says the same as the watched files of a proxy.
 
 `envoy --mode validate` opens no file that a path_config_source names, so faults in them would
-pass; in this form it sees them all. It is put together from the very text that is shipped.
+pass; in this form it sees them all.
 
-Replicas of a service share nearly all of that text, and a large mesh has thousands of
-proxies, so every block of YAML and every resource is worked on once per StaticForms.
+Replicas of a service share nearly all of it, and a large mesh has thousands of proxies, so each
+listener and cluster is worked on once per StaticForms.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import yaml
+from vmesh.render.shared import JsonTexts, Shared
+from vmesh.render.templates import HOST_AUTHORITIES, is_ipv4
 
-# Whole documents are slow to read even with the C parser; the plain one is five times slower.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_KEY = re.compile(r'("[^"\\]*"|[^\s"#\[{-][^"\[{]*?):(?: (.*))?$')
+Document = dict[str, Any]
+# The JSON of a part of a static form without IPv4 addresses, and these in order.
+Anonymous = tuple[str, list[str]]
 
-BOOTSTRAP = "bootstrap.yaml"
-LISTENERS = "listeners/listeners.yaml"
-CLUSTERS = "clusters/clusters.yaml"
-
-
-class Blocks:
-    """Reads the YAML that the templates emit, each block of it once.
-
-    A block that is a mapping or a list in block style is taken apart line by line, by
-    indentation; whatever has another form (a value, a flow) is read by the YAML library. The
-    result is shared between readers: do not change it.
-    """
-
-    def __init__(self) -> None:
-        self._read: dict[str, Any] = {}
-        self._values: dict[str, Any] = {}
-
-    def read(self, text: str) -> Any:
-        """Return what the YAML document `text` says."""
-        if text not in self._read:
-            lines = [line for line in text.split("\n") if not _is_empty(line)]
-            self._read[text] = self._block(lines)
-        return self._read[text]
-
-    def _block(self, lines: list[str]) -> Any:
-        """Return what `lines`, whose first one is not indented, say."""
-        text = "\n".join(lines)
-        if text not in self._read:
-            if lines and lines[0].startswith("- "):
-                value: Any = [self._item(part) for part in _parts(lines, "- ")]
-            elif lines and _KEY.match(lines[0]):
-                value = dict(self._entry(part) for part in _parts(lines, ""))
-            else:
-                value = self._value(text)
-            self._read[text] = value
-        return self._read[text]
-
-    def _value(self, text: str) -> Any:
-        """Return the value or the flow in `text`."""
-        if text not in self._values:
-            self._values[text] = yaml.load(text, _Loader)
-        return self._values[text]
-
-    def _item(self, lines: list[str]) -> Any:
-        """Return the item of a list in `lines`, the first of which begins with a dash."""
-        return self._block([line[2:] for line in lines])
-
-    def _entry(self, lines: list[str]) -> tuple[str, Any]:
-        """Return key and value of the entry of a mapping in `lines`."""
-        found = _KEY.match(lines[0])
-        if found is None:
-            raise ValueError(f"not an entry of a mapping: {lines[0]}")
-        key, value = found.groups()
-        if value is None and len(lines) > 1:
-            rest = lines[1:]
-            depth = len(rest[0]) - len(rest[0].lstrip(" "))
-            read = self._block([line[depth:] for line in rest])
-        else:
-            read = self._value("\n".join([value or "~", *lines[1:]]))
-        return key.strip('"'), read
+BOOTSTRAP = "bootstrap.json"
+LISTENERS = "listeners/listeners.json"
+CLUSTERS = "clusters/clusters.json"
+STATIC_SUFFIX = ".static.json"
 
 
-def _is_empty(line: str) -> bool:
-    return not line or line.isspace() or line.lstrip(" ").startswith("#")
+@dataclass(frozen=True)
+class StaticForm:
+    """A static form as a file. `essence` is the digest of all in it that Envoy could refuse."""
 
-
-def _parts(lines: list[str], mark: str) -> Iterator[list[str]]:
-    """Yield `lines` cut before each line that is not indented and begins with `mark`.
-
-    A list may be as little indented as the key before it, hence the dash is no new part
-    of a mapping.
-    """
-    part: list[str] = []
-    for line in lines:
-        begins = line.startswith(mark) if mark else line[0] not in " -"
-        if begins and part:
-            yield part
-            part = []
-        part.append(line)
-    if part:
-        yield part
+    path: Path
+    essence: str
 
 
 class StaticForms:
     """Makes static forms, of as many proxies as there are."""
 
-    def __init__(self) -> None:
-        self.blocks = Blocks()
-        self._made: dict[tuple[str, ...], str] = {}
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._texts = JsonTexts(shared, indent=0)
 
-    def text(self, files: Mapping[str, str]) -> str:
-        """Return the static form of a proxy's `files` (path -> content) as JSON."""
-        bootstrap = self.blocks.read(files[BOOTSTRAP])
-        kept = {key: value for key, value in bootstrap.items() if key != "dynamic_resources"}
-        listeners = [self._listener(text, files) for text in resources(files[LISTENERS])]
-        clusters = [self._cluster(text, files) for text in resources(files[CLUSTERS])]
-        static = f'{{"listeners": [\n{_lines(listeners)}\n], "clusters": [\n{_lines(clusters)}\n]}}'
-        return f'{json.dumps(kept)[:-1]},\n"static_resources": {static}}}\n'
-
-    def _listener(self, text: str, files: Mapping[str, str]) -> str:
-        """Return a listener with its route tables in place, as JSON."""
-        listener = self._resource(text)
-        tables = {
-            name: files[f"routes/{name}.yaml"]
-            for chain in listener["filter_chains"]
-            if (name := _manager(chain)["rds"]["route_config_name"])
+    def form(self, documents: Mapping[str, Document]) -> Document:
+        """Return the static form of a proxy's `documents` (path -> content)."""
+        form = _without(documents[BOOTSTRAP], "dynamic_resources")
+        form["static_resources"] = {
+            "listeners": [
+                self._listener(listener, documents)
+                for listener in documents[LISTENERS]["resources"]
+            ],
+            "clusters": [
+                self._cluster(cluster, documents) for cluster in documents[CLUSTERS]["resources"]
+            ],
         }
-        key = (text, *tables.values())
-        if key not in self._made:
-            chains = [
-                _with_route_table(
-                    chain, self._only(tables[_manager(chain)["rds"]["route_config_name"]])
-                )
-                for chain in listener["filter_chains"]
+        return form
+
+    def text(self, form: Document) -> str:
+        """Return a static form as JSON."""
+        return f"{self._texts.text(form)}\n"
+
+    def essence(self, form: Document) -> str:
+        """Return the digest of all in a static form that Envoy could refuse.
+
+        Replicas of a service differ in their node's id and in addresses. To Envoy any address is
+        as good as another, so what counts is only which of them are the same.
+        """
+        parts = [_without_addresses(_without_identity(form))]
+        for listener in form["static_resources"]["listeners"]:
+            head = functools.partial(_without_addresses, _without(listener, "filter_chains"))
+            parts += [
+                self._shared.once("anonymous", head, listener),
+                self._anonymous(listener["filter_chains"]),
             ]
-            self._made[key] = json.dumps({**listener, "filter_chains": chains})
-        return self._made[key]
+        parts += [self._anonymous(cluster) for cluster in form["static_resources"]["clusters"]]
+        total, numbers = hashlib.sha256(), dict[str, int]()
+        for text, addresses in parts:
+            places = [numbers.setdefault(address, len(numbers)) for address in addresses]
+            total.update(f"{text}{places}".encode())
+        return total.hexdigest()
 
-    def _cluster(self, text: str, files: Mapping[str, str]) -> str:
-        """Return a cluster with its endpoints in place, as JSON."""
-        cluster = self._resource(text)
-        watched = cluster["type"] == "EDS"
-        endpoints = files[f"endpoints/{cluster['name']}.yaml"] if watched else ""
-        key = (text, endpoints)
-        if key not in self._made:
-            if watched:
-                cluster = {**cluster, "type": "STATIC", "load_assignment": self._only(endpoints)}
-                del cluster["eds_cluster_config"]
-            self._made[key] = json.dumps(_without_hosts_files(cluster))
-        return self._made[key]
+    def _anonymous(self, part: Any) -> Anonymous:
+        return self._shared.once("anonymous", lambda: _without_addresses(part), part)
 
-    def _only(self, file: str) -> dict[str, Any]:
-        """Return the one resource of `file`."""
-        (text,) = resources(file)
-        return self._resource(text)
+    def _listener(self, listener: Document, documents: Mapping[str, Document]) -> Document:
+        """Return a listener with its route tables in place."""
+        chains = listener["filter_chains"]
+        tables = {name: _only(documents[f"routes/{name}.json"]) for name in route_tables(chains)}
+        static = self._shared.once(
+            "static chains",
+            lambda: [_with_route_tables(chain, tables) for chain in chains],
+            chains,
+            *tables.values(),
+        )
+        return self._shared.once(
+            "static",
+            lambda: {**_without(listener, "@type"), "filter_chains": static},
+            listener,
+            static,
+        )
 
-    def _resource(self, text: str) -> dict[str, Any]:
-        """Return the resource in `text`, a list of one, without its @type."""
-        (resource,) = self.blocks.read(text)
-        return {key: value for key, value in resource.items() if key != "@type"}
+    def _cluster(self, cluster: Document, documents: Mapping[str, Document]) -> Document:
+        """Return a cluster with its endpoints in place."""
+        if cluster["type"] != "EDS":
+            return self._shared.once("static", lambda: _without_hosts_files(cluster), cluster)
+        endpoints = _only(documents[f"endpoints/{cluster['name']}.json"])
 
+        def static() -> Document:
+            inlined = {"type": "STATIC", "load_assignment": _without(endpoints, "@type")}
+            kept = _without(cluster, "eds_cluster_config")
+            return _without_hosts_files({**kept, **inlined})
 
-def resources(file: str) -> list[str]:
-    """Return the text of each resource of a rendered `file`.
-
-    Each begins with `- "@type"` in the first column; the module envoy_config counts on that.
-    """
-    body = file.partition("resources:\n")[2]
-    starts = [found.start() for found in re.finditer(r'^- "@type"', body, re.MULTILINE)]
-    return [body[start:end] for start, end in zip(starts, [*starts[1:], len(body)], strict=True)]
-
-
-def _lines(texts: list[str]) -> str:
-    return ",\n".join(texts)
-
-
-def _manager(chain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a filter chain's HTTP connection manager."""
-    manager: dict[str, Any] = chain["filters"][0]["typed_config"]
-    return manager
+        return self._shared.once("static", static, cluster, endpoints)
 
 
-def _with_route_table(chain: Mapping[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    manager = {key: value for key, value in _manager(chain).items() if key != "rds"}
-    network_filter = {**chain["filters"][0], "typed_config": {**manager, "route_config": table}}
-    return {**chain, "filters": [network_filter]}
+def _without(document: Mapping[str, Any], *keys: str) -> Document:
+    return {key: value for key, value in document.items() if key not in keys}
 
 
-def _without_hosts_files(cluster: Mapping[str, Any]) -> dict[str, Any]:
+def _only(document: Document) -> Document:
+    """Return the one resource of a watched file."""
+    (resource,) = document["resources"]
+    only: Document = resource
+    return only
+
+
+def route_tables(chains: Sequence[Document]) -> list[str]:
+    """Return the names of the route tables that a listener's filter chains ask for."""
+    return [
+        each["typed_config"]["rds"]["route_config_name"]
+        for chain in chains
+        for each in chain.get("filters", ())
+        if "rds" in each.get("typed_config", {})
+    ]
+
+
+def _with_route_tables(chain: Document, tables: Mapping[str, Document]) -> Document:
+    """Return a filter chain with the tables that its HTTP connection managers ask for in place."""
+    filters = []
+    for each in chain.get("filters", ()):
+        manager = each.get("typed_config", {})
+        if "rds" in manager:
+            table = tables[manager["rds"]["route_config_name"]]
+            inlined = {**_without(manager, "rds"), "route_config": _without(table, "@type")}
+            filters.append({**each, "typed_config": inlined})
+        else:
+            filters.append(each)
+    return {**chain, "filters": filters}
+
+
+def _without_hosts_files(cluster: Document) -> Document:
     """Return `cluster` without the authorities' file of the host, which the controller may lack.
 
     A certificate's name cannot be checked without authorities, so that check goes as well.
     """
-    socket = cluster.get("transport_socket")
-    if socket is None:
-        return dict(cluster)
-    config = socket["typed_config"]
-    common = config["common_tls_context"]
-    if "filename" not in common.get("validation_context", {}).get("trusted_ca", {}):
-        return dict(cluster)
-    common = {key: value for key, value in common.items() if key != "validation_context"}
-    config = {**config, "common_tls_context": common}
-    return {**cluster, "transport_socket": {**socket, "typed_config": config}}
+    socket = cluster.get("transport_socket", {})
+    config = socket.get("typed_config", {})
+    common = config.get("common_tls_context", {})
+    authorities = common.get("validation_context", {}).get("trusted_ca", {})
+    if authorities.get("filename") != HOST_AUTHORITIES:
+        return _without(cluster, "@type")
+    config = {**config, "common_tls_context": _without(common, "validation_context")}
+    return {**_without(cluster, "@type"), "transport_socket": {**socket, "typed_config": config}}
 
 
-def static_form(files: Mapping[str, str]) -> dict[str, Any]:
-    """Return the static form of one proxy's `files` (path -> content)."""
-    form: dict[str, Any] = json.loads(StaticForms().text(files))
-    return form
+def _without_identity(form: Document) -> Document:
+    """Return what a static form says beside its resources, but for what names its proxy."""
+    node = _without(form["node"], "id")
+    node["metadata"] = _without(node["metadata"], "bootstrap_version")
+    return {**_without(form, "static_resources"), "node": node}
+
+
+def _without_addresses(part: Any) -> Anonymous:
+    addresses = []
+
+    def anonymous(mapping: Document) -> Document:
+        if "port_value" in mapping and is_ipv4(mapping["address"]):
+            addresses.append(mapping["address"])
+            return {**mapping, "address": None}
+        return mapping
+
+    return json.dumps(json.loads(json.dumps(part), object_hook=anonymous)), addresses

@@ -6,30 +6,16 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vmesh.base import paths
 from vmesh.base.problems import Problem
-from vmesh.render.renderer import STATIC_SUFFIX
+from vmesh.render.static_form import STATIC_SUFFIX, StaticForm
 
 SECONDS = 60  # for one proxy, on a machine that is busy
 MOST_REMEMBERED = 50_000  # accepted forms of one binary; a line of 65 bytes each
-
-_OWN = re.compile(r'"(?:id|bootstrap_version)": "[^"]*"')
-_ADDRESS = re.compile(r'"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+"')
-
-
-def essence(form: str) -> str:
-    """Return the digest of all in a static form that Envoy could refuse.
-
-    Replicas of a service differ in their node's id and in addresses. To Envoy any address is
-    as good as another, so what counts is only which of them are the same.
-    """
-    places: dict[str, str] = {}
-    named = _ADDRESS.sub(lambda found: places.setdefault(found[0], str(len(places))), form)
-    return hashlib.sha256(_OWN.sub("", named).encode()).hexdigest()
 
 
 def validate_static_form(envoy: Path, static_form: Path) -> str | None:
@@ -89,14 +75,13 @@ class Accepted:
         temporary.replace(self.path)
 
 
-def validate_all(envoy: Path, static_forms: Iterable[Path]) -> list[Problem]:
+def validate_all(envoy: Path, static_forms: Sequence[StaticForm]) -> list[Problem]:
     """Return a Problem for each of `static_forms` that `envoy` refuses.
 
     Of forms that are the same to it one is shown, and none that it accepted in an earlier run.
     """
-    forms = {form: essence(form.read_text()) for form in static_forms}
     accepted = Accepted(envoy)
-    unknown = {digest: form for form, digest in forms.items()}
+    unknown = {form.essence: form.path for form in static_forms}
     for digest in accepted.digests:
         unknown.pop(digest, None)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -105,11 +90,11 @@ def validate_all(envoy: Path, static_forms: Iterable[Path]) -> list[Problem]:
     accepted.add(digest for digest, refusal in refusals.items() if refusal is None)
     return [
         Problem(
-            f"{form.parent.name}/{form.name.removesuffix(STATIC_SUFFIX)}",
-            str(form),
+            f"{form.path.parent.name}/{form.path.name.removesuffix(STATIC_SUFFIX)}",
+            str(form.path),
             f"Envoy refuses the configuration made from the inventory: {refusal}",
             "Look for the value it names in the inventory; nothing was changed on any host",
         )
-        for form, digest in forms.items()
-        if (refusal := refusals.get(digest)) is not None
+        for form in static_forms
+        if (refusal := refusals.get(form.essence)) is not None
     ]

@@ -28,7 +28,7 @@ from vmesh.rollout.change_words import (
 )
 from vmesh.rollout.record import MASKED, State
 
-BOOTSTRAP = "bootstrap.yaml"
+BOOTSTRAP = "bootstrap.json"
 _PROXY_KEYS = ("name", "ports", "view")
 
 

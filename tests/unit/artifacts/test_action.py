@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,23 +10,17 @@ from unittest.mock import MagicMock
 import pytest
 from ansible.errors import AnsibleActionFail
 
+from plugins.action.artifacts import ActionModule
 from tests.unit.artifacts.conftest import Recorded, make_wheel
 from tests.unit.artifacts.test_bundles import GUNICORN, OTHER, lock
 from tests.unit.artifacts.test_jaeger import stand_in
 from vmesh import artifacts
-from vmesh.base import paths
 
 
 def run_action(variables: dict[str, Any] | None = None, **arguments: Any) -> Any:
-    path = paths.PROJECT / "plugins" / "action" / "artifacts.py"
-    spec = importlib.util.spec_from_file_location("artifacts_action", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     task = SimpleNamespace(args=arguments, async_val=0, check_mode=True, diff=False, delegate_to="")
     templar = SimpleNamespace(template=lambda value: value)
-    plugin = module.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), templar, MagicMock())
+    plugin = ActionModule(task, MagicMock(), MagicMock(), MagicMock(), templar, MagicMock())
     return plugin.run(task_vars=variables or {})
 
 

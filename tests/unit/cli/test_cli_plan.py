@@ -121,7 +121,7 @@ def test_a_change_is_told_once_for_all_hosts_and_by_line_with_diff(
     assert lines.count("  ~ edge front: route /: timeout 15 s -> 5 s") == 1
     assert lines[lines.index("  ~ edge front: route /: timeout 15 s -> 5 s") - 1] == "web1, web2:"
     assert "front on web1, web2:" in lines
-    assert "--- before/routes/public.yaml" in lines
+    assert "--- before/routes/public.json" in lines
     assert [line for line in lines if line.startswith("-") and "15s" in line]
     assert [line for line in lines if line.startswith("+") and "5s" in line]
     assert not [line for line in lines if "version_info" in line]

@@ -48,7 +48,7 @@ SubState=dead
 
 ---
 3740.25
-812 /opt/envoy/current/bin/envoy -c /etc/envoy/shop/bootstrap.yaml \n"""
+812 /opt/envoy/current/bin/envoy -c /etc/envoy/shop/bootstrap.json \n"""
 
 
 def test_every_planned_unit_is_a_row_with_what_it_does_now() -> None:
@@ -60,7 +60,7 @@ def test_every_planned_unit_is_a_row_with_what_it_does_now() -> None:
         ("envoy@gone", False),
     ]
     assert rows[0].state == "Up 1 h 02 min (1 restart)"
-    assert rows[0].command == "/opt/envoy/current/bin/envoy -c /etc/envoy/shop/bootstrap.yaml"
+    assert rows[0].command == "/opt/envoy/current/bin/envoy -c /etc/envoy/shop/bootstrap.json"
     assert rows[1].state == "failed (exit-code, exit 3)"
     assert rows[2].state == "inactive"
     assert rows[3].state == "not installed"

@@ -119,7 +119,7 @@ def test_a_change_of_weights_is_a_change_of_routes_alone(tmp_path: Path) -> None
         Renderer().files(proxy(compiled(title, model, tmp_path), "front-proxy"))
         for model in (before, after)
     )
-    assert [name for name in one if one[name] != other[name]] == ["routes/public.yaml"]
+    assert [name for name in one if one[name] != other[name]] == ["routes/public.json"]
 
 
 def test_every_origin_with_cookies_is_an_error(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_dead_envoy_passes_every_look_at_it_and_dies_when_started(dead: Path
     assert (code, faults.DEAD_VERSION in told) == (0, True)
     assert said(dead, "--hot-restart-version") == (0, "11.104\n")
     assert said(dead, "--mode", "validate", "--config-path", "x")[0] == 0
-    assert said(dead, "--config-path", "/etc/envoy/x/bootstrap.yaml", "--base-id", "1") == (
+    assert said(dead, "--config-path", "/etc/envoy/x/bootstrap.json", "--base-id", "1") == (
         1,
         f"{faults.LAST_WORDS}\n",
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugins.module_utils.environment_file import read_environment
+from plugins.module_utils.envoy_apply import Proxy
 from plugins.module_utils.machine import Machine
-from plugins.module_utils.mesh_envoy import Proxy
 from plugins.module_utils.systemd import Done
 from plugins.module_utils.transaction import MeshRun
 

@@ -426,7 +426,7 @@ def test_a_key_that_is_off_is_no_change_after_a_release_that_did_not_know_it() -
 
 
 def test_another_bootstrap_restarts_envoy() -> None:
-    old = worlds.states(render=lambda proxy: {**worlds.render(proxy), "bootstrap.yaml": "earlier"})
+    old = worlds.states(render=lambda proxy: {**worlds.render(proxy), "bootstrap.json": "earlier"})
     found = sentences(compared(old, worlds.states()), change_report.RESTART)
     assert "edge front: restart of Envoy (another bootstrap)" in found
 

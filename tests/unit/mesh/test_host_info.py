@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.envoy_documents import version_of
+from plugins.module_utils.envoy_files import stat_prefix
 from plugins.module_utils.host_report import HostReport, brief
-from plugins.module_utils.mesh_envoy import stat_prefix, version_of
 from plugins.module_utils.snapshot_store import SnapshotStore
 from plugins.module_utils.snapshots import empty
 from plugins.module_utils.systemd import Done
@@ -58,8 +59,8 @@ StatusText=
 STAT_NAMES = {
     LISTENERS: "listener_manager.lds",
     CLUSTERS: "cluster_manager.cds",
-    "routes/ingress.yaml": "http.ingress.rds.ingress",
-    "endpoints/stock.yaml": "cluster.stock",
+    "routes/ingress.json": "http.ingress.rds.ingress",
+    "endpoints/stock.json": "cluster.stock",
 }
 
 
@@ -115,7 +116,7 @@ class Accepting(Admin):
 
 
 def envoy(files: dict[str, str], bootstrap: str | None = None) -> Callable[[str], Admin]:
-    version = bootstrap or version_of(files["bootstrap.yaml"])
+    version = bootstrap or version_of(files["bootstrap.json"])
     return lambda path: Accepting(path, files, version)
 
 
@@ -210,7 +211,7 @@ def test_an_envoy_that_accepted_all_files_waits_for_none(root: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(STAT_NAMES))
 def test_a_file_that_envoy_has_not_accepted_is_named(root: Path, name: str) -> None:
-    older = {**rendered(), name: 'version_info: "older"\n'}
+    older = {**rendered(), name: '{"version_info": "older"}\n'}
     assert state(root, envoy(older))["proxies"]["shop"]["waiting"] == [name]
     assert stat_prefix(name) == STAT_NAMES[name]
 

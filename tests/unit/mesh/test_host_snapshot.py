@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_documents import draining, text_of
 from plugins.module_utils.host_parts import our_files
 from plugins.module_utils.snapshot_store import Pending, SnapshotStore, Unreadable
 from plugins.module_utils.snapshots import capture
@@ -600,18 +601,17 @@ def test_a_part_that_left_is_stopped_and_its_configuration_goes(host: Host) -> N
 
 
 def test_that_an_endpoint_is_draining_is_no_part_of_a_state(host: Host) -> None:
-    where = '{address: {socket_address: {address: "10.0.0.1", port_value: 9}}}'
-    body = f"resources:\n  - endpoint: {where}\n"
-    text = f'version_info: "x"\n{body}'
-    path = "etc/envoy/shop/endpoints/stock.yaml"
+    address = {"socket_address": {"address": "10.0.0.1", "port_value": 9}}
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    assignment = {"cluster_name": "stock", "endpoints": endpoints}
+    text = text_of({"version_info": "x", "resources": [assignment]})
+    path = "etc/envoy/shop/endpoints/stock.json"
     host.write(path, text)
     before = capture(host.root, host.systemd)
-    host.write(
-        path, text.replace("- endpoint", "- {endpoint").rstrip() + ", health_status: DRAINING}\n"
-    )
+    host.write(path, draining(text, "10.0.0.1", 9))
+    assert "DRAINING" in host.text(path)
     after = capture(host.root, host.systemd)
-    assert after["files"][path]["text"].partition("\n")[2] == body
-    assert before["files"][path]["text"].partition("\n")[2] == body
+    assert before["files"][path]["text"] == after["files"][path]["text"] == text
 
 
 def test_what_only_lies_beside_is_no_part_of_a_state(host: Host) -> None:

@@ -64,11 +64,11 @@ def test_it_holds_what_was_applied() -> None:
     assert state["platform"] == worlds.PLATFORM
     assert list(state["roles"]) == ["envoy", "flask_service"]
     assert set(state["files"]["shop"]) >= {
-        "bootstrap.yaml",
-        "clusters/clusters.yaml",
-        "routes/egress-stock.yaml",
-        "listeners/listeners.yaml",
-        "endpoints/stock.yaml",
+        "bootstrap.json",
+        "clusters/clusters.json",
+        "routes/egress-stock.json",
+        "listeners/listeners.json",
+        "endpoints/stock.json",
     }
     assert all(len(each) == 64 for each in state["files"]["shop"].values())
 

@@ -92,7 +92,7 @@ def plan(of: Inventory) -> MeshSpec:
 def render(proxy: ProxySpec) -> dict[str, str]:
     """Stand in for the templates: a bootstrap that hardly changes, and all else in one file."""
     return {
-        "bootstrap.yaml": json.dumps(proxy.view["node"]["id"]),
+        "bootstrap.json": json.dumps(proxy.view["node"]["id"]),
         "rest.yaml": json.dumps(proxy.view, sort_keys=True),
     }
 

@@ -14,7 +14,7 @@ from vmesh.base import paths
 PLUGINS = paths.PROJECT / "plugins"
 MODULE_UTILS = sorted((PLUGINS / "module_utils").rglob("*.py"))
 # Only these run on the controller, where the package vmesh is.
-ON_THE_CONTROLLER = ("action", "filter")
+ON_THE_CONTROLLER = ("action", "filter", "plugin_utils")
 ON_VMS = [
     path
     for path in sorted(PLUGINS.rglob("*.py"))
@@ -56,7 +56,7 @@ def test_only_action_and_filter_plugins_import_vmesh(path: Path) -> None:
 def test_an_import_against_the_rules_is_seen() -> None:
     source = (
         "import json\n"
-        "from .mesh_envoy import Admin\n"
+        "from .envoy_admin import Admin\n"
         "from ansible.module_utils.basic import AnsibleModule\n"
         "def late():\n"
         "    from vmesh.base import paths\n"

@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils import flask_takeover
+from plugins.module_utils import flask_takeover, host_kit
 from plugins.module_utils.environment_file import environment_text, read_environment
 from tests.unit.services.test_gunicorn import HAND_OVER, UnixConnection
 from vmesh.base.paths import PROJECT
 
-# The command of the role, which starts the program `flask-control` of the host kit.
-COMMAND = PROJECT / "roles" / "flask_service" / "templates" / "flask-control"
+# The command that starts the program `flask-control` of the host kit.
+COMMAND = host_kit.COMMANDS["usr/local/bin/flask-control"]
 KIT = """
 import sys
 sys.path.insert(0, {project!r})
-from plugins.module_utils import flask_takeover
+from plugins.module_utils import flask_takeover, host_kit
 assert sys.argv[1] == "flask-control", sys.argv
 sys.exit(flask_takeover.main(sys.argv[2:]))
 """
@@ -51,11 +51,11 @@ def health() -> tuple[str, int]:
 
 
 def installed_command(folder: Path, kit: str) -> Path:
-    """Return the role's command, with the program `kit` in the place of the host kit."""
+    """Return the command, with the program `kit` in the place of the host kit."""
     (folder / "kit").mkdir()
     (folder / "kit" / "__main__.py").write_text(kit)
     command = folder / "flask-control"
-    text = COMMAND.read_text().replace("/opt/vmesh/current/vmesh-host.pyz", str(folder / "kit"))
+    text = COMMAND.replace("/opt/vmesh/current/vmesh-host.pyz", str(folder / "kit"))
     command.write_text(text)
     command.chmod(0o755)
     return command

@@ -24,6 +24,7 @@ TEMPLATES = sorted(
 (HARDENING,) = hardening.LookupModule().run([])
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
+    "envoy_hardening": HARDENING,
     "flask_service_hardening": HARDENING,
     "jaeger_hardening": HARDENING,
     "__jaeger_go_mib": 320,
@@ -34,18 +35,12 @@ WORKED_OUT = {
 }
 
 
-def _lookup(_kind: str, path: str) -> str:
-    return Path(path).read_text()
-
-
 def rendered(template: Path) -> str:
     """Return the unit as the role would install it with its defaults."""
     role = template.parent.parent
     defaults: dict[str, Any] = yaml.safe_load((role / "defaults" / "main.yml").read_text())
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template.read_text()).render(
-        {**defaults, **WORKED_OUT, "lookup": _lookup, "role_path": str(role)}
-    )
+    return environment.from_string(template.read_text()).render({**defaults, **WORKED_OUT})
 
 
 def verify(root: Path, units: dict[str, str], unit: str) -> subprocess.CompletedProcess[str]:

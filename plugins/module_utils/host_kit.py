@@ -1,0 +1,108 @@
+# Copyright the vmesh maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The release of the host kit: /opt/vmesh/<version>/vmesh-host.pyz, a zipapp of this package.
+
+The zipapp holds each module as source and compiled, because Python compiles a source in a zip file
+anew at each start. Compiled code of another version of Python is left aside by Python itself
+(https://docs.python.org/3/library/zipimport.html).
+"""
+
+from __future__ import annotations
+
+import os
+import py_compile
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from .file_writing import write_incoming
+from .releases import current_version, switch_release
+
+NAME, FILE, PACKAGE = "vmesh", "vmesh-host.pyz", "vmesh_host"
+SHEBANG = b"#!/usr/bin/python3\n"
+# Commands of the kit, by their place below the root. Snapshots know them by the name of a role.
+COMMANDS = {
+    "usr/local/bin/envoy-control": """#!/bin/sh
+# Written by the module host_kit, for the role envoy: starts, replaces and renews Envoys.
+exec /usr/bin/python3 /opt/vmesh/current/vmesh-host.pyz envoy-control "$@"
+""",
+    # This is no shell program, because a running gunicorn starts its successor as
+    # `python3 /usr/local/bin/flask-control serve NAME` (meshtrace.gunicorn_conf).
+    "usr/local/bin/flask-control": """#!/usr/bin/python3
+# Written by the module host_kit, for the role flask_service: starts, tries and renews gunicorns.
+import os
+import sys
+
+KIT = "/opt/vmesh/current/vmesh-host.pyz"
+os.execv(sys.executable, [sys.executable, KIT, "flask-control", *sys.argv[1:]])
+""",
+}
+MAIN = f"import sys\nfrom {PACKAGE}.programs import main\nsys.exit(main(sys.argv[1:]))\n"
+
+
+def is_there(root: Path, version: str) -> bool:
+    """Tell whether a version of the kit is on the host, current or not."""
+    return (root / "opt" / NAME / version / FILE).is_file()
+
+
+def is_current(root: Path, version: str) -> bool:
+    """Tell whether the commands are there and start this version of the kit."""
+    return (
+        is_there(root, version)
+        and current_version(root, NAME) == version
+        and all(_has(root / path, text) for path, text in COMMANDS.items())
+    )
+
+
+def _has(path: Path, text: str) -> bool:
+    return path.is_file() and path.stat().st_mode & 0o777 == 0o755 and path.read_text() == text
+
+
+def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
+    """Make a version of the kit the current one, and write its commands; raises OSError.
+
+    sources: text of each module by its name; they may be missing where the version is there
+    """
+    folder = root / "opt" / NAME
+    if not is_there(root, version):
+        staging = folder / f".staging-{version}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True, mode=0o755)
+        _write(staging / FILE, sources)
+        shutil.rmtree(folder / version, ignore_errors=True)
+        staging.rename(folder / version)
+    switch_release(root, NAME, version)
+    for path, text in COMMANDS.items():
+        if not _has(root / path, text):
+            beside = write_incoming((root / path).parent, text.encode())
+            beside.chmod(0o755)
+            beside.replace(root / path)
+
+
+def _write(path: Path, sources: Mapping[str, str]) -> None:
+    """Write the zipapp: https://docs.python.org/3/library/zipapp.html."""
+    work = path.parent / "work"
+    package = work / PACKAGE
+    package.mkdir(parents=True)
+    for name, text in {"__init__": "", **sources}.items():
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    (work / "__main__.py").write_text(MAIN)
+    for source in sorted(package.glob("*.py")):
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(
+            str(source),
+            cfile=str(source.with_suffix(".pyc")),
+            dfile=f"{FILE}/{PACKAGE}/{source.name}",
+            doraise=True,
+            invalidation_mode=mode,
+        )
+    with path.open("wb") as file:
+        file.write(SHEBANG)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for each in sorted(work.rglob("*.py*")):
+                archive.write(each, each.relative_to(work))
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o755)
+    shutil.rmtree(work)

@@ -1,0 +1,75 @@
+#!/usr/bin/python
+# Copyright the vmesh maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Install the programs that the units of vmesh start."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: host_kit
+short_description: Install the programs that the units of vmesh start
+description:
+  - Makes C(/opt/vmesh/<version>/vmesh-host.pyz) of the collection's own C(module_utils), and has
+    C(/opt/vmesh/current) lead there. Writes the commands C(envoy-control) and C(flask-control)
+    to C(/usr/local/bin), which start it.
+  - The action plugin finds the version, a hash of the sources, and sends the sources only to a
+    host that lacks it. Earlier versions stay until M(vmesh.mesh.host_snapshot) removes what no
+    snapshot needs.
+options:
+  version:
+    description: Version of the kit; the action plugin sets it.
+    type: str
+  sources:
+    description: Text of each module by its name; the action plugin sets it.
+    type: dict
+author:
+  - vmesh maintainers
+"""
+
+EXAMPLES = r"""
+- name: Install the host kit
+  vmesh.mesh.host_kit:
+"""
+
+RETURN = r"""
+version:
+  description: Version of the kit.
+  returned: always
+  type: str
+missing:
+  description: Whether the host lacks this version.
+  returned: always
+  type: bool
+"""
+
+from pathlib import Path  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+from ..module_utils.file_writing import reason  # noqa: E402
+from ..module_utils.host_kit import install, is_current, is_there  # noqa: E402
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "str"},
+            # Long, and of no use in the log of the host.
+            "sources": {"type": "dict", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    root, version, sources = Path("/"), module.params["version"], module.params["sources"]
+    missing = not is_there(root, version)
+    result = {"changed": not is_current(root, version), "version": version, "missing": missing}
+    if result["changed"] and not module.check_mode and (sources or not missing):
+        try:
+            install(root, version, sources or {})
+        except OSError as error:
+            module.fail_json(msg=f"the host kit cannot be installed: {reason(error)}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

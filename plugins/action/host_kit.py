@@ -26,14 +26,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _supports_diff = False
-    _VALID_ARGS = frozenset[str]()
+    _VALID_ARGS = frozenset({"users"})
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         super().run(tmp, task_vars)
         version, sources = kit()
-        given: dict[str, Any] = {"version": version}
+        given: dict[str, Any] = {**self._task.args, "version": version}
         result: dict[str, Any] = self._module(given, task_vars)
         if result.get("missing") and not self._task.check_mode:
             result = self._module({**given, "sources": sources}, task_vars)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -66,7 +67,7 @@ def _tell_when_ready(settings: Settings, pid: int) -> None:
             notify("READY=1")
         elif not process.has_ended():
             say(f"{settings.name} was not ready after {settings.timeout:.0f} s")
-            process.end()
+            os.kill(pid, signal.SIGTERM)
 
 
 def take_over(settings: Settings, main: int) -> None:

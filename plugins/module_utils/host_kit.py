@@ -10,10 +10,11 @@ anew at each start. Compiled code of another version of Python is left aside by 
 from __future__ import annotations
 
 import os
+import pwd
 import py_compile
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .file_writing import write_incoming
@@ -25,7 +26,8 @@ SHEBANG = b"#!/usr/bin/python3\n"
 COMMANDS = {
     "usr/local/bin/envoy-control": """#!/bin/sh
 # Written by the module host_kit, for the role envoy: starts, replaces and renews Envoys.
-exec /usr/bin/python3 /opt/vmesh/current/vmesh-host.pyz envoy-control "$@"
+# -I and -S: the program needs Python's own library only, and starts sooner so.
+exec /usr/bin/python3 -IS /opt/vmesh/current/vmesh-host.pyz envoy-control "$@"
 """,
     # This is no shell program, because a running gunicorn starts its successor as
     # `python3 /usr/local/bin/flask-control serve NAME` (meshtrace.gunicorn_conf).
@@ -68,7 +70,10 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
     if not is_there(root, version):
         staging = folder / f".staging-{version}"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True, mode=0o755)
+        staging.mkdir(parents=True)
+        # The users of the units read it, also where root's umask forbids that.
+        for each in (folder, staging):
+            each.chmod(0o755)
         _write(staging / FILE, sources)
         shutil.rmtree(folder / version, ignore_errors=True)
         staging.rename(folder / version)
@@ -78,6 +83,12 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
             beside = write_incoming((root / path).parent, text.encode())
             beside.chmod(0o755)
             beside.replace(root / path)
+
+
+def missing_users(names: Iterable[str]) -> list[str]:
+    """Return those of the users that the host does not have."""
+    there = {entry.pw_name for entry in pwd.getpwall()}
+    return [name for name in names if name not in there]
 
 
 def _write(path: Path, sources: Mapping[str, str]) -> None:

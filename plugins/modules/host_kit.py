@@ -17,6 +17,11 @@ description:
     host that lacks it. Earlier versions stay until M(vmesh.mesh.host_snapshot) removes what no
     snapshot needs.
 options:
+  users:
+    description: Names of users whose absence RV(missing_users) tells.
+    type: list
+    elements: str
+    default: []
   version:
     description: Version of the kit; the action plugin sets it.
     type: str
@@ -30,6 +35,10 @@ author:
 EXAMPLES = r"""
 - name: Install the host kit
   vmesh.mesh.host_kit:
+
+- name: Install the host kit, and see whether the proxies have their users
+  vmesh.mesh.host_kit:
+    users: [envoy-shop, envoy-stock]
 """
 
 RETURN = r"""
@@ -41,6 +50,13 @@ missing:
   description: Whether the host lacks this version.
   returned: always
   type: bool
+missing_users:
+  description: >-
+    Those of O(users) that the host does not have. A role makes users when their list has changed.
+    After a run that was interrupted between the two, the list does not change again.
+  returned: always
+  type: list
+  elements: str
 """
 
 from pathlib import Path  # noqa: E402
@@ -48,12 +64,18 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 from ..module_utils.file_writing import reason  # noqa: E402
-from ..module_utils.host_kit import install, is_current, is_there  # noqa: E402
+from ..module_utils.host_kit import (  # noqa: E402
+    install,
+    is_current,
+    is_there,
+    missing_users,
+)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "users": {"type": "list", "elements": "str", "default": []},
             "version": {"type": "str"},
             # Long, and of no use in the log of the host.
             "sources": {"type": "dict", "no_log": True},
@@ -68,7 +90,7 @@ def main() -> None:
             install(root, version, sources or {})
         except OSError as error:
             module.fail_json(msg=f"the host kit cannot be installed: {reason(error)}")
-    module.exit_json(**result)
+    module.exit_json(**result, missing_users=missing_users(module.params["users"]))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,15 @@ from plugins.module_utils.envoy_process import Failure, Settings
 from plugins.module_utils.envoy_renew import renew, wrong
 from plugins.module_utils.processes import connections_of
 from tests.native.grpc_app import Caller, Talk, serving
-from tests.native.native import Native, eventually, free_port, native, on_loopback, port_of
+from tests.native.native import (
+    Native,
+    NativeEnvoy,
+    eventually,
+    free_port,
+    native,
+    on_loopback,
+    port_of,
+)
 from tests.native.test_changes import streaming
 from tests.native.views import cluster, collector, host, proxy, public, route, table
 from vmesh import artifacts
@@ -93,7 +102,7 @@ class Supervisor:
     def _run(self, verb: str, **environment: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, self.kit, "envoy-control", verb, NAME],
+                [sys.executable, "-IS", self.kit, "envoy-control", verb, NAME],
                 env={**os.environ, **self.environment, **environment},
                 stdout=log,
                 stderr=log,
@@ -142,6 +151,17 @@ class Supervisor:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)
         self.main = 0
+
+
+class Supervised(NativeEnvoy):
+    """The Envoy of a supervisor, as it is for the one who brings files."""
+
+    def __init__(self, supervisor: Supervisor, of: NativeEnvoy) -> None:
+        super().__init__(of.binary, of.bootstrap, of.log)
+        self.supervisor = supervisor
+
+    def is_running(self) -> bool:
+        return self.supervisor.main_pid(NAME) != 0
 
 
 @dataclasses.dataclass
@@ -252,6 +272,7 @@ def supervised(
     )
     with native(envoy, root, plan) as made:
         supervisor = Supervisor(root, envoy)
+        made.proxy.service = Supervised(supervisor, made.service)
         try:
             for name, content in made.files().items():
                 path = root / "etc" / NAME / name
@@ -389,6 +410,7 @@ def test_the_new_process_does_not_wait_for_an_answer_that_died_with_the_old_one(
     old = front.supervisor.main
     with front.no_request_fails():
         front.supervisor.reload(NAME)
+        front.supervisor.kit.unlink()
         assert eventually(lambda: connections_of(old) == 0)
         os.kill(old, signal.SIGSTOP)
         # Statistics are asked for every 5 s.
@@ -423,6 +445,8 @@ def test_no_client_notices_a_binary_that_cannot_take_over_by_a_hot_restart(front
     front.supervisor.run_binary(front.supervisor.script("*hot-restart-version*) echo 12.1; exit;;"))
     with front.no_request_fails(sockets_close=True):
         front.supervisor.reload(NAME)
+        # Another kit may come and this one go, while the helper of the old process still works.
+        front.supervisor.kit.unlink()
         # Nothing but the stream is left to the old process then.
         assert eventually(lambda: connections_of(old) == 1)
     assert "is 12.1, that of the running process 11" in front.supervisor.log.read_text()
@@ -475,6 +499,61 @@ def test_what_is_not_running_is_started(front: Running) -> None:
     front.supervisor.kill_all()
     assert renew(NAME, front.supervisor).startswith(f"{NAME}: started, process none -> ")
     assert front.admin.is_ready()
+
+
+def as_before(front: Running) -> dict[str, str]:
+    """Return the files of the proxy as the previous release had them, in YAML.
+
+    JSON is YAML too, but there the keys of versions had no quotes.
+    """
+
+    def converted(text: str) -> str:
+        text = text.replace(".json", ".yaml")
+        return re.sub(r'"(version_info|bootstrap_version)"', r"\1", text)
+
+    files = front.made.files()
+    return {path.replace(".json", ".yaml"): converted(text) for path, text in files.items()}
+
+
+def test_a_proxy_of_the_previous_release_is_taken_over_and_can_go_back(front: Running) -> None:
+    folder, runtime = front.supervisor.root / "etc" / NAME, front.supervisor.root / "run" / NAME
+    with front.no_request_fails():
+        bring(front.made.proxy, as_before(front))
+        renew(NAME, front.supervisor)
+        assert {path.suffix for path in folder.rglob("*.*")} == {".yaml"}
+        assert front.admin.server().config_path == str(folder / "bootstrap.yaml")
+        assert [path.name for path in runtime.glob("good.*")] == ["good.yaml"]
+
+        bring(front.made.proxy, front.made.files())
+        renew(NAME, front.supervisor)
+        assert {path.suffix for path in folder.rglob("*.*")} == {".json"}
+        assert front.admin.server().config_path == str(folder / "bootstrap.json")
+        assert [path.name for path in runtime.glob("good.*")] == ["good.json"]
+    assert front.epoch == 2
+
+
+def test_the_copy_of_a_bootstrap_is_what_a_process_became_ready_with(front: Running) -> None:
+    """A bootstrap of the other format that was tried and refused does not count."""
+    runtime = front.supervisor.root / "run" / NAME
+    (runtime / "tried.yaml").write_text("refused")
+    front.supervisor.reload(NAME)
+    copies = sorted(path.name for path in runtime.iterdir() if path.suffix in {".yaml", ".json"})
+    assert copies == ["good.json"]
+    assert (runtime / "good.json").read_text() == front.supervisor.settings(
+        NAME
+    ).bootstrap.read_text()
+
+
+def test_a_renewal_names_the_files_that_the_new_process_has_not_taken(front: Running) -> None:
+    folder = front.supervisor.root / "etc" / NAME
+    front.supervisor.environment["ENVOY_TIMEOUT"] = "2"
+    (folder / "endpoints" / "gone.json").write_text('{"version_info": "1", "resources": []}')
+    with front.no_request_fails(), pytest.raises(Failure) as caught:
+        renew(NAME, front.supervisor)
+    assert str(caught.value) == (
+        f"taken over, but the main process {front.supervisor.main} has not taken:"
+        " endpoints/gone.json"
+    )
 
 
 def test_calls_of_grpc_move_to_the_new_process_and_streams_stay(

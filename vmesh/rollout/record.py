@@ -37,6 +37,8 @@ Hashes = Mapping[str, str]
 
 # The user's settings of a role: inventory variables with the role's name in front.
 SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jaeger_"}
+# Roles that install the host kit.
+WITH_HOST_KIT = ("envoy", "flask_service")
 # Its version is recorded already.
 NO_SETTINGS = frozenset({"jaeger_release"})
 
@@ -357,12 +359,14 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
 
 @functools.cache
 def role_digest(role: str) -> str:
-    """Return a hash of all in `role` that ends up on a host: units, users, settings."""
+    """Return a hash of all that `role` brings to a host: units, users, settings, the host kit."""
     total = hashlib.sha256()
     places = ("defaults", "files", "templates", "vars")
     base = paths.COLLECTION
     folders = [base / "roles" / role / name for name in places]
     folders.append(base / "files" / "systemd")
+    if role in WITH_HOST_KIT:
+        folders.append(base / "plugins" / "module_utils")
     for each in folders:
         for path in sorted(each.rglob("*")):
             if path.is_file() and path.suffix != ".pyc":

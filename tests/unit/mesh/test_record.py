@@ -439,3 +439,17 @@ def test_headers_to_a_collector_are_not_recorded_nor_told(tmp_path: Path) -> Non
     assert states("acme horses") == states("acme mules"), "as with other hidden values"
     (listener, *_) = states("acme horses")["shop1"]["host"]["proxies"][0]["view"]["listeners"]
     assert listener["tracing"]["headers"] == {"x-scope": HIDDEN}
+
+
+def test_a_changed_host_kit_is_a_change_of_the_roles_that_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = tmp_path / "plugins" / "module_utils" / "leave.py"
+    kit.parent.mkdir(parents=True)
+    monkeypatch.setattr(paths, "COLLECTION", tmp_path)
+    digest = record.role_digest.__wrapped__  # what it finds is kept for the rest of a run
+    kit.write_text("")
+    before = {role: digest(role) for role in ("envoy", "flask_service", "jaeger")}
+    kit.write_text("# changed\n")
+    changed = [role for role, earlier in before.items() if digest(role) != earlier]
+    assert changed == ["envoy", "flask_service"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from plugins.action.host_kit import kit
 from plugins.module_utils import host_kit
-from plugins.module_utils.host_kit import install, is_current, is_there
+from plugins.module_utils.host_kit import install, is_current, is_there, missing_users
 from plugins.module_utils.host_parts import shared_files
 from plugins.module_utils.programs import PROGRAMS
 
@@ -32,6 +33,18 @@ def test_a_version_is_installed_whole_and_becomes_the_current_one(root: Path) ->
     assert is_current(root, version)
     assert [path.name for path in (root / "opt/vmesh" / version).iterdir()] == [host_kit.FILE]
     assert [path.name for path in (root / "opt/vmesh").iterdir() if path.name[0] == "."] == []
+
+
+def test_the_users_of_units_may_read_it_whatever_roots_umask(root: Path) -> None:
+    version, sources = kit()
+    before = os.umask(0o077)
+    try:
+        install(root, version, sources)
+    finally:
+        os.umask(before)
+    release = root / "opt/vmesh" / version
+    for path in (release.parent, release, release / host_kit.FILE):
+        assert path.stat().st_mode & 0o777 == 0o755, path
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -85,3 +98,7 @@ def test_snapshots_know_the_commands(root: Path) -> None:
     install(root, version, sources)
     found = {str(path.relative_to(root)) for path in shared_files(root)}
     assert found == set(host_kit.COMMANDS)
+
+
+def test_users_that_the_host_lacks_are_told() -> None:
+    assert missing_users(["root", "envoy-nowhere"]) == ["envoy-nowhere"]

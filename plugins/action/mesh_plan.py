@@ -17,13 +17,13 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.artifacts.sources import check_sources
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.base.words import plural
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import HostSpec, MeshSpec
 from vmesh.model.inventory import from_hostvars
 from vmesh.render.renderer import write_files
 from vmesh.render.validate import validate_all
-from vmesh.rollout import record, run_lock
-from vmesh.rollout.desired_state import build_folder, lock
+from vmesh.rollout import desired_state, record, run_lock
 
 
 def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
@@ -32,26 +32,35 @@ def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
     The proxies' views stay behind: they are nearly all of a spec, rendered by now, and every
     host's variables hold what this returns.
     """
-    return {
-        **dataclasses.asdict(dataclasses.replace(host, proxies=())),
-        "proxies": {
-            kind: [
-                {
-                    "name": proxy.name,
-                    "config_dir": str(folder / proxy.name),
-                    # The upstreams of which one instance can be left out.
-                    "balanced": [
-                        cluster["name"]
-                        for cluster in proxy.view["clusters"]
-                        if cluster["type"] == "eds" and len(cluster["endpoints"]) > 1
-                    ],
-                }
-                for proxy in host.proxies
-                if proxy.kind == kind
-            ]
-            for kind in ("service", "edge")
-        },
+    plain = dataclasses.asdict(dataclasses.replace(host, proxies=()))
+    plain["proxies"] = [
+        {"name": proxy.name, "config_dir": str(folder / proxy.name)} for proxy in host.proxies
+    ]
+    plain["balanced"] = {
+        proxy.name: [
+            cluster["name"]
+            for cluster in proxy.view["clusters"]
+            if cluster["type"] == "eds" and len(cluster["endpoints"]) > 1
+        ]
+        for proxy in host.proxies
     }
+    plain["parts"] = record.parts_of({"host": plain})
+    return plain
+
+
+def summary(spec: MeshSpec, folder: Path) -> str:
+    """Return what was compiled, in a line."""
+    hosts = spec.hosts.values()
+    counts = (
+        (len(spec.mesh.services), "service"),
+        (len(spec.mesh.edges), "edge"),
+        (sum(len(host.proxies) for host in hosts), "Envoy"),
+        (sum(len(host.flask_services) for host in hosts), "Flask app"),
+        (sum(len(host.external_apps) for host in hosts), "external app"),
+        (sum(host.jaeger is not None for host in hosts), "Jaeger"),
+    )
+    words = ", ".join(f"{count} {plural(word, count)}" for count, word in counts if count)
+    return f"{words}; Envoys' files are in {folder}"
 
 
 class Stopwatch:
@@ -76,14 +85,19 @@ def _stop_at(problems: list[Problem]) -> None:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Returns `hosts`: host name -> what runs there. That is a HostSpec as a mapping, with
-    `proxies` by kind ("service", "edge"), each with the `config_dir` of its rendered files; and
-    `envoy_version`, empty for the default; and `leaving`: host -> the parts it was recorded with,
-    of hosts that have none any more.
+    """Compiles and renders the mesh, the one time in a run. Returns:
 
-    Never "changed": it writes to the controller's build folder only. Fails with all
-    problems of the inventory at once, before any host is touched, and where another run goes on
-    (vmesh.rollout.run_lock), except in check mode. With -v it tells how long each step took.
+    hosts: host name -> what runs there. That is a HostSpec as a mapping, with `parts`, their
+        names; `proxies`, each with its `name` and the `config_dir` of its rendered files; and
+        `balanced`: proxy -> the upstreams of which one instance can be left out
+    leaving: host -> the parts it was recorded with, of hosts of this play that have none any more
+    envoy_version: empty for the default
+
+    What each host will have is kept beside the build folder for the later steps
+    (vmesh.rollout.desired_state). Never "changed": it writes to the controller's build folder
+    only. Fails with all problems of the inventory at once, before any host is touched, and where
+    another run goes on (vmesh.rollout.run_lock), except in check mode. With -v it tells what it
+    compiled and how long each step took.
     """
 
     _requires_connection = False
@@ -96,7 +110,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         sources: list[str] = variables["ansible_inventory_sources"]
         check = self._task.check_mode
-        folder = build_folder(sources, check=check)
+        folder = desired_state.build_folder(sources, check=check)
         watch = Stopwatch()
         try:
             inventory = from_hostvars(Path(sources[-1]), variables["groups"], variables["hostvars"])
@@ -104,12 +118,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             spec = compile_mesh(inventory)
             watch.took("compile")
             _stop_at(check_sources(spec))
-            if not check and (reason := run_lock.refused_here(lock(sources))):
+            if not check and (reason := run_lock.held_locally(desired_state.lock(sources))):
                 raise AnsibleActionFail(reason)
-            forms = write_files(spec, folder)
+            rendered = desired_state.Rendered()
+            forms = write_files(spec, folder, seen=rendered)
             watch.took("render")
             _stop_at(validate_all(envoy_binary(version=spec.mesh.envoy_version), forms))
             watch.took("validate")
+            states = desired_state.describe(inventory, spec, rendered)
+            desired_state.keep(folder, spec.mesh.rollout, states)
+            watch.took("describe")
         except Problems as found:
             self._warn(found.items)
             errors = [item for item in found.items if item.severity == ERROR]
@@ -122,9 +140,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         self._warn(spec.warnings)
+        self._display.v(f"mesh_plan: {summary(spec, folder)}")
         self._display.v(f"mesh_plan: {len(spec.hosts)} hosts: {watch}")
         hosts = {name: what_runs_on(host, folder / name) for name, host in spec.hosts.items()}
-        # Not shown with -v: it is long, and what a service is given may be a secret.
+        # -v shows the lines above instead: this is long, and what a service is given may be secret.
         return {
             **result,
             "_ansible_verbose_override": True,
@@ -138,7 +157,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _leaving(spec: MeshSpec, variables: dict[str, Any]) -> dict[str, list[str]]:
         place = record.folder(*map(Path, variables["ansible_inventory_sources"]))
         found = {}
-        for host in variables["groups"]["all"]:
+        for host in variables["ansible_play_hosts"]:
             if host not in spec.hosts and (state := record.earlier(place, str(host))):
                 found[str(host)] = sorted({*record.parts_of(state), *state["left"]})
         return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
 # isort: split
 from vmesh.model.types import RolloutPolicy
-from vmesh.rollout import desired_state, history, record, run_lock
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import changes, desired_state, history, record, run_lock
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
+from vmesh.rollout.decision_table import decision_lines
 
 _HAND_OVER = (
     "What is new begins before anything that is there ends, so two Envoys would want the same port."
@@ -33,15 +35,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     batches: how many hosts each batch has; the last one has those too on which nothing changes
     new, removed: host -> parts; changing: hosts on which something that runs changes
 
-    `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get. What the hosts
-    will have then is written to the build folder, where mesh_record finds it. With `rollback` (any
-    mapping) they go back to what they had, which they know themselves. Fails, with nothing done,
-    where another run goes on (vmesh.rollout.run_lock), except in check mode. Never "changed".
+    `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get, `leaving` what
+    mesh_plan returned. mesh_plan has left what each host will have; what changes there is added to
+    it for mesh_record. With `rollback` (any mapping) the hosts go back to what they had, which they
+    know themselves. Fails, with nothing done, where another run goes on (vmesh.rollout.run_lock),
+    except in check mode. Never "changed". With -v it tells which host takes part, when and why.
     """
 
     _requires_connection = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("hosts", "artifacts", "rollback"))
+    _VALID_ARGS = frozenset(("hosts", "artifacts", "leaving", "rollback"))
 
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
@@ -49,73 +52,99 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         sources = [Path(source) for source in variables["ansible_inventory_sources"]]
-        hostvars = variables["hostvars"]
         answers = {
-            str(host): json.loads(hostvars[host]["vmesh_answer"]["stdout"])
+            str(host): variables["hostvars"][host]["vmesh_answer"]["host"]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
         recorded = {host: state for host in answers if (state := record.earlier(place, host))}
+        decide = self._rollback if "rollback" in self._task.args else self._rollout
         try:
-            if not self._task.check_mode and (reason := _refusal(sources, answers, variables)):
-                raise AnsibleActionFail(reason)
-            if self._task.args.get("rollback") is not None:
-                settings = desired_state.rollout_settings(sources, variables["groups"], hostvars)
-                found = rollback(recorded, settings)
-                return {**result, **self._told(found, settings, answers, place)}
-            wanted, settings = desired_state.describe(
-                sources, variables["groups"], hostvars, answers, self._task.args["artifacts"]
-            )
-            there = {host: answer["parts"] for host, answer in answers.items()}
-            if conflicts := in_the_way(wanted, recorded, there):
-                raise AnsibleActionFail(f"{' '.join(conflicts)} {_HAND_OVER}")
-            found = rollout(
-                wanted,
-                recorded,
-                there,
-                settings,
-                {host for host, answer in answers.items() if answer["interrupted"]},
-            )
             if not self._task.check_mode:
-                desired_state.keep(sources, wanted)
+                self._refuse_second_run(sources, answers, variables)
+            plan, policy = decide(sources, answers, recorded, variables)
+        except desired_state.NoPlanError as error:
+            raise AnsibleActionFail(str(error)) from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
-        return {**result, **self._told(found, settings, answers, place)}
-
-    @staticmethod
-    def _told(
-        found: RolloutPlan, settings: RolloutPolicy, answers: Mapping[str, Any], place: Path
-    ) -> dict[str, Any]:
-        order = [host for batch in found.batches for host in batch]
-        sizes = [len(batch) for batch in found.batches] or [0]
+        changing = [host for batch in plan.batches for host in batch]
+        sizes = [len(batch) for batch in plan.batches] or [0]
         # They add to what the last batch takes less than a batch of their own would.
-        sizes[-1] += len(found.steady)
+        sizes[-1] += len(plan.steady)
         newest = max((answer["newest"] for answer in answers.values()), default=0)
         return {
+            **result,
+            "_ansible_verbose_override": True,  # the table says the same for a person
             "changed": False,
             "run": 1 + max(newest, history.newest(place)),
-            "who": run_lock.me(),
-            "observe": settings.observe,
-            "max_fail": settings.max_fail,
-            "max_error_increase": settings.max_error_increase,
-            "max_slowdown": settings.max_slowdown,
-            "order": [*order, *found.steady],
+            "who": run_lock.current_user(),
+            "observe": policy.observe,
+            "max_fail": policy.max_fail,
+            "max_error_increase": policy.max_error_increase,
+            "max_slowdown": policy.max_slowdown,
+            "order": [*changing, *plan.steady],
             "batches": [size for size in sizes if size],
-            "new": {host: list(parts) for host, parts in found.new.items()},
-            "changing": order,
-            "removed": {host: list(parts) for host, parts in found.removed.items()},
+            "new": {host: list(parts) for host, parts in plan.new.items()},
+            "changing": changing,
+            "removed": {host: list(parts) for host, parts in plan.removed.items()},
         }
 
+    def _rollout(
+        self,
+        sources: list[Path],
+        answers: Mapping[str, Any],
+        recorded: Mapping[str, record.State],
+        variables: Mapping[str, Any],
+    ) -> tuple[RolloutPlan, RolloutPolicy]:
+        """Return the order in which hosts get what mesh_plan has left."""
+        folder = desired_state.build_folder(sources, check=self._task.check_mode)
+        policy, planned = desired_state.load(folder)
+        wanted = desired_state.completed(planned, answers, self._task.args["artifacts"])
+        there = {host: answer["parts"] for host, answer in answers.items()}
+        if conflicts := in_the_way(wanted, recorded, there):
+            raise AnsibleActionFail(f"{' '.join(conflicts)} {_HAND_OVER}")
+        interrupted_on = {host for host, answer in answers.items() if answer["interrupted"]}
+        plan = rollout(wanted, recorded, there, policy, interrupted_on)
+        leaving = {host: tuple(parts) for host, parts in self._task.args["leaving"].items()}
+        plan = dataclasses.replace(plan, removed={**plan.removed, **leaving})
+        sentences = changes.sentences(recorded, wanted, desired_state.rerender(Renderer()))
+        desired_state.decide(folder, wanted, sentences)
+        picked = set(variables["groups"].get("mesh_hosts", ()))
+        absent = {
+            host: "did not answer" if host in picked else "left out by --limit"
+            for host in planned
+            if host not in answers
+        }
+        self._tell(decision_lines(plan, sentences, interrupted_on, absent))
+        return plan, policy
 
-def _refusal(
-    sources: Sequence[Path], answers: Mapping[str, Any], variables: Mapping[str, Any]
-) -> str:
-    """Return why this run may not change the hosts; empty if it may, which is noted then.
+    def _rollback(
+        self,
+        sources: list[Path],
+        answers: Mapping[str, Any],
+        recorded: Mapping[str, record.State],
+        variables: Mapping[str, Any],
+    ) -> tuple[RolloutPlan, RolloutPolicy]:
+        """Return the order in which hosts go back to what they had."""
+        # A rollback has no mesh_plan: the inventory may have the mistake.
+        policy = desired_state.rollout_policy(sources, variables["groups"], variables["hostvars"])
+        plan = rollback(recorded, policy)
+        self._tell(decision_lines(plan, {host: ["goes back"] for host in recorded}))
+        return plan, policy
 
-    Raises OSError.
-    """
-    # Also for a rollback, which has no mesh_plan.
-    if reason := run_lock.refused_here(desired_state.lock(sources)):
-        return reason
-    take_over = boolean(variables.get(run_lock.TAKE_OVER, False))
-    return run_lock.refused_there(answers, run_lock.me(), take_over=take_over)
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._display.v(f"mesh_rollout: {line}")
+
+    @staticmethod
+    def _refuse_second_run(
+        sources: list[Path], answers: Mapping[str, Any], variables: Mapping[str, Any]
+    ) -> None:
+        """Note that this run goes on; fail where another one does. Raises OSError."""
+        # Also for a rollback, which has no mesh_plan.
+        take_over = boolean(variables.get(run_lock.TAKE_OVER, False))
+        reason = run_lock.held_locally(desired_state.lock(sources)) or run_lock.held_on_hosts(
+            answers, run_lock.current_user(), take_over=take_over
+        )
+        if reason:
+            raise AnsibleActionFail(reason)

@@ -2,76 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# A host's spec, or a part of one, as a mapping (vmesh.compile.host_spec).
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
+
+# isort: split
+from vmesh.base.failures import cause
+from vmesh.rollout import history
+from vmesh.rollout.host_result import restoration, summary_lines
+
+# A host's spec, or a part of one, as the action mesh_plan returns it.
 Spec = Mapping[str, Any]
 
 
-def parts_of(host: Spec) -> list[str]:
-    """Return the parts of a host, by the names of vmesh.rollout.record.parts_of."""
-    every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
-    parts = [f"envoy@{proxy['name']}" for proxy in every]
-    parts += [f"flask@{service['name']}" for service in host["flask_services"]]
-    return [*parts, *(["jaeger"] if host["jaeger"] else [])]
+def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each host with the groups of the plays it is in, in the order of their batches.
 
-
-def with_turns(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each host with the groups of the plays it is in, in the order of their batches."""
-    turns: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
+    rollout: what mesh_rollout returned
+    """
+    found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
     for group, hosts in (("mesh_add", rollout["new"]), ("mesh_remove", rollout["removed"])):
         for host in hosts:
-            turns.setdefault(host, []).append(group)
-    return [{"name": host, "groups": groups} for host, groups in turns.items()]
-
-
-def cause(result: Mapping[str, Any]) -> str:
-    """Return why a task failed, from its result: the messages of all that failed in it."""
-    # Here, as the filters that roles use need no package.
-    from vmesh.base import failures  # noqa: PLC0415
-
-    from ..plugin_utils import package  # noqa: F401, PLC0415 - makes vmesh importable
-
-    return failures.cause(result)
-
-
-def was_restored(result: Mapping[str, Any] | None) -> str:
-    """Return a sentence on whether the previous state is back, from a result of host_snapshot."""
-    if not result or result.get("skipped"):
-        return "Nothing was put back."
-    if result.get("begun") is False:
-        return "Nothing had been changed yet."
-    if result.get("failed") and result.get("back") != {}:
-        return f"The state of before could not be put back: {cause(result)}"
-    return "The state of before is back, and serves."
+            found.setdefault(host, []).append(group)
+    return [{"name": host, "groups": groups} for host, groups in found.items()]
 
 
 def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]:
-    """Return those of `hosts` of which playbooks/tasks/transaction.yml noted that they failed."""
-    return [
-        host
-        for host in hosts
-        if (hostvars[host].get("vmesh_result") or {}).get("result") == "failed"
-    ]
+    """Return those of `hosts` whose `vmesh_result` says that they failed.
 
-
-def as_told(result: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
-    """Return what to say at the end of a host that failed, and of the others.
-
-    result: what playbooks/tasks/transaction.yml noted
-    recorded: the hosts by what became of them, as mesh_record returns them
+    Ansible itself counts a host as failed no more once a rescue has restored it.
     """
-    lines = [f"{result['task']}: {result['cause']}", result.get("restored", "")]
-    for key, text in (
-        ("applied", "With the new state"),
-        ("not_begun", "Not begun, with the old state"),
-    ):
-        if hosts := recorded.get(key):
-            lines.append(f"{text}: {', '.join(hosts)}.")
-    lines.append("Mend the cause and run site.yml again: it goes on from here.")
-    return "\n".join(line for line in lines if line)
+    results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
+    return [host for host, result in results.items() if result.get("result") == history.FAILED]
+
+
+def failure_summary(result: Mapping[str, Any], hosts: Mapping[str, Sequence[str]]) -> str:
+    """Return what to say at the end of a host that failed: why, who has what, and what to do.
+
+    result: its `vmesh_result`; hosts: as mesh_record returns them
+    """
+    return "\n".join(summary_lines(result, hosts))
 
 
 def wanted_artifacts(
@@ -86,9 +57,9 @@ def wanted_artifacts(
     bundles: dict[tuple[str, ...], dict[str, str]] = {}
     for name in play_hosts:
         host = hosts[name]
-        answer = json.loads(hostvars[name]["vmesh_answer"]["stdout"])
+        answer = hostvars[name]["vmesh_answer"]["host"]
         arch = answer["arch"]
-        if any(host["proxies"].values()):
+        if host["proxies"]:
             binaries["envoy"].add(arch)
         if host["jaeger"]:
             binaries["jaeger"].add(arch)
@@ -133,11 +104,6 @@ def with_bundles(
     ]
 
 
-def with_keys(items: Sequence[Spec], *keys: str) -> list[dict[str, Any]]:
-    """Return each mapping with only these of its keys."""
-    return [{key: item[key] for key in keys if key in item} for item in items]
-
-
 def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     """Return who calls the Flask services of `host`, of those that other hosts have too.
 
@@ -147,12 +113,7 @@ def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     for service in hosts[host]["flask_services"]:
         name = service["name"]
         for other, spec in hosts.items():
-            proxies = [
-                proxy["name"]
-                for kind in ("service", "edge")
-                for proxy in spec["proxies"][kind]
-                if name in proxy["balanced"]
-            ]
+            proxies = [proxy for proxy, upstreams in spec["balanced"].items() if name in upstreams]
             if proxies:
                 found.append(
                     {
@@ -166,38 +127,17 @@ def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     return found
 
 
-def proxies_of(host: Spec, parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the proxies of a host that are among `parts` (envoy@<name>, ...)."""
-    every = [*host["proxies"]["service"], *host["proxies"]["edge"]]
-    return [proxy for proxy in every if f"envoy@{proxy['name']}" in parts]
-
-
-def proxies_among(parts: Sequence[str]) -> list[str]:
-    """Return the names of the proxies among `parts` (envoy@<name>, ...)."""
-    return [part.removeprefix("envoy@") for part in parts if part.startswith("envoy@")]
-
-
-def flask_names(parts: Sequence[str]) -> list[str]:
-    """Return the names of the Flask services among `parts` (flask@<name>, ...)."""
-    return [part.removeprefix("flask@") for part in parts if part.startswith("flask@")]
-
-
 class FilterModule:
     """Offers the filters to Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "as_told": as_told,
             "callers_of": callers_of,
             "cause": cause,
             "failed_hosts": failed_hosts,
-            "flask_names": flask_names,
-            "parts_of": parts_of,
-            "proxies_among": proxies_among,
-            "proxies_of": proxies_of,
+            "failure_summary": failure_summary,
+            "play_groups": play_groups,
+            "restoration": restoration,
             "wanted_artifacts": wanted_artifacts,
-            "was_restored": was_restored,
             "with_bundles": with_bundles,
-            "with_keys": with_keys,
-            "with_turns": with_turns,
         }

@@ -20,8 +20,10 @@ from plugins.action.mesh_plan import what_runs_on
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import load
+from vmesh.render.renderer import Renderer
+from vmesh.rollout import desired_state, record
 from vmesh.rollout.desired_state import build_folder, lock
-from vmesh.rollout.run_lock import Running, enter
+from vmesh.rollout.run_lock import Running, acquire
 
 # Ends with all that is asserted on: the groups, and what every host is handed of the plan.
 TELL = """
@@ -74,7 +76,7 @@ def test_the_hosts_with_a_part_in_the_mesh_are_picked(
     assert {name: set(told["groups"][name]) for name in told["groups"] if "mesh_" in name} == {
         "mesh_hosts": services | {"edge000-0", "tracing-0"},
     }
-    proxy = told["plan"]["hosts"]["service0000-3"]["proxies"]["service"][0]
+    proxy = told["plan"]["hosts"]["service0000-3"]["proxies"][0]
     assert (Path(proxy["config_dir"]) / "bootstrap.json").is_file()
     # Every host's variables hold the plan, so nothing in it may be as long as a configuration.
     assert len(json.dumps(told["plan"])) < 1500 * len(told["plan"]["hosts"])
@@ -149,7 +151,7 @@ def test_what_a_run_applies_stays_as_it_is_while_it_goes_on(
     before = routes()
     mesh = inventory / "group_vars/all/mesh.yml"
     mesh.write_text(mesh.read_text().replace("/service0000", "/renamed"))
-    assert enter(lock([inventory]), Running.of(os.getpid(), "ann@tower")) is None
+    assert acquire(lock([inventory]), Running.of(os.getpid(), "ann@tower")) is None
     assert play(tmp_path, "-i", inventory, "--check").returncode == 0
     second = play(tmp_path, "-i", inventory)
     assert second.returncode == 2
@@ -158,6 +160,23 @@ def test_what_a_run_applies_stays_as_it_is_while_it_goes_on(
     lock([inventory]).unlink()
     assert play(tmp_path, "-i", inventory).returncode == 0
     assert routes() != before
+
+
+def test_a_person_sees_what_was_compiled_and_later_steps_find_it(
+    inventory: Path, envoy: Path, tmp_path: Path
+) -> None:
+    done = play(tmp_path, "-i", inventory, "-v")
+    assert done.returncode == 0, done.stdout
+    assert "mesh_plan: 1 service, 1 edge, 7 Envoys, 6 Flask apps, 1 Jaeger; " in done.stdout
+    mesh = load(inventory)
+    plan = compile_mesh(mesh)
+    policy, states = desired_state.load(build_folder([inventory]))
+    assert policy == plan.mesh.rollout
+    secrets, files = record.Secrets.of(mesh), Renderer().files
+    assert states == {
+        host: record.describe(spec, secrets, files, variables=mesh.hosts[host]).state
+        for host, spec in plan.hosts.items()
+    }
 
 
 def test_all_mistakes_are_told_at_once_and_nothing_follows(tmp_path: Path) -> None:
@@ -180,20 +199,17 @@ def test_the_plan_of_a_host_has_all_parts_and_no_configuration(inventory: Path) 
     host = what_runs_on(plan.hosts["service0000-0"], Path("/build/service0000-0"))
     assert host["address"] == plan.hosts["service0000-0"].address
     assert [service["name"] for service in host["flask_services"]] == ["service0000"]
-    assert host["proxies"] == {
-        "service": [
-            {
-                "name": "service0000",
-                "config_dir": "/build/service0000-0/service0000",
-                "balanced": [
-                    cluster["name"]
-                    for cluster in plan.hosts["service0000-0"].proxies[0].view["clusters"]
-                    if len(cluster["endpoints"]) > 1
-                ],
-            }
-        ],
-        "edge": [],
+    assert host["proxies"] == [
+        {"name": "service0000", "config_dir": "/build/service0000-0/service0000"}
+    ]
+    assert host["balanced"] == {
+        "service0000": [
+            cluster["name"]
+            for cluster in plan.hosts["service0000-0"].proxies[0].view["clusters"]
+            if len(cluster["endpoints"]) > 1
+        ]
     }
+    assert host["parts"] == ["envoy@service0000", "flask@service0000"]
     jaeger = plan.hosts["tracing-0"].jaeger
     assert jaeger is not None
     told = what_runs_on(plan.hosts["tracing-0"], Path("/build/tracing-0"))["jaeger"]

@@ -1,4 +1,4 @@
-"""Words of sentences for people: lists of names, and nouns that are counted."""
+"""Words for people: lists of names, nouns that are counted, tables."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def shortened(names: Sequence[str], most: int = 3) -> str:
 def plural(word: str, count: int) -> str:
     """Return `word`, with an s unless there is one."""
     return word if count == 1 else f"{word}s"
+
+
+def plain_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a table's lines."""
+    cells = [header, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]

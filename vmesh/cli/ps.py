@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+from vmesh.base import words
 from vmesh.base.exits import FAILED, OK
-from vmesh.cli.output import status, tables
+from vmesh.cli.output import status
 from vmesh.remote import connect
 from vmesh.remote.mesh import Mesh, read
 
@@ -87,7 +88,7 @@ def show(rows: Sequence[status.Row]) -> None:
 def plain_table(rows: Sequence[status.Row]) -> list[str]:
     """Return the table's lines; commands are cut to 60 characters, `--json` has them whole."""
     cells = [(r.host, r.name, _cut(r.command), r.state, r.ports) for r in rows]
-    return tables.plain_table(HEADER, cells)
+    return words.plain_table(HEADER, cells)
 
 
 def _cut(text: str, width: int = 60) -> str:

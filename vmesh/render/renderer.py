@@ -8,7 +8,7 @@ validated is what is shipped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,11 +206,17 @@ class Renderer:
         return self._read[ca_file]
 
 
-def write_files(spec: MeshSpec, folder: Path, layout: Layout | None = None) -> list[StaticForm]:
+def write_files(
+    spec: MeshSpec,
+    folder: Path,
+    layout: Layout | None = None,
+    seen: Callable[[str, ProxySpec, Mapping[str, str]], None] | None = None,
+) -> list[StaticForm]:
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
     The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
-    go to the host. What an earlier run wrote and this one does not is removed.
+    go to the host. What an earlier run wrote and this one does not is removed. `seen` is called
+    with each host, proxy, and path -> content of its files, for further use.
     Raises Problems where a file that `spec` names cannot be read.
     """
     renderer, target = Renderer(layout), TargetFolder(folder)
@@ -219,7 +225,10 @@ def write_files(spec: MeshSpec, folder: Path, layout: Layout | None = None) -> l
     for host, host_spec in spec.hosts.items():
         for proxy in host_spec.proxies:
             documents = renderer.documents(proxy)
-            for name, content in renderer.written(documents).items():
+            files = renderer.written(documents)
+            if seen:
+                seen(host, proxy, files)
+            for name, content in files.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)
             form = forms.form(documents)
             path = target.write(f"{host}/{proxy.name}{STATIC_SUFFIX}", forms.text(form))

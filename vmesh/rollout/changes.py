@@ -21,7 +21,15 @@ from vmesh.rollout.change_apps import (
     new_jaeger,
 )
 from vmesh.rollout.change_proxies import compare_proxies, new_proxy
-from vmesh.rollout.change_report import CHANGE, NOTE, REMOVE, Change, HostReport, Rerender
+from vmesh.rollout.change_report import (
+    CHANGE,
+    NOTE,
+    REMOVE,
+    Change,
+    HostReport,
+    Rerender,
+    pending,
+)
 from vmesh.rollout.change_words import arrow, changed_keys, said
 from vmesh.rollout.record import State, left_behind, parts_of
 
@@ -59,6 +67,16 @@ def compare(
         else:
             _both(report, old[host], new[host])
         found += report.found
+    return found
+
+
+def sentences(
+    old: Mapping[str, State], new: Mapping[str, State], rerender: Rerender
+) -> dict[str, list[str]]:
+    """Return host -> what applying `new` changes there, for hosts on which anything changes."""
+    found: dict[str, list[str]] = {}
+    for change in pending(compare(old, new, rerender)):
+        found.setdefault(change.host, []).append(f"{change.part}: {change.text}")
     return found
 
 

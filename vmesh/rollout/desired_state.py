@@ -1,11 +1,15 @@
-"""What a run of `site.yml` gives its hosts, described once and kept until it is recorded.
+"""What a run of `site.yml` gives its hosts: described once, and kept until it is recorded.
 
-The description (vmesh.rollout.record) is made before any host changes, to see which ones do; when a
-host has it, the same description becomes its record. No secret, nor a hash of one, is in it.
+The first step of a run (the action mesh_plan) describes each host (vmesh.rollout.record) before any
+of them changes. The second (mesh_rollout) adds what follows from the hosts' answers, and what
+changes. The last (mesh_record) makes the same description the record of each host that has it. In
+between, the description is in two files beside the build folder. No secret, nor a hash of one, is
+in them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,16 +19,22 @@ import jinja2
 
 from vmesh.base import paths
 from vmesh.base.problems import Problems
-from vmesh.compile.compiler import compile_mesh
-from vmesh.model.inventory import from_hostvars
+from vmesh.compile.host_spec import MeshSpec, ProxySpec
+from vmesh.model.inventory import Inventory, from_hostvars
 from vmesh.model.parse import parse
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import record
 from vmesh.rollout.change_report import Rerender
-from vmesh.rollout.record import State
+from vmesh.rollout.record import Hashes, State
 
-STATES, LOCK = "states.json", "run.json"
+_PLANNED, _DECIDED, _LOCK = "planned.json", "decided.json", "run.json"
+# What `decide` adds to the state of a host.
+_OF_THE_HOST = ("platform", "versions", "bundles")
+
+
+class NoPlanError(Exception):
+    """The earlier steps of this run have not left what a later one needs; the text says so."""
 
 
 def build_folder(sources: Sequence[str | Path], *, check: bool = False) -> Path:
@@ -39,43 +49,107 @@ def build_folder(sources: Sequence[str | Path], *, check: bool = False) -> Path:
     return folders[0].with_name(f"{name}.check" if check else name)
 
 
-def describe(
-    sources: Sequence[Path],
-    groups: Mapping[str, Any],
-    hostvars: Mapping[str, Any],
+class Rendered:
+    """Collects the hashes of files while vmesh.render.renderer.write_files writes them."""
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, dict[str, Hashes]] = {}
+
+    def __call__(self, host: str, proxy: ProxySpec, files: Mapping[str, str]) -> None:
+        self.hashes.setdefault(host, {})[proxy.name] = record.hashes_of(files)
+
+
+def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[str, State]:
+    """Return host -> the state it will have, but for what follows from the host's answer."""
+    secrets, render = record.Secrets.of(inventory), Renderer().files
+    return {
+        name: record.describe(
+            host,
+            secrets,
+            render,  # of views with a hidden value alone: the others have been rendered
+            variables=inventory.hosts[name],
+            rendered=rendered.hashes.get(name, {}),
+        ).state
+        for name, host in spec.hosts.items()
+    }
+
+
+def keep(folder: Path, policy: RolloutPolicy, states: Mapping[str, State]) -> None:
+    """Write what `load` returns beside the build folder; raises OSError."""
+    _write(_beside(folder, _PLANNED), {"policy": dataclasses.asdict(policy), "hosts": states})
+
+
+def load(folder: Path) -> tuple[RolloutPolicy, dict[str, State]]:
+    """Return how a change goes from host to host, and all hosts' states; raises NoPlanError."""
+    kept = _read(_beside(folder, _PLANNED))
+    return RolloutPolicy(**kept["policy"]), kept["hosts"]
+
+
+def completed(
+    states: Mapping[str, State],
     answers: Mapping[str, Mapping[str, Any]],
     artifacts: Mapping[str, Any],
-) -> tuple[dict[str, State], RolloutPolicy]:
-    """Return host -> the state it will have, for the hosts of `answers`, and how to get there.
+) -> dict[str, State]:
+    """Return the states of the hosts that answered, with what each gets for what it is.
 
-    groups, hostvars: Ansible's own
     answers: host -> what it said of itself: arch, python
     artifacts: what the action `artifacts` found
     """
-    inventory = from_hostvars(sources[-1], groups, hostvars)
-    spec = compile_mesh(inventory)
-    secrets, render = record.Secrets.of(inventory), Renderer().files
     found = {}
     for host, answer in answers.items():
         platform = {key: str(answer[key]) for key in ("arch", "python")}
         key = f"{platform['python']}/{platform['arch']}"
-        found[host] = record.describe(
-            spec.hosts[host],
-            secrets,
-            render,
+        found[host] = record.with_artifacts(
+            states[host],
             versions={
                 name: str(artifacts[name][platform["arch"]]["version"])
                 for name in ("envoy", "jaeger")
                 if platform["arch"] in artifacts.get(name, {})
             },
             bundles={
-                service.name: artifacts["bundles"][service.name][key]["version"]
-                for service in spec.hosts[host].flask_services
+                service["name"]: artifacts["bundles"][service["name"]][key]["version"]
+                for service in states[host]["host"]["flask_services"]
             },
             platform=platform,
-            variables=inventory.hosts[host],
-        ).state
-    return found, spec.mesh.rollout
+        )
+    return found
+
+
+def decide(
+    folder: Path, states: Mapping[str, State], sentences: Mapping[str, Sequence[str]]
+) -> None:
+    """Write what `load_decided` returns beside the build folder; raises OSError.
+
+    states: those that `completed` returned, of which only the additions are written
+    sentences: host -> what changes there (vmesh.rollout.changes.sentences)
+    """
+    decided = {
+        host: {
+            **{key: state[key] for key in _OF_THE_HOST},
+            "sentences": list(sentences.get(host, ())),
+        }
+        for host, state in states.items()
+    }
+    _write(_beside(folder, _DECIDED), decided)
+
+
+def load_decided(folder: Path) -> tuple[dict[str, State], dict[str, list[str]]]:
+    """Return host -> the state that this run gives it, and host -> what changes there.
+
+    Raises NoPlanError.
+    """
+    planned, decided = load(folder)[1], _read(_beside(folder, _DECIDED))
+    states = {
+        host: {**planned[host], **{key: more[key] for key in _OF_THE_HOST}}
+        for host, more in decided.items()
+    }
+    return states, {host: more["sentences"] for host, more in decided.items()}
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run has left beside the build folder."""
+    for name in (_PLANNED, _DECIDED, _LOCK):
+        _beside(folder, name).unlink(missing_ok=True)
 
 
 def recorded_files(proxy: Mapping[str, Any], renderer: Renderer) -> dict[str, str] | None:
@@ -89,14 +163,14 @@ def recorded_files(proxy: Mapping[str, Any], renderer: Renderer) -> dict[str, st
 def rerender(renderer: Renderer) -> Rerender:
     """Return what tells the hashes of a recorded proxy's files as today's templates write them."""
 
-    def hashes(proxy: Mapping[str, Any]) -> dict[str, str] | None:
+    def hashes(proxy: Mapping[str, Any]) -> Hashes | None:
         texts = recorded_files(proxy, renderer)
-        return texts and {path: record.digest(text) for path, text in texts.items()}
+        return texts and record.hashes_of(texts)
 
     return hashes
 
 
-def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> RolloutPolicy:
+def rollout_policy(sources: Sequence[Path], groups: Any, hostvars: Any) -> RolloutPolicy:
     """Return how a change goes from host to host, also where other things in the mesh are wrong."""
     try:
         given = from_hostvars(sources[-1], groups, hostvars).mesh.get("mesh_rollout")
@@ -108,27 +182,29 @@ def rollout_settings(sources: Sequence[Path], groups: Any, hostvars: Any) -> Rol
         return parse({}, []).rollout
 
 
-def keep(sources: Sequence[Path], states: Mapping[str, State]) -> None:
-    """Write the states of a run where `kept` finds them; raises OSError."""
-    path = _file(sources, STATES)
+def lock(sources: Sequence[str | Path]) -> Path:
+    """Return where it stands which run is changing the hosts (vmesh.rollout.run_lock)."""
+    return _beside(build_folder(sources), _LOCK)
+
+
+def _beside(folder: Path, name: str) -> Path:
+    # Not in the folder: what rendering did not write there, it removes.
+    return folder.with_name(f"{folder.name}.{name}")
+
+
+def _write(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(states), encoding="utf-8")
+    temporary.write_text(json.dumps(data), encoding="utf-8")
     temporary.replace(path)
 
 
-def kept(sources: Sequence[Path]) -> dict[str, State]:
-    """Return host -> the state that the present run gives it; raises OSError without one."""
-    states: dict[str, State] = json.loads(_file(sources, STATES).read_text(encoding="utf-8"))
-    return states
-
-
-def lock(sources: Sequence[str | Path]) -> Path:
-    """Return where it stands which run is changing the hosts (vmesh.rollout.run_lock)."""
-    return _file(sources, LOCK)
-
-
-def _file(sources: Sequence[str | Path], name: str) -> Path:
-    # Beside the folder: what rendering did not write there, it removes.
-    folder = build_folder(sources)
-    return folder.with_name(f"{folder.name}.{name}")
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NoPlanError(
+            f"{path} cannot be read ({error}). The first plays of site.yml write it for the later"
+            " ones: run site.yml from its beginning."
+        ) from None
+    return found

@@ -26,6 +26,8 @@ FILE, STATES = "history.jsonl", "states"
 KEPT = 3
 # What became of a host in a run.
 APPLIED, ROLLED_BACK, UNCHANGED = "applied", "rolled back", "unchanged"
+# A run that was told to leave tasks out (--tags) changed the host: no record says what it has now.
+PARTIAL = "partial"
 RESTORED, FAILED, NOT_BEGUN, UNREACHABLE = "restored", "failed", "not begun", "unreachable"
 # In a record: what of the host was brought to a state of which there is no record.
 UNRECORDED = "rolled_back"
@@ -168,11 +170,12 @@ def concerning(lines: Iterable[Line], hosts: Collection[str] | None) -> list[Lin
 
     Of a run that stands there more than once, as one that was continued, the last line counts.
     """
+    changed = {APPLIED, PARTIAL, ROLLED_BACK}
     found = {
         line["run"]: line
         for line in lines
         if any(
-            each.get("result") in {APPLIED, ROLLED_BACK} and (hosts is None or host in hosts)
+            each.get("result") in changed and (hosts is None or host in hosts)
             for host, each in line["hosts"].items()
         )
     }

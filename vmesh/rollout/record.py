@@ -32,6 +32,8 @@ MASKED = "masked:"
 State = dict[str, Any]
 # What Renderer.files does: the text of each file of a proxy, by its path.
 Render = Callable[[ProxySpec], Mapping[str, str]]
+# The hash of each of these files, by its path.
+Hashes = Mapping[str, str]
 
 # The user's settings of a role: inventory variables with the role's name in front.
 SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jaeger_"}
@@ -235,7 +237,7 @@ class Described:
     """
 
     state: State
-    exact: Mapping[str, Mapping[str, str]]
+    exact: Mapping[str, Hashes]
 
 
 def shown(spec: HostSpec, secrets: Secrets) -> dict[str, Any]:
@@ -261,6 +263,11 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def hashes_of(texts: Mapping[str, str]) -> Hashes:
+    """Return path -> hash of a proxy's files."""
+    return {path: digest(text) for path, text in texts.items()}
+
+
 def proxy_from(recorded: Mapping[str, Any]) -> ProxySpec:
     """Return the spec of a proxy as it was recorded, to render it again."""
     known = {field.name for field in dataclasses.fields(ProxySpec)}
@@ -272,45 +279,67 @@ def describe(  # noqa: PLR0913 - what a state consists of
     secrets: Secrets,
     render: Render,
     *,
-    versions: Mapping[str, str],
-    bundles: Mapping[str, str],
-    platform: Mapping[str, str] | None,
     variables: Mapping[str, Any],
+    rendered: Mapping[str, Hashes] | None = None,
+    versions: Mapping[str, str] | None = None,
+    bundles: Mapping[str, str] | None = None,
+    platform: Mapping[str, str] | None = None,
 ) -> Described:
     """Return the state of the host with this `spec`.
 
-    versions: of the binaries: envoy, jaeger
-    bundles: service -> version of its app's bundle
-    platform: what the host answered: arch, python
     variables: the host's, of which the roles' settings are taken
+    rendered: proxy -> hashes of its files, where they have been rendered already
+    versions, bundles, platform: as for `with_artifacts`; none where they are not known yet
     """
     host = shown(spec, secrets)
     files: dict[str, dict[str, str]] = {}
-    exact: dict[str, dict[str, str]] = {}
+    exact: dict[str, Hashes] = {}
     for proxy, plain in zip(spec.proxies, host["proxies"], strict=True):
-        texts = render(proxy)
-        exact[proxy.name] = {path: digest(text) for path, text in texts.items()}
-        masked = texts
+        known = rendered[proxy.name] if rendered else hashes_of(render(proxy))
+        exact[proxy.name] = masked = known
         if plain["view"] != _as_json(proxy.view):
-            masked = render(dataclasses.replace(proxy, view=plain["view"]))
+            masked = hashes_of(render(dataclasses.replace(proxy, view=plain["view"])))
         files[proxy.name] = {
-            path: digest(text) if text == texts.get(path) else MASKED + digest(text)
-            for path, text in masked.items()
+            path: sha256 if sha256 == known.get(path) else MASKED + sha256
+            for path, sha256 in masked.items()
         }
     roles = roles_of(host)
     state: State = {
         "format": FORMAT,
-        "platform": dict(platform) if platform else None,
-        "versions": {name: versions[name] for name in ("envoy", "jaeger") if name in roles},
-        "bundles": dict(bundles),
         "roles": {role: role_digest(role) for role in roles},
         "settings": _settings(roles, variables, secrets.kept),
         "host": host,
         "files": files,
         "left": [],
     }
+    found = with_artifacts(state, versions=versions or {}, bundles=bundles or {}, platform=platform)
     # As it will be when it has been written and read, so that the two can be compared.
-    return Described(_as_json(state), exact)
+    return Described(_as_json(found), exact)
+
+
+def with_artifacts(
+    state: State,
+    *,
+    versions: Mapping[str, str],
+    bundles: Mapping[str, str],
+    platform: Mapping[str, str] | None,
+) -> State:
+    """Return `state` with what a host gets for what it is.
+
+    versions: of the binaries: envoy, jaeger; those that the host has no use for are left out
+    bundles: service -> version of its app's bundle
+    platform: what the host answered: arch, python
+    """
+    return {
+        **state,
+        "platform": dict(platform) if platform else None,
+        "versions": {
+            name: versions[name]
+            for name in ("envoy", "jaeger")
+            if name in state["roles"] and name in versions
+        },
+        "bundles": dict(bundles),
+    }
 
 
 def _as_json(value: Any) -> Any:

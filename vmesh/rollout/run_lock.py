@@ -59,7 +59,7 @@ def _began(pid: int) -> str:
     return ""
 
 
-def enter(path: Path, mine: Running) -> Running | None:
+def acquire(path: Path, mine: Running) -> Running | None:
     """Write down that a run goes on, unless another one does; return that one.
 
     Nobody has to take it back: a run is over when its process is. Raises OSError.
@@ -77,17 +77,17 @@ def enter(path: Path, mine: Running) -> Running | None:
     return None
 
 
-def me() -> str:
+def current_user() -> str:
     """Return who runs this, as history and hosts have it."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def refused_here(path: Path) -> str:
+def held_locally(path: Path) -> str:
     """Note in `path` that a run goes on, as one of its tasks, which are processes of their own.
 
     Returns why it may not, and what to do; empty if it may. Raises OSError.
     """
-    other = enter(path, Running.of(os.getppid(), me()))
+    other = acquire(path, Running.of(os.getppid(), current_user()))
     if other is None:
         return ""
     return (
@@ -97,7 +97,7 @@ def refused_here(path: Path) -> str:
     )
 
 
-def refused_there(
+def held_on_hosts(
     answers: Mapping[str, Mapping[str, Any]], who: str, *, take_over: bool = False
 ) -> str:
     """Return why hosts may not be changed by `who` now, and what to do; empty if they may.

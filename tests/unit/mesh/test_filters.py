@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from plugins.filter.mesh import (
-    as_told,
     callers_of,
-    flask_names,
-    parts_of,
-    proxies_of,
+    failed_hosts,
+    failure_summary,
+    play_groups,
     wanted_artifacts,
     with_bundles,
-    with_turns,
 )
 
 
 def host(**parts: Any) -> dict[str, Any]:
-    return {"proxies": {"service": [], "edge": []}, "flask_services": [], "jaeger": None, **parts}
+    return {"proxies": [], "balanced": {}, "flask_services": [], "jaeger": None, **parts}
 
 
 def answer(python: str, arch: str) -> dict[str, Any]:
-    return {"vmesh_answer": {"stdout": json.dumps({"python": python, "arch": arch})}}
+    return {"vmesh_answer": {"host": {"python": python, "arch": arch}}}
 
 
 SHOP = {"name": "shop", "source": "services/shop"}
 HOSTS = {
-    "web1": host(proxies={"service": [], "edge": [{"name": "front"}]}),
-    "shop1": host(proxies={"service": [SHOP], "edge": []}, flask_services=[SHOP]),
-    "shop2": host(proxies={"service": [SHOP], "edge": []}, flask_services=[SHOP]),
+    "web1": host(proxies=[{"name": "front"}]),
+    "shop1": host(proxies=[SHOP], flask_services=[SHOP]),
+    "shop2": host(proxies=[SHOP], flask_services=[SHOP]),
     "jaeger1": host(jaeger={"address": "10.0.0.5"}),
 }
 ANSWERS = {
@@ -73,20 +70,9 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
     assert service == {**settings, "version": "0a1b", "archive": "/cache/shop.tar.gz"}
 
 
-def test_parts_have_the_names_that_ps_shows() -> None:
-    plan = host(
-        proxies={"service": [{"name": "shop"}], "edge": [{"name": "front"}]},
-        flask_services=[{"name": "shop"}],
-        jaeger={"unit": "jaeger.service"},
-    )
-    assert parts_of(plan) == ["envoy@shop", "envoy@front", "flask@shop", "jaeger"]
-    assert proxies_of(plan, ["envoy@front", "flask@shop"]) == [{"name": "front"}]
-    assert flask_names(["envoy@front", "flask@shop"]) == ["shop"]
-
-
 def test_hosts_come_in_the_order_of_their_batches() -> None:
     rollout = {"order": ["b", "a"], "new": {"c": [], "a": []}, "removed": {"b": []}}
-    assert with_turns(rollout) == [
+    assert play_groups(rollout) == [
         {"name": "b", "groups": ["mesh_rollout", "mesh_remove"]},
         {"name": "a", "groups": ["mesh_rollout", "mesh_add"]},
         {"name": "c", "groups": ["mesh_add"]},
@@ -95,12 +81,10 @@ def test_hosts_come_in_the_order_of_their_batches() -> None:
 
 def test_callers_of_an_instance_are_told_where_others_can_answer() -> None:
     shop = {"name": "shop", "address": "10.0.0.7", "port": 9001}
-    front = {"name": "front", "balanced": ["shop"]}
-    lonely = {"name": "lonely", "balanced": []}
     hosts = {
-        "web1": host(proxies={"service": [], "edge": [front]}),
+        "web1": host(balanced={"front": ["shop"]}),
         "shop1": host(flask_services=[shop]),
-        "other": host(proxies={"service": [lonely], "edge": []}),
+        "other": host(balanced={"lonely": []}),
     }
     assert callers_of(hosts, "shop1") == [
         {
@@ -115,8 +99,8 @@ def test_callers_of_an_instance_are_told_where_others_can_answer() -> None:
 
 
 def test_a_failed_host_tells_who_has_what_and_what_to_do() -> None:
-    told = as_told(
-        {"task": "envoy : Bring it", "cause": "refused", "restored": "It is back."},
+    told = failure_summary(
+        {"task": "envoy : Bring it", "cause": "refused", "told": "It is back."},
         {"applied": ["web1"], "not_begun": ["web3", "web4"]},
     )
     assert told.splitlines() == [
@@ -126,3 +110,12 @@ def test_a_failed_host_tells_who_has_what_and_what_to_do() -> None:
         "Not begun, with the old state: web3, web4.",
         "Mend the cause and run site.yml again: it goes on from here.",
     ]
+
+
+def test_a_host_that_was_restored_has_failed_all_the_same() -> None:
+    results = {
+        "web1": {"vmesh_result": {"result": "failed", "restored": True}},
+        "web2": {"vmesh_result": {"result": "applied"}},
+        "web3": {},
+    }
+    assert failed_hosts(list(results), results) == ["web1"]

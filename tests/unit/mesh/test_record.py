@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.unit.mesh import worlds
+from tests.unit.mesh.test_rollout import SETTINGS
 from vmesh.base import paths
 from vmesh.base.problems import HIDDEN
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import desired_state, history, record
+from vmesh.rollout import changes, desired_state, history, record
 
 SECRET = "correct horse"
 ENVIRONMENT = "mesh_services/shop/app/environment"
@@ -244,29 +245,20 @@ def test_what_no_longer_belongs_to_a_host_is_remembered() -> None:
 # The action at the end of site.yml, run by Ansible itself
 
 ANSWER = {"os": "debian", "arch": "x86_64", "python": "3.11", "newest": 5}
-UNCHANGED = {"number": 5, "from": 5, "parts": []}
-# What the plays of a run have left in the hosts' variables.
-FATES: Mapping[str, Mapping[str, Any]] = {
-    "web1": {
-        "vmesh_result": {"result": "applied"},
-        "vmesh_committed": {"number": 7, "from": 0, "parts": ["envoy@front"]},
-        "vmesh_removed": {"number": 7, "from": 0, "removed": ["envoy@old"], "leaving": []},
-    },
+FAILED = {"result": "failed", "number": 5, "task": "Try it"}
+# What the plays of a run have left in each host's `vmesh_result`.
+RESULTS: Mapping[str, Mapping[str, Any]] = {
+    "web1": {"result": "applied", "number": 7, "from": 0, "removed": True},
     "web2": {},
-    "shop1": {
-        "vmesh_result": {"result": "failed", "task": "Try it", "cause": "it answered 500"},
-        "vmesh_restored": {"restored": ["flask@shop"], "errors": {}},
-    },
-    "store1": {
-        "vmesh_result": {"result": "failed", "task": "Try it", "cause": "no room"},
-        "vmesh_restored": {"failed": True, "msg": "Not restored: ..."},
-    },
+    "shop1": {**FAILED, "cause": "it answered 500", "restored": True, "told": "It is back."},
+    "store1": {**FAILED, "cause": "no room", "restored": False, "told": "Not back: ..."},
     "store2": {},
-    "jaeger1": {"vmesh_result": {"result": "applied"}, "vmesh_committed": UNCHANGED},
+    "jaeger1": {"result": "applied", "number": 5, "from": 5},
 }
 PLAYBOOK = """
 - hosts: all
   gather_facts: false
+  tags: always
   tasks:
     - name: The hosts are the mesh's
       ansible.builtin.group_by:
@@ -280,6 +272,10 @@ PLAYBOOK = """
 - hosts: mesh_hosts
   gather_facts: false
   tasks:
+    - name: Go back
+      ansible.builtin.set_fact:
+        vmesh_result: "{{{{ goes_back }}}}"
+      when: goes_back is defined
     - name: Record a rollback
       vmesh.mesh.mesh_record:
         run: 8
@@ -288,7 +284,7 @@ PLAYBOOK = """
         hosts: "{{{{ ansible_play_hosts }}}}"
         rollback: {{parts: []}}
       run_once: true
-      when: rolls_back | default(false)
+      when: goes_back is defined
 """
 
 
@@ -296,8 +292,8 @@ def inventory_of(mesh: Mapping[str, Any], more: Mapping[str, Any] | None = None)
     hosts = {
         host: {
             **each,
-            **FATES[host],
-            "vmesh_answer": {"stdout": json.dumps(ANSWER)},
+            **({"vmesh_result": RESULTS[host]} if RESULTS[host] else {}),
+            "vmesh_answer": {"host": ANSWER},
             **(more or {}),
         }
         for host, each in worlds.HOSTS.items()
@@ -323,9 +319,15 @@ def site(tmp_path: Path) -> Iterator[Path]:
     source = tmp_path / f"{tmp_path.name}.json"
     source.write_text(json.dumps(inventory_of(worlds.MESH)))
     (tmp_path / "site.yml").write_text(PLAYBOOK.format(project=paths.PROJECT))
-    desired_state.keep([source], worlds.states(render=Renderer().files))
+    folder = desired_state.build_folder([source])
+    states = worlds.states(render=Renderer().files)
+    before = worlds.states(worlds.inventory(worlds.changed(("mesh_edges/front/port", 8080))))
+    # As the first two steps of a run leave it.
+    desired_state.keep(folder, SETTINGS, states)
+    rerender = desired_state.rerender(Renderer())
+    desired_state.decide(folder, states, changes.sentences(before, states, rerender))
     yield tmp_path
-    desired_state._file([source], desired_state.STATES).unlink()
+    desired_state.forget(folder)
 
 
 def run(site: Path, *options: str) -> str:
@@ -400,8 +402,8 @@ def test_after_a_rollback_the_record_is_the_one_of_then(site: Path) -> None:
     place = site / "applied" / site.name
     then = worlds.states(worlds.inventory(worlds.changed(("mesh_edges/front/port", 8080))))
     history.keep(place, "web1", 6, then["web1"])
-    restored = {"restored": ["envoy@front"], "from": 7, "number": 8, "state": 6}
-    more = {"rolls_back": True, "vmesh_restored": restored}
+    restored = {"result": "rolled back", "from": 7, "number": 8, "snapshot": 6}
+    more = {"goes_back": restored}
     run(site, "--limit", "web1,jaeger1", "--extra-vars", json.dumps(more))
     found = record.read(place)
     assert found["web1"] == then["web1"]
@@ -411,6 +413,20 @@ def test_after_a_rollback_the_record_is_the_one_of_then(site: Path) -> None:
     assert (last["run"], last["asked"]) == (8, "rollback")
     assert last["hosts"]["web1"]["result"] == "rolled back"
     assert (last["hosts"]["web1"]["from"], last["hosts"]["web1"]["to"]) == (7, 8)
+
+
+def test_a_run_of_some_tags_is_written_down_and_not_taken_for_applied(site: Path) -> None:
+    place = site / "applied" / site.name
+    states = worlds.states(worlds.inventory(worlds.changed(("mesh_edges/front/port", 8080))))
+    record.write(place, "web1", states["web1"])
+    run(site, "--limit", "web1", "--tags", "configure")
+    assert record.read(place) == {"web1": states["web1"]}, "./mesh plan still says what is missing"
+    (line,) = history.read(place)
+    assert (line["run"], line["asked"]) == (7, "apply --tags configure")
+    assert line["hosts"] == {"web1": {"from": 0, "to": 7, "result": "partial"}}
+    assert history.before_last([line], None) == 6, "a rollback undoes it as any other run"
+    run(site, "--limit", "jaeger1", "--skip-tags", "service")
+    assert "jaeger1" not in record.read(place)
 
 
 def test_headers_to_a_collector_are_not_recorded_nor_told(tmp_path: Path) -> None:

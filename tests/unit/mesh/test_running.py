@@ -14,7 +14,7 @@ import pytest
 
 from vmesh.base import paths
 from vmesh.rollout import desired_state, run_lock
-from vmesh.rollout.run_lock import Running, enter, refused_here, refused_there
+from vmesh.rollout.run_lock import Running, acquire, held_locally, held_on_hosts
 
 ME = "root@controller"
 
@@ -26,10 +26,10 @@ def a_run(pid: int | None = None) -> Running:
 def test_a_run_that_goes_on_is_told_of(tmp_path: Path) -> None:
     path = tmp_path / "build" / "hosts.run.json"
     first = a_run()
-    assert enter(path, first) is None
-    assert enter(path, first) is None, "it may ask twice"
+    assert acquire(path, first) is None
+    assert acquire(path, first) is None, "it may ask twice"
     with subprocess.Popen(["sleep", "60"]) as process:
-        assert enter(path, a_run(process.pid)) == first
+        assert acquire(path, a_run(process.pid)) == first
         process.kill()
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
@@ -38,28 +38,28 @@ def test_a_run_is_over_when_its_process_is_dead(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     with subprocess.Popen(["sleep", "60"]) as process:
         killed = a_run(process.pid)
-        assert enter(path, killed) is None
+        assert acquire(path, killed) is None
         assert killed.lives()
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not killed.lives(), "also while nobody has asked what became of it"
     assert not killed.lives()
-    assert enter(path, a_run()) is None
+    assert acquire(path, a_run()) is None
 
 
 def test_another_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     mine = a_run()
     assert mine.began.isdigit()
-    assert enter(path, Running(mine.pid, str(int(mine.began) - 1), ME, mine.when)) is None
-    assert enter(path, mine) is None
+    assert acquire(path, Running(mine.pid, str(int(mine.began) - 1), ME, mine.when)) is None
+    assert acquire(path, mine) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null"])
 def test_a_file_in_pieces_keeps_nobody_waiting(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(text)
-    assert enter(path, a_run()) is None
+    assert acquire(path, a_run()) is None
     assert json.loads(path.read_text())["who"] == ME
 
 
@@ -69,12 +69,12 @@ def begun(who: str, seconds: float = 40.3) -> dict[str, Any]:
 
 def test_it_is_refused_with_whom_to_wait_for(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    assert refused_here(path) == "", "a task of this run"
+    assert held_locally(path) == "", "a task of this run"
     with subprocess.Popen(["sleep", "60"]) as process:
         other = a_run(process.pid)
         path.unlink()
-        enter(path, other)
-        text = refused_here(path)
+        acquire(path, other)
+        text = held_locally(path)
         process.kill()
     assert text.startswith("Nothing was changed")
     for word in (ME, str(other.pid), other.when, f"kill -INT {other.pid}", "run this again"):
@@ -83,7 +83,7 @@ def test_it_is_refused_with_whom_to_wait_for(tmp_path: Path) -> None:
 
 def test_hosts_that_somebody_else_changes_are_left_alone() -> None:
     answers = {"one": begun("ann@tower"), "two": {"interrupted": {}}, "three": begun(ME)}
-    text = refused_there(answers, ME)
+    text = held_on_hosts(answers, ME)
     assert "  one: run 7 of ann@tower, 40 s ago" in text
     assert "two" not in text
     assert "three" not in text
@@ -103,7 +103,7 @@ def test_hosts_that_somebody_else_changes_are_left_alone() -> None:
     ids=["taken over", "long ago", "nobody", "my own", "none"],
 )
 def test_what_was_interrupted_is_gone_on_with(answer: dict[str, Any], take_over: bool) -> None:
-    assert refused_there({"one": answer}, ME, take_over=take_over) == ""
+    assert held_on_hosts({"one": answer}, ME, take_over=take_over) == ""
 
 
 PLAYBOOK = """
@@ -162,9 +162,7 @@ def hosts(tmp_path: Path) -> Iterator[Path]:
                     "hosts": {
                         "one": {
                             "ansible_connection": "local",
-                            "vmesh_answer": {
-                                "stdout": json.dumps({"newest": 3, **begun("ann@tower")})
-                            },
+                            "vmesh_answer": {"host": {"newest": 3, **begun("ann@tower")}},
                         }
                     }
                 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from vmesh.base.words import plain_table
+
 
 def table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table: fitted to a terminal, of full width into a pipe."""
@@ -22,13 +24,3 @@ def table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
         # Rather more lines than a name that is cut.
         drawn.add_row(*(Text(cell, overflow="fold") for cell in row))
     Console().print(drawn)
-
-
-def plain_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a table's lines."""
-    cells = [header, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]

@@ -79,7 +79,7 @@ def show(result: Result, arguments: argparse.Namespace) -> None:
             print()
     if result.warnings:
         print(problem_list(result.warnings), file=sys.stderr)
-    _lines(told(result))
+    _lines(summary_lines(result))
     for text in result.diffs:
         print()
         _lines(text.splitlines())
@@ -136,7 +136,7 @@ def _without_repeats(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return found
 
 
-def told(result: Result) -> list[str]:
+def summary_lines(result: Result) -> list[str]:
     """Return the lines that tell what would change and what has drifted."""
     lines = [f"Traced: {result.mesh.spans}." if result.mesh.spans else "Nothing is traced.", ""]
     fresh = sorted(result.wanted.keys() - result.recorded.keys())

@@ -9,9 +9,9 @@ from vmesh.rollout.change_words import (
     by_name,
     changed_keys,
     differing,
+    format_value,
     key_words,
     listens_on,
-    said,
     url_of,
 )
 from vmesh.rollout.record import State
@@ -57,7 +57,7 @@ def _compare_app(
     report: HostReport, old: View, new: View, old_state: State, new_state: State
 ) -> None:
     part, name = f"app {new['name']}", new["name"]
-    words = {key: (label, said) for key, label in _APP_WORDS.items()}
+    words = {key: (label, format_value) for key, label in _APP_WORDS.items()}
     for text in changed_keys(old, new, words, _APP_KEYS):
         report.say(part, CHANGE, text)
     told = _told_urls(name, old_state, new_state) | {"MESH_ADDRESS", "SERVICE_NAME"}
@@ -104,7 +104,9 @@ def compare_jaeger(report: HostReport, old: State, new: State) -> None:
         label = {"ui": "pages"}.get(name, key_words(name))
         # Of a host that moved, its own line tells the address.
         if name == "ui" or str(was).split(":")[-1] != str(becomes).split(":")[-1]:
-            report.say("Jaeger", CHANGE, f"{label} on {said(was)} -> {said(becomes)}")
+            report.say(
+                "Jaeger", CHANGE, f"{label} on {format_value(was)} -> {format_value(becomes)}"
+            )
     for text in changed_keys(before, after, {}, ("endpoints", "ports")):
         report.say("Jaeger", CHANGE, text)
     for text in setting_changes(old, new, "jaeger_"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmesh.rollout.change_words import arrow, differing, said
+from vmesh.rollout.change_words import arrow, differing, format_value
 from vmesh.rollout.record import State
 
 
@@ -10,7 +10,7 @@ def setting_changes(old: State, new: State, prefix: str) -> list[str]:
     """Return what changes in the settings of the role with this prefix."""
     before, after = old["settings"], new["settings"]
     return [
-        arrow(f"setting {name}:", said(was), said(becomes))
+        arrow(f"setting {name}:", format_value(was), format_value(becomes))
         for name, was, becomes in differing(before, after)
         if name.startswith(prefix)
     ]

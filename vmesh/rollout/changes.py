@@ -30,7 +30,7 @@ from vmesh.rollout.change_report import (
     Rerender,
     pending,
 )
-from vmesh.rollout.change_words import arrow, changed_keys, said
+from vmesh.rollout.change_words import arrow, changed_keys, format_value
 from vmesh.rollout.record import State, left_behind, parts_of
 
 _HOST_KEYS = (
@@ -111,7 +111,7 @@ def _both(report: HostReport, old: State, new: State) -> None:
     if before["address"] != after["address"]:
         report.say("host", CHANGE, f"mesh address {before['address']} -> {after['address']}")
     if before.get("zone") != after.get("zone"):
-        zones = said(before.get("zone")), said(after.get("zone"))
+        zones = format_value(before.get("zone")), format_value(after.get("zone"))
         report.say("host", CHANGE, arrow("zone", *zones))
     for text in changed_keys(before, after, {}, _HOST_KEYS):
         report.say("host", CHANGE, text)

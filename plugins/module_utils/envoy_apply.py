@@ -90,12 +90,13 @@ class Proxy:
         """Bring a running Envoy to `new`; raises Refused at the first step it does not take.
 
         A process of another format than `new` can confirm nothing of it: the files are laid for
-        the next process, which `needs_restart` asks for.
+        the next process, which `needs_restart` asks for. What the running one watches stays until
+        that has succeeded (Store.remove_other_format), in case one like it must go on.
         """
         if self.reads(new):
             self._apply(new)
         else:
-            self._lay(new)
+            self._lay(new, staying=[path for path in self.store.read() if stat_prefix(path)])
 
     def _apply(self, new: Files) -> None:
         old = self.store.read()
@@ -124,8 +125,10 @@ class Proxy:
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
 
-    def _lay(self, new: Files) -> None:
-        """Place what is not there yet and remove what is not in `new`, confirming nothing.
+    def _lay(self, new: Files, staying: Iterable[str] = ()) -> None:
+        """Place what is not there yet, remove what is neither in `new` nor `staying`.
+
+        Nothing is confirmed.
 
         An Envoy that starts meanwhile finds whole files of one format: a bootstrap comes after the
         watched files that it names, and goes before them.
@@ -134,7 +137,7 @@ class Proxy:
         for name in sorted(new, key=lambda name: name == bootstrap):
             if old.get(name) != new[name]:
                 self.store.place(name, new[name])
-        gone = old.keys() - new.keys()
+        gone = old.keys() - new.keys() - set(staying)
         for name in sorted(gone, key=lambda name: name != bootstrap_of(gone)):
             self.store.remove(name)
 

@@ -170,6 +170,13 @@ class Store:
         """Remove a file if it is there. A running Envoy keeps what it has read."""
         (self.path / name).unlink(missing_ok=True)
 
+    def remove_other_format(self) -> None:
+        """Remove the files of the format with which no process starts any more."""
+        files = self.read()
+        for name in files:
+            if not name.endswith(format_of(files)):
+                self.remove(name)
+
     def sweep(self) -> None:
         """Remove what was laid beside and not used, by this run or an interrupted one."""
         self._staged.clear()

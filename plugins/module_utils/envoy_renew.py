@@ -139,6 +139,7 @@ def renew(proxy: str, manager: Manager) -> str:
     main = manager.main_pid(proxy)
     if fault := wrong(settings, main) or lacking(settings, main):
         raise Failure(f"{done}, but {fault}")
+    Store(settings.folder, -1).remove_other_format()
     return f"{proxy}: {done}, process {before or 'none'} -> {main}"
 
 

@@ -334,6 +334,11 @@ class Restore:
         if done.code != 0:
             text = self._with_journal(done.err.strip(), units, began)
             self.errors |= {f"envoy@{name}": text for name in stale}
+            return
+        # A process of another release watched these until now.
+        for unit in stale:
+            for path in self._extra(f"envoy@{unit}"):
+                (self.machine.root / path).unlink(missing_ok=True)
 
     def _is_stale(self, name: str) -> bool:
         files = self._files_of(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import http.server
-import re
+import json
 import time
 import zlib
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ from tests.native.native import Upstream, eventually, serving
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Renderer
+from vmesh.render.static_form import Document
 
 pytestmark = pytest.mark.slow
 
@@ -100,10 +101,13 @@ class Events(http.server.BaseHTTPRequestHandler):
 class HastyRenderer(Renderer):
     """Has every listener give up a silent stream early: what Envoy does in five minutes."""
 
-    def files(self, proxy: ProxySpec) -> dict[str, str]:
-        codec, early = r"( *)codec_type: AUTO", r"\g<0>\n\1stream_idle_timeout: 0.1s"
-        files = super().files(proxy)
-        return {name: re.sub(codec, early, text) for name, text in files.items()}
+    def documents(self, proxy: ProxySpec) -> dict[str, Document]:
+        codec = '"codec_type": "AUTO"'
+        text = json.dumps(super().documents(proxy))
+        found: dict[str, Document] = json.loads(
+            text.replace(codec, f'{codec}, "stream_idle_timeout": "0.1s"')
+        )
+        return found
 
 
 class World:
@@ -137,7 +141,7 @@ class World:
 def world(envoy: Path) -> Iterator[World]:
     plan = compile_mesh(inventory(MESH, HOSTS, {name: (name,) for name in HOSTS}))
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.native.lab.Renderer", HastyRenderer)
+        patch.setattr("tests.native.native.Renderer", HastyRenderer)
         port = stack.enter_context(serving(Events))
         spans = stack.enter_context(Upstream("spans"))
         here = {"events": port, "patient": port}

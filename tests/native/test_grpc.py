@@ -22,6 +22,7 @@ from tests.native.views import collector, host, listener, proxy, table
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import ProxySpec
 from vmesh.render.renderer import Renderer
+from vmesh.render.static_form import Document
 
 HOSTS = {
     "web": {"ansible_host": "10.0.0.1"},
@@ -99,11 +100,11 @@ class World:
 class HastyRenderer(Renderer):
     """Has Envoys pinged 300 times as often: what pings do in minutes is seen in a second."""
 
-    def files(self, proxy: ProxySpec) -> dict[str, str]:
-        files = super().files(proxy)
-        return {
-            name: text.replace("interval: 30s", "interval: 0.1s") for name, text in files.items()
-        }
+    def documents(self, proxy: ProxySpec) -> dict[str, Document]:
+        pings = '"connection_keepalive": {"interval": '
+        text = json.dumps(super().documents(proxy))
+        found: dict[str, Document] = json.loads(text.replace(f'{pings}"30s"', f'{pings}"0.1s"'))
+        return found
 
 
 def _speaks_http2(envoy: Path, root: Path, stack: ExitStack) -> int:
@@ -120,7 +121,7 @@ def world(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
     plan = compile_mesh(inventory(MESH, HOSTS, groups))
     talk = Talk()
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.native.lab.Renderer", HastyRenderer)
+        patch.setattr("tests.native.native.Renderer", HastyRenderer)
         port = stack.enter_context(serving(talk))
         plain = _speaks_http2(envoy, tmp_path_factory.mktemp("plain"), stack)
         spans = stack.enter_context(Upstream("spans"))

@@ -532,6 +532,29 @@ def test_a_proxy_of_the_previous_release_is_taken_over_and_can_go_back(front: Ru
     assert front.epoch == 2
 
 
+def test_an_upgrade_that_fails_leaves_a_process_of_the_previous_release_at_work(
+    front: Running, envoy: Path
+) -> None:
+    """The new process ends after the old one has given up its admin interface."""
+    proxy, before = front.made.proxy, as_before(front)
+    bring(proxy, before)
+    renew(NAME, front.supervisor)
+    fault = "{static_resources: {clusters: [{name: x, type: EDS}]}}"
+    bad = front.supervisor.script(
+        f"*bootstrap.json*restart-epoch*) exec {envoy} \"$@\" --config-yaml '{fault}';;"
+    )
+    with front.no_request_fails():
+        bring(proxy, front.made.files())
+        front.supervisor.run_binary(bad)
+        with pytest.raises(Failure, match="ended before it was ready"):
+            front.supervisor.reload(NAME)
+        assert front.admin.is_ready()
+        front.supervisor.run_binary(envoy)
+        bring(proxy, before)
+        assert proxy.accepts(before)
+        assert proxy.store.read() == before
+
+
 def test_the_copy_of_a_bootstrap_is_what_a_process_became_ready_with(front: Running) -> None:
     """A bootstrap of the other format that was tried and refused does not count."""
     runtime = front.supervisor.root / "run" / NAME

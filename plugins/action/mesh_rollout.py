@@ -38,7 +38,7 @@ class Known:
 
     sources: list[Path]
     answers: Mapping[str, Any]
-    recorded: Mapping[str, record.State]
+    recorded: Mapping[str, record.HostRecord]
     variables: Mapping[str, Any]
 
 

@@ -19,7 +19,7 @@ from vmesh.model.inventory import Inventory, load
 from vmesh.remote import playbook
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, desired_state, history, record
-from vmesh.rollout.record import State
+from vmesh.rollout.record import HostRecord
 
 PLAYBOOK = paths.playbook("rollback")
 HOST = "host:"
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def target(name: str | None, recorded: Mapping[str, State]) -> Target:
+def target(name: str | None, recorded: Mapping[str, HostRecord]) -> Target:
     """Return what `name` means: a service or edge, jaeger, a part of a host, or a host.
 
     A host may be called as a service is; then the service is meant, and host:NAME means the host.
@@ -114,13 +114,13 @@ def target(name: str | None, recorded: Mapping[str, State]) -> Target:
     )
 
 
-def parts_of(state: State) -> list[str]:
+def parts_of(state: HostRecord) -> list[str]:
     """Return the parts of a host, those of apps that something else runs too."""
     apps = state["host"].get("external_apps") or ()
     return [*record.parts_of(state), *(f"env@{app['name']}" for app in apps)]
 
 
-def chosen(to: int | None, goal: Target, recorded: Mapping[str, State], place: Path) -> int:
+def chosen(to: int | None, goal: Target, recorded: Mapping[str, HostRecord], place: Path) -> int:
     """Return the number of the run to go back to: `to`, or the one before the last change.
 
     Raises CliError when there is no such run.
@@ -158,7 +158,7 @@ def _before_last_change(goal: Target, place: Path) -> int | None:
 
 
 def plan(
-    goal: Target, number: int, recorded: Mapping[str, State], place: Path
+    goal: Target, number: int, recorded: Mapping[str, HostRecord], place: Path
 ) -> Iterator[RollbackStep]:
     """Yield the step of each host that has an earlier state to go to."""
     now, then = dict(recorded), dict(recorded)

@@ -26,13 +26,14 @@ from vmesh.rollout.change_words import (
     tracing_changes,
     url_of,
 )
-from vmesh.rollout.record import MASKED, State
+from vmesh.rollout.description import MASKED
+from vmesh.rollout.record import HostRecord
 
 BOOTSTRAP = "bootstrap.json"
 _PROXY_KEYS = ("name", "ports", "view")
 
 
-def compare_proxies(report: HostReport, old: State, new: State) -> None:
+def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     """Say what changes in the Envoys of a host."""
     before, after = by_name(old["host"]["proxies"]), by_name(new["host"]["proxies"])
     versions = old["versions"].get("envoy"), new["versions"].get("envoy")

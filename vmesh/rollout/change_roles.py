@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vmesh.rollout.change_words import arrow, differing, format_value
-from vmesh.rollout.record import State
+from vmesh.rollout.record import HostRecord
 
 
-def setting_changes(old: State, new: State, prefix: str) -> list[str]:
+def setting_changes(old: HostRecord, new: HostRecord, prefix: str) -> list[str]:
     """Return what changes in the settings of the role with this prefix."""
     before, after = old["settings"], new["settings"]
     return [
@@ -16,7 +16,7 @@ def setting_changes(old: State, new: State, prefix: str) -> list[str]:
     ]
 
 
-def role_differs(old: State, new: State, role: str) -> bool:
+def role_differs(old: HostRecord, new: HostRecord, role: str) -> bool:
     """Tell whether the role that wrote `new` is another than the one that wrote `old`."""
     return bool(old["roles"].get(role) != new["roles"].get(role))
 

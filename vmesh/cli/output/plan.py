@@ -16,8 +16,9 @@ from vmesh.cli.output.graph import hosts_by_zone
 from vmesh.cli.output.tables import table
 from vmesh.compile.topology import Outside, Route, Service, Topology
 from vmesh.rollout import change_report, history
+from vmesh.rollout.description import Described
 from vmesh.rollout.drift import Drift
-from vmesh.rollout.record import Described, State
+from vmesh.rollout.record import HostRecord
 
 MARKS = {
     change_report.ADD: "+",
@@ -41,7 +42,7 @@ class Result:
 
     mesh: Topology
     warnings: tuple[Problem, ...]
-    recorded: dict[str, State]
+    recorded: dict[str, HostRecord]
     wanted: dict[str, Described]
     found: list[change_report.Change]
     drifts: list[Drift] | None = None
@@ -162,7 +163,7 @@ def summary_lines(result: Result) -> list[str]:
     return lines
 
 
-def unrecorded(recorded: Mapping[str, State]) -> list[str]:
+def unrecorded(recorded: Mapping[str, HostRecord]) -> list[str]:
     """Return the lines that tell what was rolled back to a state that is not recorded here."""
     marked = {
         host: state[history.UNRECORDED]

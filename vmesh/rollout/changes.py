@@ -1,6 +1,6 @@
 """What would change, in words: two states of the hosts in, sentences out.
 
-Pure. A state is what vmesh.rollout.record describes. Every difference gets a sentence: what no
+Pure. A state is what vmesh.rollout.description returns. Every difference gets a sentence: what no
 rule has words for is told by its key, and files that are written differently although the
 inventory says the same are told, too. Nothing changes silently.
 

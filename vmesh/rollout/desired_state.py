@@ -1,10 +1,10 @@
 """What a run of `site.yml` gives its hosts: described once, and kept until it is recorded.
 
-The first step of a run (the action mesh_plan) describes each host (vmesh.rollout.record) before any
-of them changes. The second (mesh_rollout) adds what follows from the hosts' answers, and what
-changes. The last (mesh_record) makes the same description the record of each host that has it. In
-between, the description is in two files beside the build folder. No secret, nor a hash of one, is
-in them.
+The first step of a run (the action mesh_plan) describes each host (vmesh.rollout.description),
+before any of them changes. The second (mesh_rollout) adds what follows from the hosts' answers, and
+what changes. The last (mesh_record) makes the same description the record of each host that has it.
+In between, the description is in two files beside the build folder. They hold no secret, nor the
+hash of one.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -95,10 +96,12 @@ def write(place: Path, host: str, state: HostRecord) -> bool:
 
 
 def write_file(path: Path, state: HostRecord) -> bool:
-    """Write a record, complete or not at all; tell whether the file changed; raises OSError."""
+    """Write a record, complete or not at all; tell whether it was another; raises OSError."""
+    # To read a record takes a tenth of the time that it takes to make its text.
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text(encoding="utf-8")) == state:
+            return False
     text = json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")

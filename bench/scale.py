@@ -40,7 +40,7 @@ Row = dict[str, Any]
 
 PLAN_HOSTS = (100, 1000, 5000)
 SITE_HOSTS = (10, 100, 1000)
-STEPS = ("inventory", "compile", "render", "validate")
+STEPS = ("inventory", "compile", "render", "validate", "describe")
 # What the action plugin mesh_plan tells with -v.
 TOLD = re.compile(r"mesh_plan: \d+ hosts: (.*)")
 STEP = re.compile(r"(\w+) ([\d.]+) s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ _HAND_OVER = (
     " Keep the name, or give the new one another port, or run site.yml without the new one first,"
     " so that the port is free. Nothing was changed."
 )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What there is to decide by.
+
+    answers: host -> what host_info told of it; recorded: host -> its record, of those that have one
+    variables: Ansible's own, of the task
+    """
+
+    sources: list[Path]
+    answers: Mapping[str, Any]
+    recorded: Mapping[str, record.HostRecord]
+    variables: Mapping[str, Any]
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -58,11 +73,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
         place = record.folder(*sources)
         recorded = {host: state for host in answers if (state := record.earlier(place, host))}
+        known = Known(sources, answers, recorded, variables)
         decide = self._rollback if "rollback" in self._task.args else self._rollout
         try:
             if not self._task.check_mode:
-                self._refuse_second_run(sources, answers, variables)
-            plan, policy = decide(sources, answers, recorded, variables)
+                self._refuse_second_run(known)
+            plan, policy = decide(known)
         except desired_state.NoPlanError as error:
             raise AnsibleActionFail(str(error)) from None
         except OSError as error:
@@ -89,47 +105,37 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
         }
 
-    def _rollout(
-        self,
-        sources: list[Path],
-        answers: Mapping[str, Any],
-        recorded: Mapping[str, record.State],
-        variables: Mapping[str, Any],
-    ) -> tuple[RolloutPlan, RolloutPolicy]:
+    def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy]:
         """Return the order in which hosts get what mesh_plan has left."""
-        folder = desired_state.build_folder(sources, check=self._task.check_mode)
+        folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
         policy, planned = desired_state.load(folder)
-        wanted = desired_state.completed(planned, answers, self._task.args["artifacts"])
-        there = {host: answer["parts"] for host, answer in answers.items()}
-        if conflicts := in_the_way(wanted, recorded, there):
+        wanted = desired_state.completed(planned, known.answers, self._task.args["artifacts"])
+        there = {host: answer["parts"] for host, answer in known.answers.items()}
+        if conflicts := in_the_way(wanted, known.recorded, there):
             raise AnsibleActionFail(f"{' '.join(conflicts)} {_HAND_OVER}")
-        interrupted_on = {host for host, answer in answers.items() if answer["interrupted"]}
-        plan = rollout(wanted, recorded, there, policy, interrupted_on)
+        interrupted_on = {host for host, answer in known.answers.items() if answer["interrupted"]}
+        plan = rollout(wanted, known.recorded, there, policy, interrupted_on)
         leaving = {host: tuple(parts) for host, parts in self._task.args["leaving"].items()}
         plan = dataclasses.replace(plan, removed={**plan.removed, **leaving})
-        sentences = changes.sentences(recorded, wanted, desired_state.rerender(Renderer()))
+        sentences = changes.sentences(known.recorded, wanted, desired_state.rerender(Renderer()))
         desired_state.decide(folder, wanted, sentences)
-        picked = set(variables["groups"].get("mesh_hosts", ()))
+        picked = set(known.variables["groups"].get("mesh_hosts", ()))
         absent = {
             host: "did not answer" if host in picked else "left out by --limit"
             for host in planned
-            if host not in answers
+            if host not in known.answers
         }
         self._tell(decision_lines(plan, sentences, interrupted_on, absent))
         return plan, policy
 
-    def _rollback(
-        self,
-        sources: list[Path],
-        answers: Mapping[str, Any],
-        recorded: Mapping[str, record.State],
-        variables: Mapping[str, Any],
-    ) -> tuple[RolloutPlan, RolloutPolicy]:
+    def _rollback(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy]:
         """Return the order in which hosts go back to what they had."""
         # A rollback has no mesh_plan: the inventory may have the mistake.
-        policy = desired_state.rollout_policy(sources, variables["groups"], variables["hostvars"])
-        plan = rollback(recorded, policy)
-        self._tell(decision_lines(plan, {host: ["goes back"] for host in recorded}))
+        policy = desired_state.rollout_policy(
+            known.sources, known.variables["groups"], known.variables["hostvars"]
+        )
+        plan = rollback(known.recorded, policy)
+        self._tell(decision_lines(plan, {host: ["goes back"] for host in known.recorded}))
         return plan, policy
 
     def _tell(self, lines: list[str]) -> None:
@@ -137,14 +143,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._display.v(f"mesh_rollout: {line}")
 
     @staticmethod
-    def _refuse_second_run(
-        sources: list[Path], answers: Mapping[str, Any], variables: Mapping[str, Any]
-    ) -> None:
+    def _refuse_second_run(known: Known) -> None:
         """Note that this run goes on; fail where another one does. Raises OSError."""
         # Also for a rollback, which has no mesh_plan.
-        take_over = boolean(variables.get(run_lock.TAKE_OVER, False))
-        reason = run_lock.held_locally(desired_state.lock(sources)) or run_lock.held_on_hosts(
-            answers, run_lock.current_user(), take_over=take_over
+        take_over = boolean(known.variables.get(run_lock.TAKE_OVER, False))
+        reason = run_lock.held_locally(desired_state.lock(known.sources)) or run_lock.held_on_hosts(
+            known.answers, run_lock.current_user(), take_over=take_over
         )
         if reason:
             raise AnsibleActionFail(reason)

@@ -14,7 +14,7 @@ from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.topology import topology
 from vmesh.model.inventory import Inventory
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, record
+from vmesh.rollout import changes, description, record, record_secrets
 
 RENDERER = Renderer()
 EXAMPLES = settings(
@@ -27,13 +27,13 @@ EXAMPLES = settings(
 VERSIONS = {"envoy": "1.40.0", "jaeger": "2.13.0"}
 
 
-def states(of: Inventory) -> dict[str, record.State]:
+def states(of: Inventory) -> dict[str, record.HostRecord]:
     """Return the state of each host; inventories with mistakes are left aside."""
     try:
         plan = compile_mesh(of)
-        hidden = record.Secrets.of(of)
+        hidden = record_secrets.Secrets.of(of)
         return {
-            host: record.describe(
+            host: description.describe(
                 each,
                 hidden,
                 RENDERER.files,
@@ -50,8 +50,8 @@ def states(of: Inventory) -> dict[str, record.State]:
 
 
 def rerender(proxy: Any) -> dict[str, str]:
-    texts = RENDERER.files(record.proxy_from(proxy))
-    return {path: record.digest(text) for path, text in texts.items()}
+    texts = RENDERER.files(description.proxy_from(proxy))
+    return {path: description.digest(text) for path, text in texts.items()}
 
 
 @EXAMPLES
@@ -74,7 +74,7 @@ def test_whatever_is_planned_can_be_recorded_rendered_again_and_drawn(of: Invent
         for proxy in state["host"]["proxies"]:
             recorded = state["files"][proxy["name"]]
             assert rerender(proxy) == {
-                path: sha256.removeprefix(record.MASKED) for path, sha256 in recorded.items()
+                path: sha256.removeprefix(description.MASKED) for path, sha256 in recorded.items()
             }
     drawn = graph.picture(topology({host: each["host"] for host, each in states(of).items()}))
     nodes = {node.id for node in drawn.nodes}

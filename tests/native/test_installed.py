@@ -17,7 +17,7 @@ from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import load
 from vmesh.render.renderer import write_files
-from vmesh.rollout import record
+from vmesh.rollout import description
 
 pytestmark = pytest.mark.slow
 
@@ -56,16 +56,16 @@ def test_the_package_validates_and_renders_as_the_checkout_does(
 def test_the_package_carries_all_that_goes_to_hosts(user: Installed) -> None:
     asked = (
         "import json, sys; from pathlib import Path;"
-        " from vmesh.artifacts import bundles; from vmesh.rollout import record;"
+        " from vmesh.artifacts import bundles; from vmesh.rollout import description, record;"
         " print(json.dumps([bundles.version(Path('services/service1'), '3.11', 'x86_64'),"
-        " *map(record.role_digest, sys.argv[1:])]))"
+        " *map(description.role_digest, sys.argv[1:])]))"
     )
     roles = sorted(path.name for path in (paths.PROJECT / "roles").iterdir())
     answer = user.run("python", "-c", asked, *roles)
     source = paths.PROJECT / "services" / "service1"
     assert json.loads(answer.stdout or "[]") == [
         bundles.version(source, "3.11", "x86_64"),
-        *map(record.role_digest, roles),
+        *map(description.role_digest, roles),
     ], told(answer)
 
 

@@ -21,7 +21,7 @@ from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import load
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import desired_state, record
+from vmesh.rollout import description, desired_state, record_secrets
 from vmesh.rollout.desired_state import build_folder, lock
 from vmesh.rollout.run_lock import Running, acquire
 
@@ -172,9 +172,9 @@ def test_a_person_sees_what_was_compiled_and_later_steps_find_it(
     plan = compile_mesh(mesh)
     policy, states = desired_state.load(build_folder([inventory]))
     assert policy == plan.mesh.rollout
-    secrets, files = record.Secrets.of(mesh), Renderer().files
+    secrets, files = record_secrets.Secrets.of(mesh), Renderer().files
     assert states == {
-        host: record.describe(spec, secrets, files, variables=mesh.hosts[host]).state
+        host: description.describe(spec, secrets, files, variables=mesh.hosts[host]).state
         for host, spec in plan.hosts.items()
     }
 

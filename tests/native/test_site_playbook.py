@@ -179,7 +179,7 @@ def test_a_run_is_recorded_and_a_person_sees_what_it_decided(site: Site) -> None
         *("host_info", "artifacts", "begin", "played_install", "played_configure", "commit")
     ]
     # The same again, on a host that has all of it: nothing is left to write down.
-    there = {
+    there: dict[str, Any] = {
         host.replace("-", "_"): {
             "host_info": {"host": {**HOST, "newest": 1, "parts": record.parts_of(state)}}
         }

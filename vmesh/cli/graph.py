@@ -13,7 +13,8 @@ from vmesh.cli import packages
 from vmesh.cli.output.graph import Picture, dot, mermaid, picture
 from vmesh.compile.topology import topology
 from vmesh.remote.mesh import read
-from vmesh.rollout.record import Secrets, shown
+from vmesh.rollout.description import shown
+from vmesh.rollout.record_secrets import Secrets
 
 GRAPHVIZ = (("dot", "graphviz"),)
 FORMATS = {

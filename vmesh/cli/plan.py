@@ -27,9 +27,10 @@ from vmesh.compile.topology import topology
 from vmesh.remote import playbook
 from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, desired_state, record
+from vmesh.rollout import changes, description, desired_state, record, record_secrets
+from vmesh.rollout.description import Described
 from vmesh.rollout.drift import drift, environments
-from vmesh.rollout.record import Described, State
+from vmesh.rollout.record import HostRecord
 
 REFRESH = paths.playbook("refresh")
 
@@ -60,20 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if failed else OK
 
 
-def describe(mesh: Mesh, recorded: Mapping[str, State], renderer: Renderer) -> dict[str, Described]:
+def describe(
+    mesh: Mesh, recorded: Mapping[str, HostRecord], renderer: Renderer
+) -> dict[str, Described]:
     """Return host -> its state as the inventory has it now; nothing is built for it.
 
     Versions of bundles follow from the services' folders and from what a host said it is when it
     was recorded; a host without a record gets all of it new anyway.
     """
-    hidden = record.Secrets.of(mesh.inventory)
+    hidden = record_secrets.Secrets.of(mesh.inventory)
     versions = functools.cache(functools.partial(_versions, mesh))
     bundle = functools.cache(bundles.version)  # many hosts have the same service
     found = {}
     for host, spec in mesh.spec.hosts.items():
         platform = (recorded.get(host) or {}).get("platform")
         arch = platform["arch"] if platform else artifacts.ARCHITECTURES[0]
-        found[host] = record.describe(
+        found[host] = description.describe(
             spec,
             hidden,
             renderer.files,
@@ -110,7 +113,7 @@ def _versions(mesh: Mesh, arch: str) -> dict[str, str]:
 
 
 def compare(
-    mesh: Mesh, recorded: dict[str, State], wanted: dict[str, Described], renderer: Renderer
+    mesh: Mesh, recorded: dict[str, HostRecord], wanted: dict[str, Described], renderer: Renderer
 ) -> Result:
     """Return what would change since the states that were recorded."""
     return Result(
@@ -143,7 +146,7 @@ def differences(result: Result, renderer: Renderer) -> Iterator[str]:
             old_texts = desired_state.recorded_files(was, renderer)
             if old_texts is None:
                 continue
-            new_texts = renderer.files(record.proxy_from(proxy))
+            new_texts = renderer.files(description.proxy_from(proxy))
             for path in sorted(old_texts.keys() | new_texts.keys()):
                 text = _unified(old_texts.get(path, ""), new_texts.get(path, ""), path)
                 if text:

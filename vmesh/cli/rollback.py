@@ -18,8 +18,8 @@ from vmesh.cli import packages
 from vmesh.model.inventory import Inventory, load
 from vmesh.remote import playbook
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import change_report, changes, desired_state, history, record
-from vmesh.rollout.record import State
+from vmesh.rollout import changes, desired_state, history, record
+from vmesh.rollout.record import HostRecord
 
 PLAYBOOK = paths.playbook("rollback")
 HOST = "host:"
@@ -35,7 +35,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Way:
+class RollbackStep:
     """Where a host is and where it goes: numbers of runs, and what that changes, in words.
 
     after: None when the controller has no record of how the host was; the host may know
@@ -62,19 +62,21 @@ def run(arguments: argparse.Namespace) -> int:
         )
     goal = target(arguments.name, recorded)
     number = chosen(arguments.to, goal, recorded, place)
-    ways = list(plan(goal, number, recorded, place))
-    fresh = [way.host for way in ways if is_younger(way, number, history.read(place))]
-    ways = [way for way in ways if way.host not in fresh]
+    going_back = list(plan(goal, number, recorded, place))
+    fresh = [step.host for step in going_back if is_younger(step, number, history.read(place))]
+    going_back = [step for step in going_back if step.host not in fresh]
     if fresh:
         hosts = shortened(fresh, 4)
         print(f"Left alone, as nothing was applied there before run {number + 1}: {hosts}.")
-    if not ways:
+    if not going_back:
         print(f"Nothing to do: {goal.words} is as run {number} left it.")
         return OK
-    print("\n".join(told(goal, number, ways)))
+    print("\n".join(summary_lines(goal, number, going_back)))
     steps = Steps(1, new_log("rollback"))
     packages.install(packages.missing(packages.ANSIBLE), steps, no_install=arguments.no_install)
-    outcome = bring_back(inventory, arguments, goal, number, [way.host for way in ways], steps)
+    outcome = bring_back(
+        inventory, arguments, goal, number, [step.host for step in going_back], steps
+    )
     for line in playbook.summary(outcome):
         steps.note(f"      {line}")
     if outcome.code != 0:
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def target(name: str | None, recorded: Mapping[str, State]) -> Target:
+def target(name: str | None, recorded: Mapping[str, HostRecord]) -> Target:
     """Return what `name` means: a service or edge, jaeger, a part of a host, or a host.
 
     A host may be called as a service is; then the service is meant, and host:NAME means the host.
@@ -112,13 +114,13 @@ def target(name: str | None, recorded: Mapping[str, State]) -> Target:
     )
 
 
-def parts_of(state: State) -> list[str]:
+def parts_of(state: HostRecord) -> list[str]:
     """Return the parts of a host, those of apps that something else runs too."""
     apps = state["host"].get("external_apps") or ()
     return [*record.parts_of(state), *(f"env@{app['name']}" for app in apps)]
 
 
-def chosen(to: int | None, goal: Target, recorded: Mapping[str, State], place: Path) -> int:
+def chosen(to: int | None, goal: Target, recorded: Mapping[str, HostRecord], place: Path) -> int:
     """Return the number of the run to go back to: `to`, or the one before the last change.
 
     Raises CliError when there is no such run.
@@ -155,8 +157,10 @@ def _before_last_change(goal: Target, place: Path) -> int | None:
     return max(found) - 1 if found else None
 
 
-def plan(goal: Target, number: int, recorded: Mapping[str, State], place: Path) -> Iterator[Way]:
-    """Yield the way of each host that has one to go."""
+def plan(
+    goal: Target, number: int, recorded: Mapping[str, HostRecord], place: Path
+) -> Iterator[RollbackStep]:
+    """Yield the step of each host that has an earlier state to go to."""
     now, then = dict(recorded), dict(recorded)
     numbers: dict[str, tuple[int, int | None]] = {}
     for host in goal.hosts:
@@ -172,39 +176,36 @@ def plan(goal: Target, number: int, recorded: Mapping[str, State], place: Path) 
         if earlier is not None and then[host] == now[host]:
             del numbers[host]  # others changed since, not what goes back
 
-    words: dict[str, list[str]] = {}
-    rerender = desired_state.rerender(Renderer())
-    for change in change_report.pending(changes.compare(now, then, rerender)):
-        words.setdefault(change.host, []).append(f"{change.part}: {change.text}")
+    words = changes.sentences(now, then, desired_state.rerender(Renderer()))
     for host, (before, after) in numbers.items():
-        yield Way(host, before, after, tuple(words.get(host, ())))
+        yield RollbackStep(host, before, after, tuple(words.get(host, ())))
 
 
-def is_younger(way: Way, number: int, lines: Sequence[history.Line]) -> bool:
+def is_younger(step: RollbackStep, number: int, lines: Sequence[history.Line]) -> bool:
     """Tell whether all that was ever applied to a host came after run `number`."""
-    if way.after is not None:
+    if step.after is not None:
         return False
     runs = [
         line["run"]
         for line in lines
-        if line["hosts"].get(way.host, {}).get("result") == history.APPLIED
+        if line["hosts"].get(step.host, {}).get("result") == history.APPLIED
     ]
-    before = [line["hosts"][way.host].get("from") for line in lines if way.host in line["hosts"]]
+    before = [line["hosts"][step.host].get("from") for line in lines if step.host in line["hosts"]]
     return bool(runs) and min(runs) > number and before[0] == 0
 
 
-def told(goal: Target, number: int, ways: Sequence[Way]) -> list[str]:
+def summary_lines(goal: Target, number: int, going_back: Sequence[RollbackStep]) -> list[str]:
     """Return the lines that tell what will happen."""
     lines = [f"Rolling back {goal.words} to run {number}:"]
-    for way in ways:
+    for step in going_back:
         where = (
-            f"as run {way.after} left it"
-            if way.after is not None
+            f"as run {step.after} left it"
+            if step.after is not None
             else (f"to the state it had after run {number}, of which nothing is recorded here")
         )
-        now = f", now as run {way.before} left it" if way.before else ""
-        lines.append(f"{way.host}: {where}{now}")
-        lines += [f"  ~ {text}" for text in way.words]
+        now = f", now as run {step.before} left it" if step.before else ""
+        lines.append(f"{step.host}: {where}{now}")
+        lines += [f"  ~ {text}" for text in step.words]
     return lines
 
 

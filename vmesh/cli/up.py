@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
     with steps.phase("preflight", "checking the inventory and this machine"):
         steps.status(f"reading {named(arguments.inventory)}")
+        # site.yml reads and compiles it again in its own process: Ansible's variables count there,
+        # and what this step needs to know, it needs before Ansible and the VMs are there.
         mesh = read(*arguments.inventory)
         if missing := check_sources(mesh.spec):
             raise Problems(missing)

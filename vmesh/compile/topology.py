@@ -1,7 +1,7 @@
 """What the hosts' specs say about the whole mesh: services, who calls whom, the edges' routes.
 
-Pure. It takes the hosts' specs as plain data (vmesh.rollout.record.shown, or as they were recorded)
-and reads them by their views, which are what the proxies really get.
+Pure. It takes the hosts' specs as plain data (vmesh.rollout.description.shown, or as they were
+recorded) and reads them by their views, which are what the proxies really get.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The lab: a mesh's virtual machines on this machine, by plain QEMU, of the calling user."""
 
-from vmesh.lab.lab import Lab, State
+from vmesh.lab.lab import Lab, VmStatus
 from vmesh.lab.requirements import REQUIREMENTS, Requirement, missing_requirements
 from vmesh.lab.spec import LabSpec, VmSpec, lab_spec
 from vmesh.lab.together import LabError
@@ -11,8 +11,8 @@ __all__ = [
     "LabError",
     "LabSpec",
     "Requirement",
-    "State",
     "VmSpec",
+    "VmStatus",
     "lab_spec",
     "missing_requirements",
 ]

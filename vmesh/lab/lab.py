@@ -36,7 +36,7 @@ from vmesh.lab.up import Up
 
 
 @dataclass(frozen=True)
-class State:
+class VmStatus:
     """What a VM is doing."""
 
     status: str  # running, paused, saved, stopped, absent
@@ -71,10 +71,10 @@ class Lab:
             if folder.name not in known
         ]
 
-    def status(self) -> dict[str, State]:
+    def status(self) -> dict[str, VmStatus]:
         """Return what each VM is doing."""
         return {
-            machine.spec.name: State(
+            machine.spec.name: VmStatus(
                 machine.status(), machine.spec.ssh_port, machine.spec.mesh_address
             )
             for machine in self.machines()

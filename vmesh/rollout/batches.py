@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.model.types import RolloutPolicy
-from vmesh.rollout.record import State, left_behind, parts_of
+from vmesh.rollout.record import HostRecord, left_behind, parts_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class RolloutPlan:
 
 
 def rollout(
-    wanted: Mapping[str, State],
-    recorded: Mapping[str, State],
+    wanted: Mapping[str, HostRecord],
+    recorded: Mapping[str, HostRecord],
     there: Mapping[str, Collection[str]],
     settings: RolloutPolicy,
     interrupted_on: Collection[str] = (),
@@ -80,8 +80,8 @@ def rollout(
 
 
 def in_the_way(
-    wanted: Mapping[str, State],
-    recorded: Mapping[str, State],
+    wanted: Mapping[str, HostRecord],
+    recorded: Mapping[str, HostRecord],
     there: Mapping[str, Collection[str]],
 ) -> list[str]:
     """Return, in sentences, which new Envoys want a port that another one on the host has.
@@ -113,7 +113,7 @@ def in_the_way(
     return found
 
 
-_NOTHING: State = {"host": {"proxies": []}}
+_NOTHING: HostRecord = {"host": {"proxies": []}}
 _ANY = "0.0.0.0"
 
 
@@ -134,7 +134,7 @@ def _overlap(one: tuple[str, int], other: tuple[str, int]) -> bool:
     return one[1] == other[1] and (one[0] == other[0] or _ANY in (one[0], other[0]))
 
 
-def rollback(states: Mapping[str, State], settings: RolloutPolicy) -> RolloutPlan:
+def rollback(states: Mapping[str, HostRecord], settings: RolloutPolicy) -> RolloutPlan:
     """Return the order in which hosts with these states go back to earlier ones.
 
     What they go back to is known to them alone, so each app counts as renewed.
@@ -143,21 +143,21 @@ def rollback(states: Mapping[str, State], settings: RolloutPolicy) -> RolloutPla
     return RolloutPlan(batches=batches(members, settings))
 
 
-def kinds(state: State) -> frozenset[str]:
+def kinds(state: HostRecord) -> frozenset[str]:
     """Return what runs on a host: its services, edges and Jaeger, by name."""
     host = state["host"]
     names = {proxy["name"] for proxy in host["proxies"]}
     return frozenset(names | ({"jaeger"} if host["jaeger"] else set()))
 
 
-def differs(before: State, after: State) -> bool:
+def differs(before: HostRecord, after: HostRecord) -> bool:
     """Tell whether applying `after` changes anything where `before` was applied."""
     return any(
         before.get(key) != after.get(key) for key in before.keys() | after.keys() if key != "left"
     )
 
 
-def renewed(before: State | None, after: State) -> frozenset[str]:
+def renewed(before: HostRecord | None, after: HostRecord) -> frozenset[str]:
     """Return the services of a host whose app is renewed; not those whose Envoy hands over."""
     services = {service["name"]: service for service in after["host"]["flask_services"]}
     if before is None or _of_role(before, "flask_service") != _of_role(after, "flask_service"):
@@ -170,7 +170,7 @@ def renewed(before: State | None, after: State) -> frozenset[str]:
     )
 
 
-def _of_role(state: State, role: str) -> tuple[str | None, dict[str, object]]:
+def _of_role(state: HostRecord, role: str) -> tuple[str | None, dict[str, object]]:
     settings = {k: v for k, v in state["settings"].items() if k.startswith(f"{role}_")}
     return state["roles"].get(role), settings
 

@@ -9,18 +9,18 @@ from vmesh.rollout.change_words import (
     by_name,
     changed_keys,
     differing,
+    format_value,
     key_words,
     listens_on,
-    said,
     url_of,
 )
-from vmesh.rollout.record import State
+from vmesh.rollout.record import HostRecord
 
 _APP_WORDS = {"source": "folder", "wsgi": "WSGI app", "listening": "listens on"}
 _APP_KEYS = ("name", "environment", "address", "port")
 
 
-def compare_apps(report: HostReport, old: State, new: State) -> None:
+def compare_apps(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     """Say what changes in the apps of a host."""
     before, after = (
         by_name(old["host"]["flask_services"]),
@@ -54,10 +54,10 @@ def compare_apps(report: HostReport, old: State, new: State) -> None:
 
 
 def _compare_app(
-    report: HostReport, old: View, new: View, old_state: State, new_state: State
+    report: HostReport, old: View, new: View, old_state: HostRecord, new_state: HostRecord
 ) -> None:
     part, name = f"app {new['name']}", new["name"]
-    words = {key: (label, said) for key, label in _APP_WORDS.items()}
+    words = {key: (label, format_value) for key, label in _APP_WORDS.items()}
     for text in changed_keys(old, new, words, _APP_KEYS):
         report.say(part, CHANGE, text)
     told = _told_urls(name, old_state, new_state) | {"MESH_ADDRESS", "SERVICE_NAME"}
@@ -89,7 +89,7 @@ def new_jaeger(report: HostReport, jaeger: View) -> None:
     report.say("Jaeger", ADD, f"new Jaeger; pages on {jaeger['endpoints']['ui']}")
 
 
-def compare_jaeger(report: HostReport, old: State, new: State) -> None:
+def compare_jaeger(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     """Say what changes in the Jaeger of a host."""
     before, after = old["host"]["jaeger"], new["host"]["jaeger"]
     if after and not before:
@@ -104,7 +104,9 @@ def compare_jaeger(report: HostReport, old: State, new: State) -> None:
         label = {"ui": "pages"}.get(name, key_words(name))
         # Of a host that moved, its own line tells the address.
         if name == "ui" or str(was).split(":")[-1] != str(becomes).split(":")[-1]:
-            report.say("Jaeger", CHANGE, f"{label} on {said(was)} -> {said(becomes)}")
+            report.say(
+                "Jaeger", CHANGE, f"{label} on {format_value(was)} -> {format_value(becomes)}"
+            )
     for text in changed_keys(before, after, {}, ("endpoints", "ports")):
         report.say("Jaeger", CHANGE, text)
     for text in setting_changes(old, new, "jaeger_"):
@@ -115,7 +117,7 @@ def compare_jaeger(report: HostReport, old: State, new: State) -> None:
         report.say("Jaeger", RESTART, "restart of Jaeger")
 
 
-def _told_urls(service: str, old: State, new: State) -> set[str]:
+def _told_urls(service: str, old: HostRecord, new: HostRecord) -> set[str]:
     """Return the variables of the upstreams' URLs that a change of a listener tells."""
     before, after = (
         {

@@ -13,7 +13,7 @@ from vmesh.rollout.change_words import (
     by_name,
     changed_inside,
     changed_keys,
-    said,
+    format_value,
 )
 
 
@@ -94,7 +94,7 @@ def _ports_changed(old: Mapping[str, View], new: Mapping[str, View]) -> tuple[in
 def _zone_changes(old: View, new: View) -> Iterator[str]:
     zones = old.get("zone"), new.get("zone")
     if zones[0] != zones[1]:
-        yield arrow("zone", said(zones[0]), said(zones[1]))
+        yield arrow("zone", format_value(zones[0]), format_value(zones[1]))
     first = [not endpoint.get("priority") for endpoint in (old, new)]
     if first[0] != first[1]:
         yield "used first now" if first[1] else "used last now"

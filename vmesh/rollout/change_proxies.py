@@ -19,20 +19,21 @@ from vmesh.rollout.change_words import (
     by_name,
     changed_keys,
     differing,
+    format_value,
     key_words,
     listens_on,
     networks,
-    said,
     tracing_changes,
     url_of,
 )
-from vmesh.rollout.record import MASKED, State
+from vmesh.rollout.description import MASKED
+from vmesh.rollout.record import HostRecord
 
 BOOTSTRAP = "bootstrap.json"
 _PROXY_KEYS = ("name", "ports", "view")
 
 
-def compare_proxies(report: HostReport, old: State, new: State) -> None:
+def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     """Say what changes in the Envoys of a host."""
     before, after = by_name(old["host"]["proxies"]), by_name(new["host"]["proxies"])
     versions = old["versions"].get("envoy"), new["versions"].get("envoy")
@@ -82,7 +83,7 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
     begin = len(report.found)
     part, before, after = _label(new), old["view"], new["view"]
     for key, one, other in differing(old, new, _PROXY_KEYS):
-        report.say(part, CHANGE, arrow(key_words(key), said(one), said(other)))
+        report.say(part, CHANGE, arrow(key_words(key), format_value(one), format_value(other)))
     _compare_listeners(report, part, new["kind"], before, after)
     for table in dict.fromkeys([*after["routes"], *before["routes"]]):
         if table in before["routes"] and table in after["routes"]:
@@ -93,10 +94,12 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
         if key == "node":
             for inner, was, becomes in differing(one or {}, other or {}, ("zone",)):
                 report.say(
-                    part, CHANGE, arrow(f"node's {key_words(inner)}", said(was), said(becomes))
+                    part,
+                    CHANGE,
+                    arrow(f"node's {key_words(inner)}", format_value(was), format_value(becomes)),
                 )
         else:
-            report.say(part, CHANGE, arrow(key_words(key), said(one), said(other)))
+            report.say(part, CHANGE, arrow(key_words(key), format_value(one), format_value(other)))
     if len(report.found) == begin and not _moved_only(report, before, after):
         report.say(part, CHANGE, "its configuration changes in its order only; see --diff")
 

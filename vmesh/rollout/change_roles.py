@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from vmesh.rollout.change_words import arrow, differing, said
-from vmesh.rollout.record import State
+from vmesh.rollout.change_words import arrow, differing, format_value
+from vmesh.rollout.record import HostRecord
 
 
-def setting_changes(old: State, new: State, prefix: str) -> list[str]:
+def setting_changes(old: HostRecord, new: HostRecord, prefix: str) -> list[str]:
     """Return what changes in the settings of the role with this prefix."""
     before, after = old["settings"], new["settings"]
     return [
-        arrow(f"setting {name}:", said(was), said(becomes))
+        arrow(f"setting {name}:", format_value(was), format_value(becomes))
         for name, was, becomes in differing(before, after)
         if name.startswith(prefix)
     ]
 
 
-def role_differs(old: State, new: State, role: str) -> bool:
+def role_differs(old: HostRecord, new: HostRecord, role: str) -> bool:
     """Tell whether the role that wrote `new` is another than the one that wrote `old`."""
     return bool(old["roles"].get(role) != new["roles"].get(role))
 

@@ -15,8 +15,8 @@ from vmesh.rollout.change_words import (
     by_name,
     changed_keys,
     differing,
+    format_value,
     key_words,
-    said,
     tracing_changes,
 )
 
@@ -24,17 +24,21 @@ from vmesh.rollout.change_words import (
 def compare_routes(report: HostReport, part: str, table: str, old: View, new: View) -> None:
     """Say what changes in one table of routes."""
     for key, before, after in differing(old, new, ("virtual_hosts",)):
-        text = arrow(TABLE_WORDS.get(key, key_words(key)), said(before), said(after))
+        text = arrow(
+            TABLE_WORDS.get(key, key_words(key)), format_value(before), format_value(after)
+        )
         report.say(part, CHANGE, f"{_table_words(table)}: {text}")
     before_hosts, after_hosts = by_name(old["virtual_hosts"]), by_name(new["virtual_hosts"])
     for name, host in after_hosts.items():
         if name not in before_hosts:
             count = len(host["routes"])
-            text = f"new virtual host for {said(host['domains'])}"
+            text = f"new virtual host for {format_value(host['domains'])}"
             report.say(part, ADD, f"{text}, with {count} {plural('route', count)}")
     for name, host in before_hosts.items():
         if name not in after_hosts:
-            report.say(part, REMOVE, f"no virtual host for {said(host['domains'])} any more")
+            report.say(
+                part, REMOVE, f"no virtual host for {format_value(host['domains'])} any more"
+            )
     common = [name for name in after_hosts if name in before_hosts]
     for name in common:
         _compare_virtual_host(report, part, table, before_hosts[name], after_hosts[name])
@@ -45,7 +49,9 @@ def compare_routes(report: HostReport, part: str, table: str, old: View, new: Vi
 def _compare_virtual_host(report: HostReport, part: str, table: str, old: View, new: View) -> None:
     site = "" if table != "public" or new["domains"] == ["*"] else f" of {new['domains'][0]}"
     whole = f"all routes{site}" if table == "public" else _table_words(table)
-    for text in changed_keys(old, new, {"domains": ("answers for", said)}, ("routes", "filters")):
+    for text in changed_keys(
+        old, new, {"domains": ("answers for", format_value)}, ("routes", "filters")
+    ):
         report.say(part, CHANGE, f"{whole}: {text}")
     for text in changed_keys(old["filters"], new["filters"], FILTER_WORDS):
         report.say(part, CHANGE, f"{whole}: {text}")

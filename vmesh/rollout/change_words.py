@@ -14,7 +14,7 @@ from vmesh.compile.topology import EGRESS, upstream_words
 from vmesh.rollout.change_report import View
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value of a view as a person would write it."""
     if value is None or value in ([], {}, ""):
         return "none"
@@ -23,9 +23,9 @@ def said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key_words(key)} {said(item)}" for key, item in value.items())
+        return ", ".join(f"{key_words(key)} {format_value(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(said(item) for item in value)
+        return ", ".join(format_value(item) for item in value)
     return str(value)
 
 
@@ -36,11 +36,11 @@ def key_words(key: str) -> str:
 
 def seconds(value: Any) -> str:
     """Return a number of seconds with its unit."""
-    return f"{value:g} s" if isinstance(value, int | float) else said(value)
+    return f"{value:g} s" if isinstance(value, int | float) else format_value(value)
 
 
 def _percent(value: Any) -> str:
-    return f"{value:g} %" if isinstance(value, int | float) else said(value)
+    return f"{value:g} %" if isinstance(value, int | float) else format_value(value)
 
 
 def networks(value: Any) -> str:
@@ -50,7 +50,7 @@ def networks(value: Any) -> str:
 
 def _retry(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return said(value)
+        return format_value(value)
     each = value.get("per_try_timeout")
     limit = f", {seconds(each)} each" if each is not None else ""
     return f"{value['attempts']} on {value['on'].replace(',', ', ')}{limit}"
@@ -58,18 +58,22 @@ def _retry(value: Any) -> str:
 
 def _bucket(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return said(value)
+        return format_value(value)
     return f"{value['tokens'] / value['interval']:.4g} per second, {value['burst']} at once"
 
 
 def _mirror(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return said(value)
+        return format_value(value)
     return f"{_percent(value['percent'])} to {value['cluster']}"
 
 
 def _tags(value: Any) -> str:
-    return ", ".join(each["name"] for each in value) if isinstance(value, list) else said(value)
+    return (
+        ", ".join(each["name"] for each in value)
+        if isinstance(value, list)
+        else format_value(value)
+    )
 
 
 def _headers(value: Any) -> str:
@@ -77,17 +81,17 @@ def _headers(value: Any) -> str:
         return "as the tracer writes them"
     b3 = "with B3" if value["tell_b3"] else "without B3"
     if value["removes"]:
-        return f"without {said(value['removes'])}"
+        return f"without {format_value(value['removes'])}"
     if value["outside"]:
-        return f"trace context as {said(value['keep'])} alone, {b3}"
+        return f"trace context as {format_value(value['keep'])} alone, {b3}"
     return f"request ids as they came, {b3}"
 
 
 def _rewrite(value: Any) -> str:
-    """Return a rewrite as the user said it: an expression beside a prefix is how Envoy does it."""
+    """Return a rewrite as the user wrote it: an expression beside a prefix is how Envoy does it."""
     if isinstance(value, Mapping) and "prefix" in value:
-        return said({k: v for k, v in value.items() if k not in ("regex", "substitution")})
-    return said(value)
+        return format_value({k: v for k, v in value.items() if k not in ("regex", "substitution")})
+    return format_value(value)
 
 
 Words = Callable[[Any], str]
@@ -96,34 +100,34 @@ ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
     "timeout": ("timeout", seconds),
     "idle_timeout": ("idle timeout", seconds),
     "retry": ("retries", _retry),
-    "operation": ("name of its spans", said),
+    "operation": ("name of its spans", format_value),
     "rewrite": ("rewrite", _rewrite),
-    "request_body_buffer_limit": ("bytes of a body kept for a retry", said),
+    "request_body_buffer_limit": ("bytes of a body kept for a retry", format_value),
     "mirror": ("mirror", _mirror),
-    "hash_on": ("instance chosen by", said),
-    "websocket": ("WebSocket", said),
+    "hash_on": ("instance chosen by", format_value),
+    "websocket": ("WebSocket", format_value),
 }
 _TRACING_WORDS: Mapping[str, tuple[str, Words]] = {
     "sampling": ("sampling", _percent),
-    "follows": ("follows the decision of the edge", said),
-    "export": ("spans sent as", said),
-    "service": ("service name of its spans", said),
+    "follows": ("follows the decision of the edge", format_value),
+    "export": ("spans sent as", format_value),
+    "service": ("service name of its spans", format_value),
     "collector": ("collector of spans", upstream_words),
-    "collector_host": ("collector's host", said),
-    "collector_path": ("collector's path", said),
-    "headers": ("headers to the collector", said),
+    "collector_host": ("collector's host", format_value),
+    "collector_path": ("collector's path", format_value),
+    "headers": ("headers to the collector", format_value),
     "tags": ("tags of spans", _tags),
 }
 LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
-    "websocket": ("WebSocket", said),
-    "to_outside": ("requests may leave the mesh", said),
-    "proxy_100_continue": ("Expect: 100-continue passed on to the app", said),
+    "websocket": ("WebSocket", format_value),
+    "to_outside": ("requests may leave the mesh", format_value),
+    "proxy_100_continue": ("Expect: 100-continue passed on to the app", format_value),
     "control_networks": ("networks that may control Envoy", networks),
-    "trusted_hops": ("trusted hops", said),
-    "proxy_protocol": ("PROXY protocol", said),
-    "headers_with_underscores": ("header names with underscores", said),
-    "escaped_slashes": ("escaped slashes", said),
-    "merge_slashes": ("merged slashes", said),
+    "trusted_hops": ("trusted hops", format_value),
+    "proxy_protocol": ("PROXY protocol", format_value),
+    "headers_with_underscores": ("header names with underscores", format_value),
+    "escaped_slashes": ("escaped slashes", format_value),
+    "merge_slashes": ("merged slashes", format_value),
     "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
 }
 TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
@@ -145,20 +149,23 @@ EARLIER_EDGE: View = {
 }
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "rate_limit": ("rate limit", _bucket),
-    "max_request_bytes": ("largest request body in bytes", said),
-    "cors": ("CORS", said),
-    "compression": ("compression", said),
-    "fault": ("fault", said),
+    "max_request_bytes": ("largest request body in bytes", format_value),
+    "cors": ("CORS", format_value),
+    "compression": ("compression", format_value),
+    "fault": ("fault", format_value),
 }
 CLUSTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "connect_timeout": ("connect timeout", seconds),
     "idle_timeout": ("idle timeout", seconds),
-    "load_balancing": ("load balancing", said),
-    "http2": ("HTTP/2", said),
+    "load_balancing": ("load balancing", format_value),
+    "http2": ("HTTP/2", format_value),
     "headers": ("headers of its requests", _headers),
-    "grpc": ("gRPC", said),
-    "keepalive": ("dead connections found by", said),
-    "type": ("found by", lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, said(kind))),
+    "grpc": ("gRPC", format_value),
+    "keepalive": ("dead connections found by", format_value),
+    "type": (
+        "found by",
+        lambda kind: {"eds": "its file", "dns": "DNS"}.get(kind, format_value(kind)),
+    ),
 }
 NESTED_CLUSTER_WORDS = {
     "circuit_breaker": "circuit breaker",
@@ -182,7 +189,7 @@ def differing(old: View, new: View, but: Collection[str] = ()) -> Iterator[tuple
 
 
 def arrow(label: str, before: str, after: str) -> str:
-    """Say a change. Two values that look the same, as hidden ones do, are said to differ."""
+    """Say a change. Two values that look the same, as hidden ones do, are told to differ."""
     return f"{label} changes" if before == after else f"{label} {before} -> {after}"
 
 
@@ -190,10 +197,10 @@ def changed_inside(label: str, old: Any, new: Any) -> Iterator[str]:
     """Yield what changes in a mapping that may be there or not."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key, before, after in differing(old, new):
-            words = seconds if key in _SECONDS_INSIDE else said
+            words = seconds if key in _SECONDS_INSIDE else format_value
             yield arrow(f"{label}: {key_words(key)}", words(before), words(after))
     elif isinstance(new, Mapping):
-        yield f"{label} on: {said(new)}" if new else f"{label} on"
+        yield f"{label} on: {format_value(new)}" if new else f"{label} on"
     else:
         yield f"{label} off"
 
@@ -203,7 +210,7 @@ def changed_keys(
 ) -> Iterator[str]:
     """Yield what changes by a table of words; keys it lacks are told by their name."""
     for key, before, after in differing(old, new, but):
-        label, word = words.get(key, (key_words(key), said))
+        label, word = words.get(key, (key_words(key), format_value))
         yield arrow(label, word(before), word(after))
 
 
@@ -214,7 +221,7 @@ def tracing_changes(old: View | None, new: View | None) -> Iterator[str]:
     elif isinstance(new, Mapping):
         yield f"tracing: {', '.join(_tracing_said(new))}"
     else:
-        yield arrow("tracing", "on" if old else "none", said(new))
+        yield arrow("tracing", "on" if old else "none", format_value(new))
 
 
 def _tracing_said(tracing: View) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What would change, in words: two states of the hosts in, sentences out.
 
-Pure. A state is what vmesh.rollout.record describes. Every difference gets a sentence: what no
+Pure. A state is what vmesh.rollout.description returns. Every difference gets a sentence: what no
 rule has words for is told by its key, and files that are written differently although the
 inventory says the same are told, too. Nothing changes silently.
 
@@ -30,8 +30,8 @@ from vmesh.rollout.change_report import (
     Rerender,
     pending,
 )
-from vmesh.rollout.change_words import arrow, changed_keys, said
-from vmesh.rollout.record import State, left_behind, parts_of
+from vmesh.rollout.change_words import arrow, changed_keys, format_value
+from vmesh.rollout.record import HostRecord, left_behind, parts_of
 
 _HOST_KEYS = (
     "address",
@@ -45,8 +45,8 @@ _HOST_KEYS = (
 
 
 def compare(
-    old: Mapping[str, State],
-    new: Mapping[str, State],
+    old: Mapping[str, HostRecord],
+    new: Mapping[str, HostRecord],
     rerender: Rerender,
     in_inventory: Collection[str] = (),
 ) -> list[Change]:
@@ -71,7 +71,7 @@ def compare(
 
 
 def sentences(
-    old: Mapping[str, State], new: Mapping[str, State], rerender: Rerender
+    old: Mapping[str, HostRecord], new: Mapping[str, HostRecord], rerender: Rerender
 ) -> dict[str, list[str]]:
     """Return host -> what applying `new` changes there, for hosts on which anything changes."""
     found: dict[str, list[str]] = {}
@@ -80,7 +80,7 @@ def sentences(
     return found
 
 
-def _gone(report: HostReport, old: State, *, there: bool) -> None:
+def _gone(report: HostReport, old: HostRecord, *, there: bool) -> None:
     units = ", ".join(sorted({*parts_of(old), *old["left"]}))
     if there:
         text = f"has no part in the mesh any more; these are drained, stopped and removed: {units}"
@@ -94,7 +94,7 @@ def _gone(report: HostReport, old: State, *, there: bool) -> None:
     )
 
 
-def _first(report: HostReport, new: State) -> None:
+def _first(report: HostReport, new: HostRecord) -> None:
     for proxy in new["host"]["proxies"]:
         new_proxy(report, proxy)
     for service in new["host"]["flask_services"]:
@@ -105,13 +105,13 @@ def _first(report: HostReport, new: State) -> None:
         new_jaeger(report, new["host"]["jaeger"])
 
 
-def _both(report: HostReport, old: State, new: State) -> None:
+def _both(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     before, after = old["host"], new["host"]
     report.moved = (before["address"], after["address"])
     if before["address"] != after["address"]:
         report.say("host", CHANGE, f"mesh address {before['address']} -> {after['address']}")
     if before.get("zone") != after.get("zone"):
-        zones = said(before.get("zone")), said(after.get("zone"))
+        zones = format_value(before.get("zone")), format_value(after.get("zone"))
         report.say("host", CHANGE, arrow("zone", *zones))
     for text in changed_keys(before, after, {}, _HOST_KEYS):
         report.say("host", CHANGE, text)

@@ -1,10 +1,10 @@
 """What a run of `site.yml` gives its hosts: described once, and kept until it is recorded.
 
-The first step of a run (the action mesh_plan) describes each host (vmesh.rollout.record) before any
-of them changes. The second (mesh_rollout) adds what follows from the hosts' answers, and what
-changes. The last (mesh_record) makes the same description the record of each host that has it. In
-between, the description is in two files beside the build folder. No secret, nor a hash of one, is
-in them.
+The first step of a run (the action mesh_plan) describes each host (vmesh.rollout.description),
+before any of them changes. The second (mesh_rollout) adds what follows from the hosts' answers, and
+what changes. The last (mesh_record) makes the same description the record of each host that has it.
+In between, the description is in two files beside the build folder. They hold no secret, nor the
+hash of one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from vmesh.model.inventory import Inventory, from_hostvars
 from vmesh.model.parse import parse
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import record
+from vmesh.rollout import description, record_secrets
 from vmesh.rollout.change_report import Rerender
-from vmesh.rollout.record import Hashes, State
+from vmesh.rollout.description import Hashes
+from vmesh.rollout.record import HostRecord
 
 _PLANNED, _DECIDED, _LOCK = "planned.json", "decided.json", "run.json"
 # What `decide` adds to the state of a host.
@@ -56,14 +57,14 @@ class Rendered:
         self.hashes: dict[str, dict[str, Hashes]] = {}
 
     def __call__(self, host: str, proxy: ProxySpec, files: Mapping[str, str]) -> None:
-        self.hashes.setdefault(host, {})[proxy.name] = record.hashes_of(files)
+        self.hashes.setdefault(host, {})[proxy.name] = description.hashes_of(files)
 
 
-def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[str, State]:
+def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[str, HostRecord]:
     """Return host -> the state it will have, but for what follows from the host's answer."""
-    secrets, render = record.Secrets.of(inventory), Renderer().files
+    secrets, render = record_secrets.Secrets.of(inventory), Renderer().files
     return {
-        name: record.describe(
+        name: description.describe(
             host,
             secrets,
             render,  # of views with a hidden value alone: the others have been rendered
@@ -74,22 +75,22 @@ def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[s
     }
 
 
-def keep(folder: Path, policy: RolloutPolicy, states: Mapping[str, State]) -> None:
+def keep(folder: Path, policy: RolloutPolicy, states: Mapping[str, HostRecord]) -> None:
     """Write what `load` returns beside the build folder; raises OSError."""
     _write(_beside(folder, _PLANNED), {"policy": dataclasses.asdict(policy), "hosts": states})
 
 
-def load(folder: Path) -> tuple[RolloutPolicy, dict[str, State]]:
+def load(folder: Path) -> tuple[RolloutPolicy, dict[str, HostRecord]]:
     """Return how a change goes from host to host, and all hosts' states; raises NoPlanError."""
     kept = _read(_beside(folder, _PLANNED))
     return RolloutPolicy(**kept["policy"]), kept["hosts"]
 
 
 def completed(
-    states: Mapping[str, State],
+    states: Mapping[str, HostRecord],
     answers: Mapping[str, Mapping[str, Any]],
     artifacts: Mapping[str, Any],
-) -> dict[str, State]:
+) -> dict[str, HostRecord]:
     """Return the states of the hosts that answered, with what each gets for what it is.
 
     answers: host -> what it said of itself: arch, python
@@ -99,7 +100,7 @@ def completed(
     for host, answer in answers.items():
         platform = {key: str(answer[key]) for key in ("arch", "python")}
         key = f"{platform['python']}/{platform['arch']}"
-        found[host] = record.with_artifacts(
+        found[host] = description.with_artifacts(
             states[host],
             versions={
                 name: str(artifacts[name][platform["arch"]]["version"])
@@ -116,7 +117,7 @@ def completed(
 
 
 def decide(
-    folder: Path, states: Mapping[str, State], sentences: Mapping[str, Sequence[str]]
+    folder: Path, states: Mapping[str, HostRecord], sentences: Mapping[str, Sequence[str]]
 ) -> None:
     """Write what `load_decided` returns beside the build folder; raises OSError.
 
@@ -133,7 +134,7 @@ def decide(
     _write(_beside(folder, _DECIDED), decided)
 
 
-def load_decided(folder: Path) -> tuple[dict[str, State], dict[str, list[str]]]:
+def load_decided(folder: Path) -> tuple[dict[str, HostRecord], dict[str, list[str]]]:
     """Return host -> the state that this run gives it, and host -> what changes there.
 
     Raises NoPlanError.
@@ -155,7 +156,7 @@ def forget(folder: Path) -> None:
 def recorded_files(proxy: Mapping[str, Any], renderer: Renderer) -> dict[str, str] | None:
     """Return the files of a recorded proxy as today's templates write them, None if they cannot."""
     try:
-        return renderer.files(record.proxy_from(proxy))
+        return renderer.files(description.proxy_from(proxy))
     except (Problems, jinja2.TemplateError, KeyError, TypeError, OSError):
         return None
 
@@ -165,7 +166,7 @@ def rerender(renderer: Renderer) -> Rerender:
 
     def hashes(proxy: Mapping[str, Any]) -> Hashes | None:
         texts = recorded_files(proxy, renderer)
-        return texts and record.hashes_of(texts)
+        return texts and description.hashes_of(texts)
 
     return hashes
 

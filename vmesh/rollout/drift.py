@@ -14,7 +14,8 @@ from typing import Any
 
 from vmesh.base.words import shorter
 from vmesh.compile.host_spec import ExternalSpec, FlaskSpec, HostSpec
-from vmesh.rollout.record import MASKED, Described, State
+from vmesh.rollout.description import MASKED, Described
+from vmesh.rollout.record import HostRecord
 
 Answer = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ def environments(spec: HostSpec) -> dict[str, dict[str, str]]:
 
 def drift(  # noqa: PLR0913 - two states of a host, its answer, and how to read it
     host: str,
-    recorded: State | None,
+    recorded: HostRecord | None,
     wanted: Described | None,
     answer: Answer,
     environments: Mapping[str, Mapping[str, str]],
@@ -86,7 +87,7 @@ def drift(  # noqa: PLR0913 - two states of a host, its answer, and how to read 
     return [Drift(host, part, text) for part, text in found]
 
 
-def _platform(applied: State, answer: Answer) -> Iterator[tuple[str, str]]:
+def _platform(applied: HostRecord, answer: Answer) -> Iterator[tuple[str, str]]:
     before, now = applied["platform"], answer
     if before and any(before[key] != now[key] for key in before):
         yield (
@@ -96,7 +97,7 @@ def _platform(applied: State, answer: Answer) -> Iterator[tuple[str, str]]:
         )
 
 
-def _releases(applied: State, answer: Answer) -> Iterator[tuple[str, str]]:
+def _releases(applied: HostRecord, answer: Answer) -> Iterator[tuple[str, str]]:
     wanted = {**applied["versions"], **applied["bundles"]}
     for name, version in sorted(wanted.items()):
         there = answer["releases"].get(name)
@@ -159,7 +160,7 @@ def _unit(unit: Mapping[str, str], what: str = "") -> Iterator[str]:
 
 def _app(
     service: Mapping[str, Any],
-    applied: State,
+    applied: HostRecord,
     answer: Answer,
     environments: Mapping[str, Mapping[str, str]],
     key: str,
@@ -201,7 +202,7 @@ def _environment(
             yield f"environment {name} is not what the inventory says (its value is not recorded)"
 
 
-def _jaeger(applied: State, answer: Answer) -> Iterator[tuple[str, str]]:
+def _jaeger(applied: HostRecord, answer: Answer) -> Iterator[tuple[str, str]]:
     if not applied["host"]["jaeger"]:
         return
     there = answer["jaeger"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from vmesh.rollout.record import State, write_file
+from vmesh.rollout.record import HostRecord, write_file
 
 FILE, STATES = "history.jsonl", "states"
 KEPT = 3
@@ -67,7 +67,7 @@ def append(place: Path, line: Line) -> None:
         os.fsync(file.fileno())
 
 
-def keep(place: Path, host: str, number: int, state: State) -> None:
+def keep(place: Path, host: str, number: int, state: HostRecord) -> None:
     """Keep the record of a host as that of its state `number`, and the two before; raises OSError.
 
     The host keeps as many.
@@ -84,10 +84,10 @@ def numbers(place: Path, host: str) -> list[int]:
     return sorted(int(path.stem) for path in paths if path.stem.isdigit())
 
 
-def state(place: Path, host: str, number: int) -> State | None:
+def state(place: Path, host: str, number: int) -> HostRecord | None:
     """Return the kept record of a host's state, None when there is none that can be read."""
     try:
-        found: State = json.loads((_folder(place, host) / f"{number}.json").read_text("utf-8"))
+        found: HostRecord = json.loads((_folder(place, host) / f"{number}.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "host" in found else None
@@ -97,13 +97,13 @@ def _folder(place: Path, host: str) -> Path:
     return place / STATES / quote(host, safe="")
 
 
-def short(state: State) -> str:
+def short(state: HostRecord) -> str:
     """Return the first digits of a hash of a record, in which no secret is."""
     text = json.dumps(state, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def versions(state: State) -> dict[str, str]:
+def versions(state: HostRecord) -> dict[str, str]:
     """Return the versions that a host has: of Envoy, Jaeger, and the apps' bundles."""
     return {**state["versions"], **state["bundles"]}
 
@@ -111,7 +111,9 @@ def versions(state: State) -> dict[str, str]:
 # Rolling back
 
 
-def rolled_back(present: State, earlier: State | None, parts: Collection[str]) -> State:
+def rolled_back(
+    present: HostRecord, earlier: HostRecord | None, parts: Collection[str]
+) -> HostRecord:
     """Return the record of a host after its `parts` (all without any) went back to `earlier`.
 
     Where there is no record of that state, the present one says so.
@@ -124,8 +126,8 @@ def rolled_back(present: State, earlier: State | None, parts: Collection[str]) -
     return _with_parts(present, earlier, parts)
 
 
-def _with_parts(present: State, earlier: State, parts: Iterable[str]) -> State:
-    found: State = copy.deepcopy(present)
+def _with_parts(present: HostRecord, earlier: HostRecord, parts: Iterable[str]) -> HostRecord:
+    found: HostRecord = copy.deepcopy(present)
     for part in parts:
         kind, _, name = part.partition("@")
         if kind == "jaeger":

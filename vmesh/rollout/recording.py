@@ -10,7 +10,7 @@ from pathlib import Path
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, desired_state, history, record
 from vmesh.rollout.host_result import HostResult
-from vmesh.rollout.record import State
+from vmesh.rollout.record import HostRecord
 
 Results = Mapping[str, HostResult]
 
@@ -30,7 +30,7 @@ class MeshRun:
     who: str
     asked: str
     whole: bool
-    earlier: dict[str, State] = field(default_factory=dict)
+    earlier: dict[str, HostRecord] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
 
     def load_earlier(self, results: Results) -> None:
@@ -41,7 +41,7 @@ class MeshRun:
     def applied(
         self,
         results: Results,
-        wanted: Mapping[str, State],
+        wanted: Mapping[str, HostRecord],
         sentences: Mapping[str, Sequence[str]],
     ) -> None:
         """Record the hosts that have what the run was to give them; raises OSError.
@@ -78,7 +78,7 @@ class MeshRun:
         sentences = changes.sentences(self.earlier, {**self.earlier, **states}, rerender)
         self._write_line(results, states, sentences)
 
-    def _write(self, host: str, result: HostResult, state: State) -> None:
+    def _write(self, host: str, result: HostResult, state: HostRecord) -> None:
         earlier = self.earlier.get(host)
         if earlier and result.before == 0 < result.after and not history.numbers(self.place, host):
             # The host calls 0 what was there before it kept snapshots.
@@ -91,7 +91,7 @@ class MeshRun:
     def _write_line(
         self,
         results: Results,
-        states: Mapping[str, State],
+        states: Mapping[str, HostRecord],
         sentences: Mapping[str, Sequence[str]],
     ) -> None:
         """Write the line of the run, if it changed anything or anything went wrong."""

@@ -12,13 +12,13 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh.base.problems import HIDDEN
 from vmesh.compile.host_spec import egress_address
-from vmesh.rollout import change_report, change_words, changes, record
+from vmesh.rollout import change_report, change_words, changes, description
 from vmesh.rollout.change_report import Change
 
 
 def rerender(proxy: Any) -> dict[str, str]:
-    texts = worlds.render(record.proxy_from(proxy))
-    return {path: record.digest(text) for path, text in texts.items()}
+    texts = worlds.render(description.proxy_from(proxy))
+    return {path: description.digest(text) for path, text in texts.items()}
 
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:

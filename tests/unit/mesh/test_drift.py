@@ -11,7 +11,7 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh.model.inventory import Inventory
 from vmesh.rollout import drift
-from vmesh.rollout.record import MASKED
+from vmesh.rollout.description import MASKED
 
 KEY = "0123"
 RUNNING = {"active": "active", "enabled": "enabled"}

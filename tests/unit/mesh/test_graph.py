@@ -15,7 +15,8 @@ from vmesh.cli.output.graph import Arrow, Node, Picture
 from vmesh.compile.host_spec import HostSpec
 from vmesh.compile.topology import match_words, topology
 from vmesh.model.inventory import Inventory
-from vmesh.rollout.record import Secrets, shown
+from vmesh.rollout.description import shown
+from vmesh.rollout.record_secrets import Secrets
 
 
 def drawn(of: Inventory | None = None) -> Picture:

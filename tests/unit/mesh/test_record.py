@@ -17,7 +17,7 @@ from tests.unit.mesh.test_rollout import SETTINGS
 from vmesh.base import paths
 from vmesh.base.problems import HIDDEN
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, desired_state, history, record
+from vmesh.rollout import changes, description, desired_state, history, record
 
 SECRET = "correct horse"
 ENVIRONMENT = "mesh_services/shop/app/environment"
@@ -78,15 +78,17 @@ def test_the_hashes_are_those_of_the_files() -> None:
     each = worlds.described(of, render=Renderer().files)["shop1"]
     (proxy,) = worlds.plan(of).hosts["shop1"].proxies
     files = Renderer().files(proxy)
-    assert each.state["files"]["shop"] == {path: record.digest(t) for path, t in files.items()}
+    assert each.state["files"]["shop"] == {path: description.digest(t) for path, t in files.items()}
     assert each.exact["shop"] == each.state["files"]["shop"]
 
 
 def test_a_recorded_proxy_is_rendered_as_it_was() -> None:
     state = worlds.states(render=Renderer().files)["shop1"]
     (proxy,) = json.loads(json.dumps(state))["host"]["proxies"]
-    again = Renderer().files(record.proxy_from(proxy))
-    assert {path: record.digest(text) for path, text in again.items()} == state["files"]["shop"]
+    again = Renderer().files(description.proxy_from(proxy))
+    assert {path: description.digest(text) for path, text in again.items()} == state["files"][
+        "shop"
+    ]
 
 
 # Secrets
@@ -157,12 +159,12 @@ def test_no_hidden_value_of_the_mesh_is_recorded(
     text = recorded(tmp_path, of)
     assert SECRET not in text
     assert HIDDEN in text
-    assert record.MASKED in text, "the hash of its file tells nothing of the value"
+    assert description.MASKED in text, "the hash of its file tells nothing of the value"
     for described in worlds.described(of, render=Renderer().files).values():
         for name, files in described.state["files"].items():
             for path, sha256 in files.items():
                 exact = described.exact[name][path]
-                masked = sha256.startswith(record.MASKED)
+                masked = sha256.startswith(description.MASKED)
                 assert sha256 == exact or (masked and exact not in sha256)
 
 
@@ -447,7 +449,7 @@ def test_a_changed_host_kit_is_a_change_of_the_roles_that_install_it(
     kit = tmp_path / "plugins" / "module_utils" / "leave.py"
     kit.parent.mkdir(parents=True)
     monkeypatch.setattr(paths, "COLLECTION", tmp_path)
-    digest = record.role_digest.__wrapped__  # what it finds is kept for the rest of a run
+    digest = description.role_digest.__wrapped__  # what it finds is kept for the rest of a run
     kit.write_text("")
     before = {role: digest(role) for role in ("envoy", "flask_service", "jaeger")}
     kit.write_text("# changed\n")

@@ -11,7 +11,7 @@ import pytest
 from vmesh.model.types import RolloutPolicy
 from vmesh.rollout.batches import Member, batches, in_the_way, rollout, size
 
-State = dict[str, Any]
+HostRecord = dict[str, Any]
 SETTINGS = RolloutPolicy(
     canary=1, batch="25%", max_fail=0, observe=0, max_error_increase=5.0, max_slowdown=3.0
 )
@@ -21,7 +21,7 @@ def settings(**said: Any) -> RolloutPolicy:
     return RolloutPolicy(**{**SETTINGS.__dict__, **said})
 
 
-def state(*services: str, edge: str | None = None, jaeger: bool = False) -> State:
+def state(*services: str, edge: str | None = None, jaeger: bool = False) -> HostRecord:
     """A host with these parts, as vmesh.rollout.record describes it."""
     proxies = [{"name": name, "kind": "service", "view": {}} for name in services]
     proxies += [{"name": edge, "kind": "edge", "view": {}}] if edge else []
@@ -40,7 +40,7 @@ def state(*services: str, edge: str | None = None, jaeger: bool = False) -> Stat
     }
 
 
-def parts(state: State) -> list[str]:
+def parts(state: HostRecord) -> list[str]:
     host = state["host"]
     found = [f"envoy@{proxy['name']}" for proxy in host["proxies"]]
     found += [f"flask@{service['name']}" for service in host["flask_services"]]
@@ -58,11 +58,11 @@ MESH = {
 }
 
 
-def everything(mesh: dict[str, State]) -> dict[str, list[str]]:
+def everything(mesh: dict[str, HostRecord]) -> dict[str, list[str]]:
     return {host: parts(each) for host, each in mesh.items()}
 
 
-def with_release(mesh: dict[str, State], service: str) -> dict[str, State]:
+def with_release(mesh: dict[str, HostRecord], service: str) -> dict[str, HostRecord]:
     changed = copy.deepcopy(mesh)
     for each in changed.values():
         if service in each["bundles"]:
@@ -185,7 +185,7 @@ def test_any_rollout_keeps_its_promises() -> None:
         assert begun or len(order) <= canary * len(kinds)
 
 
-def listening(state: State, name: str, address: str, port: int) -> State:
+def listening(state: HostRecord, name: str, address: str, port: int) -> HostRecord:
     """Return `state` with a listener for the proxy `name`."""
     changed = copy.deepcopy(state)
     for proxy in changed["host"]["proxies"]:

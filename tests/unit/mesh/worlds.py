@@ -11,7 +11,8 @@ from typing import Any
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model.inventory import Inventory
-from vmesh.rollout.record import Described, Secrets, describe
+from vmesh.rollout.description import Described, describe
+from vmesh.rollout.record_secrets import Secrets
 
 MESH: dict[str, Any] = {
     "mesh_services": {

@@ -16,8 +16,9 @@ from vmesh.cli.output.graph import hosts_by_zone
 from vmesh.cli.output.tables import table
 from vmesh.compile.topology import Outside, Route, Service, Topology
 from vmesh.rollout import change_report, history
+from vmesh.rollout.description import Described
 from vmesh.rollout.drift import Drift
-from vmesh.rollout.record import Described, State
+from vmesh.rollout.record import HostRecord
 
 MARKS = {
     change_report.ADD: "+",
@@ -41,7 +42,7 @@ class Result:
 
     mesh: Topology
     warnings: tuple[Problem, ...]
-    recorded: dict[str, State]
+    recorded: dict[str, HostRecord]
     wanted: dict[str, Described]
     found: list[change_report.Change]
     drifts: list[Drift] | None = None
@@ -79,7 +80,7 @@ def show(result: Result, arguments: argparse.Namespace) -> None:
             print()
     if result.warnings:
         print(problem_list(result.warnings), file=sys.stderr)
-    _lines(told(result))
+    _lines(summary_lines(result))
     for text in result.diffs:
         print()
         _lines(text.splitlines())
@@ -136,7 +137,7 @@ def _without_repeats(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return found
 
 
-def told(result: Result) -> list[str]:
+def summary_lines(result: Result) -> list[str]:
     """Return the lines that tell what would change and what has drifted."""
     lines = [f"Traced: {result.mesh.spans}." if result.mesh.spans else "Nothing is traced.", ""]
     fresh = sorted(result.wanted.keys() - result.recorded.keys())
@@ -162,7 +163,7 @@ def told(result: Result) -> list[str]:
     return lines
 
 
-def unrecorded(recorded: Mapping[str, State]) -> list[str]:
+def unrecorded(recorded: Mapping[str, HostRecord]) -> list[str]:
     """Return the lines that tell what was rolled back to a state that is not recorded here."""
     marked = {
         host: state[history.UNRECORDED]

@@ -85,9 +85,9 @@ def bring_up_previous(world: World) -> None:
 
 
 def upgraded(world: World) -> Row:
-    """Run this checkout's site.yml, by plain Ansible, on a mesh of the previous release."""
+    """Run this checkout's site.yml on a mesh of the previous release."""
     with measured(world, "upgrade from the previous release", long=LONG_SECONDS) as measure:
-        measure.took(world.site(fast=False))
+        measure.took(world.site())
     in_order(measure)
     kit = "readlink /opt/vmesh/current"
     for host in world.hosts:

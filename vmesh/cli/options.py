@@ -33,6 +33,7 @@ COMMANDS = (
     ("plan", "say what the inventory means, and what applying it would change on which host"),
     ("history", "show what was applied and rolled back: when, by whom, to which hosts"),
     ("rollback", "bring a service, a host or the whole mesh back to what an earlier run left"),
+    ("remove", "take everything of vmesh off the hosts"),
     ("graph", "draw the topology: SVG, or Mermaid text for Markdown"),
     ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
     ("validate", "report everything that is wrong with the inventory"),
@@ -205,6 +206,24 @@ def _rollback(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _remove(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--host", action="append", metavar="NAME", help="only this host (may be repeated)"
+    )
+    command.add_argument(
+        "--traces", action="store_true", help="also remove the traces that Jaeger has stored"
+    )
+    command.add_argument(
+        "--drain",
+        type=float,
+        default=60,
+        metavar="SECONDS",
+        help="how long Envoys may finish requests and streams (default: 60)",
+    )
+    command.add_argument("--check", action="store_true", help="only tell what would be removed")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _graph(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-o",
@@ -326,7 +345,7 @@ def _down(command: argparse.ArgumentParser) -> None:
 
 _OPTIONS = {
     "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "plan": _plan,
-    "history": _history, "rollback": _rollback,
+    "history": _history, "rollback": _rollback, "remove": _remove,
     "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "check": _check,
     "test": _test,
     "bench": _bench, "down": _down,

@@ -1,7 +1,8 @@
 """Runs on a VM, as root: notes what is there, and later takes away what came since.
 
 Standard library of Python 3.11 only. Arguments: `note`, or `clean` and the units that came since.
-`clean` prints what still differs from the note, as a JSON list.
+`clean` prints what still differs from the note, as a JSON list. `note-bare` and `compare-bare` do the
+same with a note of its own, which outlives a reboot, and remove nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 NOTE = Path("/run/vmesh-test-room.json")
+BARE = Path("/root/vmesh-test-bare.json")
 TREES = ("/etc", "/opt", "/usr/local")
 # Folders in places that other programs use, too.
 FOLDERS = ("/run/envoy", "/run/flask", "/run/vmesh", "/var/lib/jaeger", "/var/lib/vmesh")
@@ -92,8 +94,11 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def main(operation: str, *units: str) -> None:
-    if operation == "note":
-        NOTE.write_text(json.dumps(state()))
+    if operation in {"note", "note-bare"}:
+        (NOTE if operation == "note" else BARE).write_text(json.dumps(state()))
+        return
+    if operation == "compare-bare":
+        print(json.dumps(differences(json.loads(BARE.read_text()), state())))
         return
     before = json.loads(NOTE.read_text())
     clean(before, units)

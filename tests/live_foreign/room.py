@@ -1,8 +1,8 @@
 """Runs on a VM, as root: notes what is there, and later takes away what came since.
 
 Standard library of Python 3.11 only. Arguments: `note`, or `clean` and the units that came since.
-`clean` prints what still differs from the note, as a JSON list. `note-bare` and `compare-bare` do the
-same with a note of its own, which outlives a reboot, and remove nothing.
+`clean` prints what still differs from the note, as a JSON list. `note-bare` and `compare-bare` do
+the same with a note of its own, which outlives a reboot, and remove nothing.
 """
 
 from __future__ import annotations

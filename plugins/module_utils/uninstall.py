@@ -2,31 +2,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that vmesh has put on a host is removed, and the host is as it was before.
 
-Jaeger's traces and user stay unless they are asked for. Kernel parameters keep their values until
-the next boot, because nobody knows which they had before.
+Files and folders that others have put beside those of vmesh stay. So do Jaeger's traces and their
+user, unless they are asked for. Kernel parameters keep their values until the next boot, because
+nobody knows which they had before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import releases
 from .envoy_admin import Admin
-from .host_parts import FOLDERS, our_files, parts_on, shared_files, units_of
+from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
+from .host_parts import FOLDERS, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
 from .snapshot_store import SnapshotStore
-from .systemd import UP, show
+from .systemd import UP, CommandFailed, show
 
 TRACES = "var/lib/jaeger"
 RUNTIME = ("run/envoy", "run/flask", "run/flask-app", "run/vmesh")
 KEPT_SNAPSHOTS = "var/lib/vmesh"
+JAEGER_CONFIG = "etc/jaeger/jaeger.yaml"
+# A folder with one of these is a proxy's.
+OF_A_PROXY = (*WATCHED, BOOTSTRAP, in_format(BOOTSTRAP, EARLIER_FORMAT))
 # How the roles describe the users that they make.
 USERS = ("Envoy proxy ", "Flask service ")
 JAEGER_USER = "jaeger"
+# Units of which a host has one for each part, also for parts whose configuration is gone.
+TEMPLATES = ("envoy@.service", "flask@.service", "flask@.socket")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What of vmesh is on a host; paths are relative to the root.
+
+    releases: names below /opt; files: they lie among files of others; folders: they are vmesh's
+    """
+
+    parts: Sequence[str]
+    releases: Sequence[str]
+    users: Sequence[str]
+    files: Sequence[str]
+    folders: Sequence[str]
+
+    def words(self) -> list[str]:
+        """Return what there is, as it is told."""
+        return [
+            *self.parts,
+            *(f"/opt/{name}" for name in self.releases),
+            *(f"user {name}" for name in self.users),
+            *(f"/{name}" for name in (*self.folders, *self.files)),
+        ]
 
 
 def uninstall(
@@ -36,42 +68,95 @@ def uninstall(
 
     traces: whether Jaeger's traces go too
     drain_seconds: how long Envoys may finish their requests and streams
-    Returns `removed` (parts, releases, users, folders) and `kept` (folders). Raises CommandFailed,
-    OSError.
+    Returns `removed` (parts, releases, users, folders, files) and `kept` (folders). Raises
+    CommandFailed, OSError; what is left then is removed by another try.
     """
-    root, parts = machine.root, parts_on(machine.root)
-    names = _releases(root)
-    folders = [name for name in (*FOLDERS, *RUNTIME, KEPT_SNAPSHOTS) if (root / name).exists()]
-    shared = [str(path.relative_to(root)) for path in shared_files(root)]
-    there = (root / TRACES).exists()
-    users = list(_users(machine, jaeger="jaeger" in names and (traces or not there)))
-    folders += [TRACES] if traces and there else []
+    root, found = machine.root, find(machine, traces=traces)
+    has_traces = "jaeger" in found.releases and (root / TRACES).exists()
     result = {
-        "removed": [
-            *parts,
-            *(f"/opt/{name}" for name in names),
-            *(f"user {name}" for name in users),
-            *(f"/{name}" for name in (*folders, *shared)),
-        ],
-        "kept": [f"/{TRACES}"] if there and not traces else [],
+        "removed": found.words(),
+        "kept": [f"/{TRACES}"] if has_traces and not traces else [],
     }
     if dry or not result["removed"]:
         return result
-    _stop(machine, parts, drain_seconds)
-    for path in our_files(root):
-        path.unlink()
-    for name in (*folders, *(f"opt/{each}" for each in names)):
-        shutil.rmtree(root / name, ignore_errors=True)
+    _stop(machine, found, drain_seconds)
+    _remove_users(machine, found.users)
+    # The kept snapshots go last: they tell the next try what was here.
+    for name in (*(f"opt/{each}" for each in found.releases), *found.folders):
+        if name != KEPT_SNAPSHOTS and (root / name).exists():
+            shutil.rmtree(root / name)
+    for name in found.files:
+        (root / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        with contextlib.suppress(OSError):
+            (root / name).rmdir()  # which only goes when nothing is in it
     machine.systemctl("daemon-reload")
-    for name in users:
-        machine.run(["userdel", name])
-        machine.run(["groupdel", name])  # where userdel has left it
+    if (root / KEPT_SNAPSHOTS).exists():
+        shutil.rmtree(root / KEPT_SNAPSHOTS)
     return result
 
 
-def _stop(machine: Machine, parts: list[str], drain_seconds: float) -> None:
+def find(machine: Machine, *, traces: bool) -> Found:
+    """Return what of vmesh is on the host; nothing where no role has ever written a file.
+
+    traces: whether Jaeger's traces count, and their user where there are some
+    """
+    root = machine.root
+    shared = [str(path.relative_to(root)) for path in shared_files(root)]
+    of_apps = [str(path.relative_to(root)) for path in sorted(root.glob("etc/vmesh/*.env"))]
+    users = list(_users(machine))
+    if not (shared or of_apps or users or (root / KEPT_SNAPSHOTS).exists()):
+        return Found([], [], [], [], [])
+    names = _releases(root)
+    has_jaeger, has_traces = "jaeger" in names, (root / TRACES).exists()
+    configuration = [JAEGER_CONFIG] if has_jaeger and (root / JAEGER_CONFIG).exists() else []
+    folders = [*_part_folders(root), *(each for each in RUNTIME if (root / each).exists())]
+    if has_jaeger and has_traces and traces:
+        folders.append(TRACES)
+    if (root / KEPT_SNAPSHOTS).exists():
+        folders.append(KEPT_SNAPSHOTS)
+    if has_jaeger and (traces or not has_traces) and _has_user(machine, JAEGER_USER):
+        users.append(JAEGER_USER)
+    return Found(parts_on(root), names, users, [*shared, *of_apps, *configuration], folders)
+
+
+def _part_folders(root: Path) -> Iterator[str]:
+    """Yield the folders of proxies and Flask services, whole or half made."""
+    for path in sorted(root.glob("etc/envoy/*")):
+        if path.is_dir() and any((path / name).exists() for name in OF_A_PROXY):
+            yield str(path.relative_to(root))
+    for path in sorted(root.glob("etc/flask/*")):
+        if path.is_dir():
+            yield str(path.relative_to(root))
+
+
+def _releases(root: Path) -> list[str]:
+    """Return the names below /opt that vmesh has put there, also those of services that left."""
+    store, found = SnapshotStore(root), set(releases.current_versions(root))
+    for number in store.numbers():
+        found |= store.read_or_empty(number)["links"].keys()
+    return sorted(name for name in found if (root / "opt" / name).is_dir())
+
+
+def _users(machine: Machine) -> Iterator[str]:
+    """Yield the users of proxies and apps, by their descriptions in passwd(5)."""
+    for line in machine.run(["getent", "passwd"]).out.splitlines():
+        name, description = line.split(":")[0], line.split(":")[4]
+        if description.startswith(USERS):
+            yield name
+
+
+def _has_user(machine: Machine, name: str) -> bool:
+    passwd = machine.run(["getent", "passwd"]).out
+    return any(line.startswith(f"{name}:") for line in passwd.splitlines())
+
+
+def _stop(machine: Machine, found: Found, drain_seconds: float) -> None:
     """Drain the Envoys, then stop and disable all units."""
-    units = [unit for part in parts for unit in units_of(part)]
+    # These wait to stop parts that left the mesh before, which are stopped here.
+    machine.run(["systemctl", "stop", "vmesh-leave-*"])
+    of_parts = [unit for part in found.parts for unit in units_of(part)]
+    units = list(dict.fromkeys([*of_parts, *_instances(machine, found.files)]))
     shown = show(units, ("LoadState", "ActiveState"), machine.run)
     there = [unit for unit in units if shown.get(unit, {}).get("LoadState") == "loaded"]
     active = [unit for unit in there if shown[unit].get("ActiveState") in UP]
@@ -84,22 +169,25 @@ def _stop(machine: Machine, parts: list[str], drain_seconds: float) -> None:
     if there:
         machine.systemctl("disable", *there)
     stop(machine, there)
-    # Units that wait for parts which left the mesh before.
-    machine.run(["systemctl", "stop", "vmesh-leave-*"])
 
 
-def _releases(root: Path) -> list[str]:
-    """Return the names below /opt that vmesh has put there, also those of services that left."""
-    store, found = SnapshotStore(root), set(releases.current_versions(root))
-    for number in store.numbers():
-        found |= store.read_or_empty(number)["links"].keys()
-    known = {*found, *releases.SHARED_RELEASES, "jaeger"}
-    return sorted(name for name in known if (root / "opt" / name).is_dir())
+def _instances(machine: Machine, files: Sequence[str]) -> list[str]:
+    """Return the units that systemd has loaded from vmesh's templates among `files`."""
+    patterns = [name.replace("@", "@*") for name in TEMPLATES if f"{UNITS}{name}" in files]
+    if not patterns:
+        return []
+    command = ["systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--"]
+    lines = machine.run([*command, *patterns]).out.splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
 
 
-def _users(machine: Machine, *, jaeger: bool) -> Iterator[str]:
-    """Yield the users that the roles have made, by their descriptions in passwd(5)."""
-    for line in machine.run(["getent", "passwd"]).out.splitlines():
-        name, description = line.split(":")[0], line.split(":")[4]
-        if description.startswith(USERS) or (jaeger and name == JAEGER_USER):
-            yield name
+def _remove_users(machine: Machine, users: Sequence[str]) -> None:
+    """Remove users and the groups of the same names; raises CommandFailed for those that stay."""
+    failed = []
+    for name in users:
+        done = machine.run(["userdel", name])
+        machine.run(["groupdel", name])  # where userdel has left it
+        if done.code != 0:
+            failed.append(f"user {name}: {done.err.strip() or 'userdel failed'}")
+    if failed:
+        raise CommandFailed("; ".join(failed))

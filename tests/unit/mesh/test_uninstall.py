@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from plugins.module_utils.systemd import Done
+from plugins.module_utils.systemd import CommandFailed, Done
 from plugins.module_utils.transaction import commit
 from plugins.module_utils.uninstall import uninstall
-from tests.unit.mesh.played import Host, Systemd, asked
+from tests.unit.mesh.played import Host, Systemd, Unit, asked
 
 PASSWD = """root:x:0:0:root:/root:/bin/bash
 envoy:x:100:100:somebody's own Envoy:/nonexistent:/usr/sbin/nologin
@@ -23,10 +25,25 @@ jaeger:x:996:996::/var/lib/jaeger:/usr/sbin/nologin
 class WithUsers(Systemd):
     """Knows the users of the host, too."""
 
+    passwd = PASSWD
+    # Name of a user -> why it cannot be removed.
+    in_use: ClassVar[dict[str, str]] = {}
+
     def __call__(self, arguments: Sequence[str]) -> Done:
-        if list(arguments) == ["getent", "passwd"]:
-            return Done(0, PASSWD)
-        return super().__call__(arguments)
+        command = list(arguments)
+        if command == ["getent", "passwd"]:
+            return Done(0, self.passwd)
+        if command[:2] == ["systemctl", "list-units"]:
+            patterns = command[command.index("--") + 1 :]
+            loaded = [u for u in self.units if any(fnmatch(u, each) for each in patterns)]
+            return Done(0, "".join(f"{unit} loaded active running A unit\n" for unit in loaded))
+        done = super().__call__(arguments)
+        if command[0] == "userdel":
+            if command[1] in self.in_use:
+                return Done(8, "", self.in_use[command[1]])
+            lines = self.passwd.splitlines(keepends=True)
+            self.passwd = "".join(x for x in lines if not x.startswith(f"{command[1]}:"))
+        return done
 
 
 def files(root: Path) -> set[str]:
@@ -87,7 +104,7 @@ def test_units_are_stopped_and_disabled_before_their_files_go(host: Host) -> Non
     removed(host, traces=False)
     units = {"flask@shop.service", "flask@shop.socket", "jaeger.service"}
     assert [set(call[1:]) for call in host.systemd.told("disable")] == [units]
-    assert set(host.systemd.told("stop")[0][1:]) == units
+    assert units in [set(call[1:]) for call in host.systemd.told("stop")]
     assert host.systemd.told("daemon-reload")
     assert all(unit.active == "inactive" for unit in host.systemd.units.values())
 
@@ -102,9 +119,54 @@ def test_a_check_only_tells(host: Host) -> None:
     assert told == removed(host, traces=True)
 
 
-def test_a_second_time_there_is_nothing_to_do_but_users(host: Host) -> None:
+def test_a_second_time_there_is_nothing_to_do(host: Host) -> None:
     install(host)
     removed(host, traces=True)
     host.systemd.calls.clear()
-    again = removed(host, traces=True, dry=True)
-    assert not [each for each in again["removed"] if not each.startswith("user ")]
+    assert removed(host, traces=True) == {"removed": [], "kept": []}
+    assert host.systemd.calls == []
+
+
+def test_a_host_without_vmesh_keeps_what_has_the_same_names(host: Host) -> None:
+    host.systemd.passwd = "jaeger:x:996:996::/var/lib/jaeger:/usr/sbin/nologin\n"  # type: ignore[attr-defined]
+    for path in ("etc/envoy/envoy.yaml", "etc/jaeger/jaeger.yaml", "opt/envoy/bin/envoy"):
+        host.write(path, "of somebody else\n")
+    (host.root / "opt/jaeger/1").mkdir(parents=True)
+    (host.root / "opt/jaeger/current").symlink_to("1")
+    host.write("var/lib/jaeger/badger", "traces")
+    before = files(host.root)
+    assert removed(host, traces=True) == {"removed": [], "kept": []}
+    assert files(host.root) == before
+
+
+def test_what_others_put_beside_it_stays(host: Host) -> None:
+    install(host)
+    host.write("etc/envoy/shop/bootstrap.json", "{}\n")
+    theirs = ("etc/envoy/envoy.yaml", "etc/envoy/certs/key.pem", "opt/envoy/bin/envoy")
+    for path in theirs:
+        host.write(path, "of somebody else\n")
+    removed(host, traces=True)
+    assert all((host.root / path).is_file() for path in theirs)
+    assert not (host.root / "etc/envoy/shop").exists()
+    assert not (host.root / "etc/flask").exists()
+
+
+def test_a_part_that_left_before_and_still_finishes_its_requests_is_stopped(host: Host) -> None:
+    install(host)
+    host.write("etc/systemd/system/envoy@.service", "# Written by the role envoy.\n")
+    host.systemd.units["envoy@old.service"] = Unit("active")
+    removed(host, traces=True)
+    assert host.systemd.units["envoy@old.service"].active == "inactive"
+    stops = host.systemd.told("stop")
+    assert stops[0] == ["stop", "vmesh-leave-*"], "which would stop it too late"
+
+
+def test_a_user_that_cannot_be_removed_is_told_and_the_next_try_removes_it(host: Host) -> None:
+    install(host)
+    host.systemd.in_use = {"flask-shop": "userdel: user flask-shop is used by process 7"}  # type: ignore[attr-defined]
+    with pytest.raises(CommandFailed, match=r"user flask-shop: .* used by process 7"):
+        removed(host, traces=True)
+    host.systemd.in_use = {}  # type: ignore[attr-defined]
+    again = removed(host, traces=True)["removed"]
+    assert {"user flask-shop", "/opt/jaeger", "/var/lib/vmesh"} <= set(again)
+    assert removed(host, traces=True)["removed"] == []

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
+import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from ansible.plugins.action import ActionBase
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vmesh.remote import answers
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Writes the answer to <answers>/<host>.json and returns nothing of it, as it is long.
+    """Writes the answer to the folder `answers` and returns nothing of it, as it is long.
 
     Without `answers` it is returned.
     """
 
+    MODULE = "vmesh.mesh.host_info"
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _supports_diff = False
@@ -28,13 +31,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         options = dict(self._task.args)
         folder = options.pop("answers", None)
         result: dict[str, Any] = self._execute_module(
-            module_name="vmesh.mesh.host_info", module_args=options, task_vars=task_vars
+            module_name=self.MODULE, module_args=options, task_vars=task_vars
         )
-        host = result.pop("host", None) if folder else None
-        if host is not None:
-            name = quote((task_vars or {})["inventory_hostname"], safe="")
-            path = Path(folder) / f"{name}.json"
-            # Nobody else on the controller needs to see what is configured.
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                json.dump(host, file)
+        if folder and (answer := self.answer(result)) is not None:
+            answers.write(Path(folder), (task_vars or {})["inventory_hostname"], answer)
         return result
+
+    def answer(self, result: dict[str, Any]) -> dict[str, Any] | None:
+        """Take the answer out of what the module has returned; None where it has failed."""
+        found: dict[str, Any] | None = result.pop("host", None)
+        return found

@@ -22,7 +22,7 @@ from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
 from .host_parts import FOLDERS, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
-from .snapshot_store import SnapshotStore
+from .snapshot_store import SnapshotStore, interrupted_run
 from .systemd import UP, CommandFailed, show
 
 TRACES = "var/lib/jaeger"
@@ -68,14 +68,16 @@ def uninstall(
 
     traces: whether Jaeger's traces go too
     drain_seconds: how long Envoys may finish their requests and streams
-    Returns `removed` (parts, releases, users, folders, files) and `kept` (folders). Raises
-    CommandFailed, OSError; what is left then is removed by another try.
+    Returns `removed` (parts, releases, users, folders, files), `kept` (folders), and which run was
+    `interrupted` (snapshot_store.interrupted_run). Raises CommandFailed, OSError; what is left then
+    is removed by another try.
     """
     root, found = machine.root, find(machine, traces=traces)
     has_traces = "jaeger" in found.releases and (root / TRACES).exists()
     result = {
         "removed": found.words(),
         "kept": [f"/{TRACES}"] if has_traces and not traces else [],
+        "interrupted": interrupted_run(root),
     }
     if dry or not result["removed"]:
         return result

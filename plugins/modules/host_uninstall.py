@@ -12,6 +12,7 @@ short_description: Remove everything that vmesh has put on a host
 description:
   - Has the host's Envoys finish their requests, stops and disables the units, and removes them,
     the configuration, the releases below C(/opt), the users, and the snapshots.
+  - What others have put beside these stays. A host to which vmesh never came is left alone.
   - Jaeger's traces, and the user to whom they belong, stay unless O(traces) is set.
   - Kernel parameters keep their values until the next boot.
 options:
@@ -23,6 +24,10 @@ options:
     description: How long Envoys may finish their requests and streams.
     type: float
     default: 60
+  answers:
+    description: >-
+      Folder on the controller for the results, one file a host; for the action plugin.
+    type: path
 author:
   - vmesh maintainers
 """
@@ -44,6 +49,10 @@ kept:
   returned: success
   type: list
   elements: str
+interrupted:
+  description: The run that began on the host and did not end, as M(vmesh.mesh.host_info) tells it.
+  returned: success
+  type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
@@ -59,11 +68,15 @@ def main() -> None:
         argument_spec={
             "traces": {"type": "bool", "default": False},
             "drain_seconds": {"type": "float", "default": 60},
+            "answers": {"type": "path"},
         },
         supports_check_mode=True,
     )
+    traces, seconds = module.params["traces"], module.params["drain_seconds"]
     try:
-        found = uninstall(this_host(60), **module.params, dry=module.check_mode)
+        found = uninstall(
+            this_host(60), traces=traces, drain_seconds=seconds, dry=module.check_mode
+        )
     except (CommandFailed, OSError) as fault:
         module.fail_json(msg=f"vmesh is not removed whole: {reason(fault)}. Run this again.")
     module.exit_json(changed=bool(found["removed"]), **found)

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
@@ -24,7 +23,7 @@ from vmesh.base.words import shortened
 from vmesh.cli import packages, problem_list, supplies
 from vmesh.cli.output.plan import Result, as_data, show
 from vmesh.compile.topology import topology
-from vmesh.remote import playbook
+from vmesh.remote import answers, playbook
 from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import changes, description, desired_state, record, record_secrets
@@ -218,12 +217,7 @@ def _ask(  # noqa: PLR0913, PLR0917 - a run of Ansible
         playbook=REFRESH,
         extra=(f"--limit=@{limit}", f"--extra-vars=@{variables}"),
     )
-    found = {}
-    for host in hosts:
-        path = folder / f"{quote(host, safe='')}.json"
-        if path.is_file():
-            found[host] = json.loads(path.read_text())
-    return found, outcome
+    return answers.read(folder, hosts), outcome
 
 
 def _why(host: str, outcome: playbook.Outcome) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vmesh.base import paths
@@ -15,42 +16,41 @@ from vmesh.base.progress import Steps, new_log
 from vmesh.base.words import shortened
 from vmesh.cli import named, packages
 from vmesh.model.inventory import Inventory, load
-from vmesh.remote import playbook
-from vmesh.rollout import record
+from vmesh.remote import answers, playbook
+from vmesh.remote.answers import Answer
+from vmesh.rollout import desired_state, history, record, run_lock
 
 PLAYBOOK = paths.playbook("uninstall")
-REMOVED = (
-    "its units, configuration, releases below /opt, users, snapshots, and the record of what was"
-    " applied"
-)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Say what will be removed, ask, then remove it, or only try it with --check."""
+    """Ask the hosts what there is, say it, ask the user, then remove it; --check ends before."""
     inventory, place = load(*arguments.inventory), record.folder(*arguments.inventory)
     hosts = chosen(arguments.host, inventory, named(arguments.inventory))
-    print(f"From {shortened(hosts, 6)}: vmesh is removed, with {REMOVED}.")
-    print("Jaeger's traces go too." if arguments.traces else "Jaeger's traces stay.")
-    if not (arguments.check or arguments.yes or _agreed()):
-        raise CliError("Nothing was removed. --yes removes without a question", USAGE)
-    steps = Steps(1, new_log("remove"))
+    steps = Steps(1 if arguments.check else 2, new_log("remove"))
     packages.install(packages.missing(packages.ANSIBLE), steps, no_install=arguments.no_install)
-    edges = [host for host in hosts if host in edge_hosts(inventory)]
-    wanted = {
-        "edges": edges,
-        "hosts": [host for host in hosts if host not in edges],
-        "traces": arguments.traces,
-        "drain_seconds": arguments.drain,
-    }
-    outcome = _play(inventory, arguments, wanted, steps)
-    for line in playbook.summary(outcome):
-        steps.note(f"      {line}")
-    if outcome.code != 0:
-        steps.note(f"{PLAYBOOK} failed (exit code {outcome.code}); log: {steps.log_path}")
+    found, outcome = _play(inventory, arguments, hosts, steps, check=True)
+    silent = [host for host in hosts if host not in found]
+    _tell(outcome, silent, steps)
+    if not found:
         return FAILED
+    if refusal := run_lock.held_on_hosts(found, run_lock.current_user()):
+        raise CliError(refusal)
+    print("\n".join(words(found)))
+    there = [host for host, answer in found.items() if answer["removed"]]
+    if there and not arguments.check:
+        if not (arguments.yes or _agreed()):
+            raise CliError("Nothing was removed. --yes removes without a question", USAGE)
+        if refusal := run_lock.held_locally(desired_state.lock(arguments.inventory), os.getpid()):
+            raise CliError(refusal)
+        done, outcome = _play(inventory, arguments, there, steps, check=False)
+        silent += [host for host in there if host not in done]
+        _tell(outcome, silent, steps)
     if not arguments.check:
-        record.forget(place, hosts)
-    return OK
+        gone = [host for host in found if host not in silent]
+        record.forget(place, gone)
+        history.forget(place, gone)
+    return FAILED if silent else OK
 
 
 def chosen(wanted: Sequence[str] | None, inventory: Inventory, name: str) -> list[str]:
@@ -77,25 +77,64 @@ def edge_hosts(inventory: Inventory) -> set[str]:
     return {host for group in groups for host in inventory.groups.get(str(group), ())}
 
 
+def words(found: Mapping[str, Answer]) -> list[str]:
+    """Return the lines that tell what is removed from which host, and what stays."""
+    lines = []
+    for host, answer in found.items():
+        if answer["removed"]:
+            lines += [f"{host}: removed:", *(f"  - {each}" for each in answer["removed"])]
+        if answer["kept"]:
+            lines.append(f"{host}: {', '.join(answer['kept'])} stays (--traces removes it)")
+    bare = [host for host, answer in found.items() if not answer["removed"]]
+    if bare:
+        lines.append(f"Nothing of vmesh is on {shortened(bare, 6)}.")
+    return lines
+
+
 def _agreed() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("Remove it? [y/N] ").strip().lower() in {"y", "yes"}
 
 
+def _tell(outcome: playbook.Outcome, silent: Sequence[str], steps: Steps) -> None:
+    """Say which hosts did not do what they were asked."""
+    if silent or outcome.code != 0:
+        for line in playbook.summary(outcome):
+            steps.note(f"      {line}")
+        steps.note(f"{PLAYBOOK} failed (exit code {outcome.code}); log: {steps.log_path}")
+
+
 def _play(
-    inventory: Inventory, arguments: argparse.Namespace, wanted: dict[str, object], steps: Steps
-) -> playbook.Outcome:
+    inventory: Inventory,
+    arguments: argparse.Namespace,
+    hosts: Sequence[str],
+    steps: Steps,
+    *,
+    check: bool,
+) -> tuple[dict[str, Answer], playbook.Outcome]:
+    """Remove vmesh from `hosts`, or only look (`check`); return what each had, and the outcome."""
+    edges = edge_hosts(inventory)
+    wanted = {
+        "edges": [host for host in hosts if host in edges],
+        "hosts": [host for host in hosts if host not in edges],
+        "traces": arguments.traces,
+        "drain_seconds": arguments.drain,
+    }
+    count = f"{len(hosts)} host{'s' if len(hosts) != 1 else ''}"
+    text = f"asking {count} what is there" if check else f"removing vmesh from {count}"
     with (
-        steps.phase("remove", "trying to remove vmesh" if arguments.check else "removing vmesh"),
-        tempfile.TemporaryDirectory(prefix="vmesh-") as folder,
+        steps.phase("look" if check else "remove", text),
+        tempfile.TemporaryDirectory(prefix="vmesh-") as name,
     ):
-        variables = Path(folder, "variables.json")
-        variables.write_text(json.dumps({"vmesh_uninstall": wanted}))
-        return playbook.apply(
+        folder = Path(name)
+        variables = folder / "variables.json.in"
+        variables.write_text(json.dumps({"vmesh_uninstall": {**wanted, "answers": name}}))
+        outcome = playbook.apply(
             arguments.inventory,
             steps,
             fast=bool(inventory.lab),
             playbook=PLAYBOOK,
-            extra=(f"--extra-vars=@{variables}", *(["--check"] if arguments.check else [])),
+            extra=(f"--extra-vars=@{variables}", *(["--check"] if check else [])),
         )
+        return answers.read(folder, hosts), outcome

@@ -15,6 +15,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,12 @@ def state(place: Path, host: str, number: int) -> HostRecord | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and "host" in found else None
+
+
+def forget(place: Path, hosts: Iterable[str]) -> None:
+    """Remove the kept records of `hosts`, which keep no states any more; the lines stay."""
+    for host in hosts:
+        shutil.rmtree(_folder(place, host), ignore_errors=True)
 
 
 def _folder(place: Path, host: str) -> Path:

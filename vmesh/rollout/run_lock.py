@@ -82,12 +82,14 @@ def current_user() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def held_locally(path: Path) -> str:
-    """Note in `path` that a run goes on, as one of its tasks, which are processes of their own.
+def held_locally(path: Path, pid: int | None = None) -> str:
+    """Note in `path` that a run goes on; return why it may not, and what to do, empty if it may.
 
-    Returns why it may not, and what to do; empty if it may. Raises OSError.
+    pid: the process that is the run; by default the parent of this one, as Ansible's tasks are
+    processes of their own
+    Raises OSError.
     """
-    other = acquire(path, Running.of(os.getppid(), current_user()))
+    other = acquire(path, Running.of(os.getppid() if pid is None else pid, current_user()))
     if other is None:
         return ""
     return (

@@ -134,10 +134,10 @@ class World:
         finally:
             self.write(self.layer)
 
-    def site(self, *arguments: str, fast: bool = True) -> Change:
-        """Run site.yml on the inventory as it is, by Mitogen if `fast`."""
+    def site(self, *arguments: str) -> Change:
+        """Run site.yml on the inventory as it is."""
         began = time.monotonic()
-        result = run_site([self.place], *arguments, fast=fast)
+        result = run_site([self.place], *arguments)
         self.run_seconds = seconds = time.monotonic() - began
         outcome = result.outcome
         told = dict(outcome.unreachable) | {each.host: each.message for each in outcome.failures}

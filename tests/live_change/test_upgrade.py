@@ -19,7 +19,7 @@ def test_a_running_mesh_is_upgraded_and_no_request_fails(
     try:
         change_upgrade.bring_up_previous(world)
     except change_upgrade.NoHistory as reason:
-        change = world.site(fast=False)
+        change = world.site()
         assert change.code == 0, change.reason
         pytest.skip(f"{reason}; this release was installed on bare VMs instead")
     row = passes(change_upgrade.upgraded)

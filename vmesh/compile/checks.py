@@ -9,6 +9,7 @@ holds the list of the checks and their order; each is in the module of what it l
 - `checks_routes`: routes of edges, in themselves and one after another
 - `checks_apps`: the environments of apps, and how long a release waits
 - `checks_tracing`: tags of spans, and the collector
+- `patches`: patches that say nothing, or two things
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vmesh.compile import (
     checks_names,
     checks_routes,
     checks_tracing,
+    patches,
 )
 from vmesh.model.types import Mesh
 
@@ -45,6 +47,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
         checks_tracing.check_tracing,
         checks_calls.check_cycles,
         checks_apps.check_grace,
+        patches.check_form,
     )
     return [
         *(problem for each in checks for problem in each(mesh)),

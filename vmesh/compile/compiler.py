@@ -10,7 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vmesh.base.problems import ERROR, Problem, Problems, without
-from vmesh.compile import checks, cluster_views, edge_route_views, listener_views, route_views
+from vmesh.compile import (
+    checks,
+    cluster_views,
+    edge_route_views,
+    listener_views,
+    patches,
+    route_views,
+)
 from vmesh.compile.host_spec import (
     ExternalSpec,
     FlaskSpec,
@@ -71,6 +78,7 @@ def _compile(inventory: Inventory) -> MeshSpec:
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
     hosts = {host: _host(mesh, places, host, shared) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
+    hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
     return MeshSpec(hosts, mesh, tuple(problems))
 

@@ -34,6 +34,7 @@ from vmesh.model.types import (
     Match,
     Mesh,
     MeshTracing,
+    Patch,
     Policies,
     Retries,
     RolloutPolicy,
@@ -75,10 +76,24 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
+        patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],
         given=variables,
     )
+
+
+def _patches(given: Any, wrong: frozenset[KeyPath]) -> tuple[Patch, ...]:
+    """Return the patches that are well formed; each keeps its number in the user's list."""
+    found = []
+    for number, value in enumerate(given if isinstance(given, list) else ()):
+        place: KeyPath = ("mesh_patches", number)
+        if any(path[:2] == place for path in wrong):
+            continue
+        filled = schema.filled(value, schema.load()["$defs"]["mesh_patch"])
+        proxies = filled["proxy"] if isinstance(filled["proxy"], list) else [filled["proxy"]]
+        found.append(_made(Patch, filled, variable=schema.where(place), proxies=tuple(proxies)))
+    return tuple(found)
 
 
 def seconds(said: float | str) -> float | None:

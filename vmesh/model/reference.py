@@ -195,6 +195,16 @@ SECTIONS = (
         "mesh_rollout",
     ),
     Section(
+        "mesh_patch",
+        "mesh_patches: changes of Envoy's configuration that vmesh has no key for",
+        "A list of mappings, applied in their order. A patch that matches nothing is an error, and"
+        " so is one that changes what vmesh needs: a resource's name and type, the names of route"
+        " tables and statistics, the bootstrap's admin interface, node and watched files. The real"
+        " Envoy validates the result before a host is touched. `./mesh plan` tells which patches"
+        " are new, change or go.",
+        "mesh_patch",
+    ),
+    Section(
         "variables",
         "Versions, addresses and zones",
         "All hosts share `mesh_envoy_version` and `mesh_operator_bind`, like the variables above."

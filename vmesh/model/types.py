@@ -8,7 +8,7 @@ in the same run; such a mesh must not be used for anything else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -257,6 +257,23 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """A change of Envoy's configuration: what stands in one item of mesh_patches.
+
+    variable: where it stands, as in mesh_patches[2]
+    proxies, name: patterns of fnmatch
+    merge, patch: one of them; a merge patch (RFC 7396) or the operations of a JSON patch (RFC 6902)
+    """
+
+    variable: str
+    proxies: tuple[str, ...]
+    kind: str
+    name: str
+    merge: Mapping[str, Any] | None
+    patch: Sequence[Any] | None
+
+
+@dataclass(frozen=True)
 class Mesh:
     """All that the mesh_* variables say."""
 
@@ -264,6 +281,7 @@ class Mesh:
     edges: dict[str, Edge]
     tracing: MeshTracing
     rollout: RolloutPolicy
+    patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
     envoy_version: str | None = None
     given: Given = field(default_factory=dict)  # the variables as the user wrote them

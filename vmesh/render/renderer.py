@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
+from vmesh.render.patches import patched
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.static_form import (
     BOOTSTRAP,
@@ -104,14 +106,19 @@ class Renderer:
                 documents[f"endpoints/{cluster['name']}.json"] = self._shared(
                     [self._endpoints(cluster)]
                 )
-        return documents
+        patches = view.get("patches")
+        return patched(documents, patches, self._version) if patches else documents
+
+    def _version(self, content: Any) -> str:
+        """Return the version of a file: the hash of what is in it."""
+        return _digest(self.texts.text(content))
 
     def _watched(self, resources: list[Document]) -> Document:
         """Return the document of a watched file.
 
         Envoy reports the version that it accepted, so it follows from what is in the file.
         """
-        return {"version_info": _digest(self.texts.text(resources)), "resources": resources}
+        return {"version_info": self._version(resources), "resources": resources}
 
     def _shared(self, resources: list[Document]) -> Document:
         """Return the document of a watched file that several proxies have."""
@@ -135,7 +142,7 @@ class Renderer:
             self.shared.add(each)
         document = {**shared, "node": {"id": node["id"], **shared["node"]}}
         # A running Envoy tells by this which bootstrap it was started from.
-        document["node"]["metadata"] = {"bootstrap_version": _digest(self.texts.text(document))}
+        document["node"]["metadata"] = {"bootstrap_version": self._version(document)}
         return document
 
     def _listener(self, listener: View, config_dir: str) -> Document:
@@ -222,9 +229,14 @@ def write_files(
     renderer, target = Renderer(layout), TargetFolder(folder)
     forms = StaticForms(renderer.shared)
     static_forms: list[StaticForm] = []
+    problems: dict[str, Problem] = {}  # by their text: replicas have the same
     for host, host_spec in spec.hosts.items():
         for proxy in host_spec.proxies:
-            documents = renderer.documents(proxy)
+            try:
+                documents = renderer.documents(proxy)
+            except Problems as found:
+                problems |= {str(each): each for each in found.items}
+                continue
             files = renderer.written(documents)
             if seen:
                 seen(host, proxy, files)
@@ -232,6 +244,9 @@ def write_files(
                 target.write(f"{host}/{proxy.name}/{name}", content)
             form = forms.form(documents)
             path = target.write(f"{host}/{proxy.name}{STATIC_SUFFIX}", forms.text(form))
-            static_forms.append(StaticForm(path, forms.essence(form)))
+            patches = tuple(each["variable"] for each in proxy.view.get("patches", ()))
+            static_forms.append(StaticForm(path, forms.essence(form), patches))
+    if problems:
+        raise Problems(problems.values())
     target.sweep()
     return static_forms

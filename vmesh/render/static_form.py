@@ -32,10 +32,15 @@ STATIC_SUFFIX = ".static.json"
 
 @dataclass(frozen=True)
 class StaticForm:
-    """A static form as a file. `essence` is the digest of all in it that Envoy could refuse."""
+    """A static form as a file.
+
+    essence: the digest of all in it that Envoy could refuse
+    patches: the patches that were applied, as in mesh_patches[2]
+    """
 
     path: Path
     essence: str
+    patches: tuple[str, ...] = ()
 
 
 class StaticForms:

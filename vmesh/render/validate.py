@@ -75,6 +75,11 @@ class Accepted:
         temporary.replace(self.path)
 
 
+def _remedy(form: StaticForm) -> str:
+    place = f"in {' and '.join(form.patches)}, then " if form.patches else ""
+    return f"Look for the value it names {place}in the inventory; nothing was changed on any host"
+
+
 def validate_all(envoy: Path, static_forms: Sequence[StaticForm]) -> list[Problem]:
     """Return a Problem for each of `static_forms` that `envoy` refuses.
 
@@ -93,7 +98,7 @@ def validate_all(envoy: Path, static_forms: Sequence[StaticForm]) -> list[Proble
             f"{form.path.parent.name}/{form.path.name.removesuffix(STATIC_SUFFIX)}",
             str(form.path),
             f"Envoy refuses the configuration made from the inventory: {refusal}",
-            "Look for the value it names in the inventory; nothing was changed on any host",
+            _remedy(form),
         )
         for form in static_forms
         if (refusal := refusals.get(form.essence)) is not None

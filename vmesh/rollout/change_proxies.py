@@ -90,7 +90,9 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
             one, other = before["routes"][table], after["routes"][table]
             compare_routes(report, part, table, one, other)
     compare_clusters(report, part, new["kind"], before, after)
-    for key, one, other in differing(before, after, ("listeners", "routes", "clusters")):
+    for text in _patch_changes(before.get("patches", []), after.get("patches", [])):
+        report.say(part, CHANGE, text)
+    for key, one, other in differing(before, after, ("listeners", "routes", "clusters", "patches")):
         if key == "node":
             for inner, was, becomes in differing(one or {}, other or {}, ("zone",)):
                 report.say(
@@ -106,6 +108,7 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
 
 def _moved_only(report: HostReport, before: View, after: View) -> bool:
     """Tell whether two views differ in nothing but what the host's own lines tell."""
+    before, after = _unnumbered(before), _unnumbered(after)
     old, new = report.moved
     node = {**after["node"], "zone": before["node"].get("zone")}
     text = json.dumps({**after, "node": node}, sort_keys=True)
@@ -164,6 +167,35 @@ def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]
         )
     told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
     yield from changed_keys(old, new, LISTENER_WORDS, told)
+
+
+def _unnumbered(view: View) -> View:
+    """Return a view without the numbers that its patches have in the user's list."""
+    patches = [{**patch, "variable": ""} for patch in view.get("patches", ())]
+    return {**view, "patches": patches} if patches else view
+
+
+def _patch_changes(before: Sequence[View], after: Sequence[View]) -> Iterator[str]:
+    """Say which patches come, go and change; another number in the list is no change."""
+
+    def by_target(patches: Sequence[View]) -> dict[str, list[View]]:
+        found: dict[str, list[View]] = {}
+        for patch in patches:
+            target = f"{patch['kind']} {shorter(patch['names'])}"
+            if patch["kind"] == "bootstrap":
+                target = "the bootstrap"
+            rest = {key: value for key, value in patch.items() if key != "variable"}
+            found.setdefault(target, []).append(rest)
+        return found
+
+    old, new = by_target(before), by_target(after)
+    for target in dict.fromkeys([*new, *old]):
+        if target not in old:
+            yield f"a patch of {target} is new"
+        elif target not in new:
+            yield f"the patch of {target} goes"
+        elif old[target] != new[target]:
+            yield f"the patch of {target} changes"
 
 
 def _rewritten(report: HostReport, old: View, new: View, before: View, after: View) -> None:

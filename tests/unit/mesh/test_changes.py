@@ -48,7 +48,19 @@ FRONT = "mesh_edges/front"
 ROUTE = f"{FRONT}/routes/0"
 OWN = egress_address("shop")
 
+PATCH = {"proxy": "front", "kind": "listener", "name": "public", "merge": {"a": 1}}
+
 CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
+    (
+        (("mesh_patches", [PATCH, {"proxy": "*", "kind": "bootstrap", "merge": {"a": 1}}]),),
+        [
+            "edge front: a patch of listener public is new",
+            "edge front: a patch of the bootstrap is new",
+            "shop's Envoy: a patch of the bootstrap is new",
+            "stock's Envoy: a patch of the bootstrap is new",
+            "stock-next's Envoy: a patch of the bootstrap is new",
+        ],
+    ),
     # Listeners
     (
         ((f"{SHOP}/calls/stock-next", {}),),
@@ -531,3 +543,22 @@ def test_no_value_at_all_changes_silently(host: str) -> None:
         if not repeated(way) and not changes.compare(old, new, lambda _: {}, worlds.HOSTS):
             silent.append(way)
     assert silent == []
+
+
+def test_patches_that_change_or_go_are_told_and_their_numbers_do_not_count() -> None:
+    def states(*patches: dict[str, Any]) -> dict[str, Any]:
+        mesh = worlds.changed(("mesh_patches", list(patches)))
+        return worlds.states(worlds.inventory(mesh))
+
+    other, elsewhere = (
+        {**PATCH, "kind": "cluster", "name": "shop"},
+        {**PATCH, "proxy": "shop", "name": "ingress"},
+    )
+    changed = {**PATCH, "merge": {"a": 2}}
+    assert sentences(compared(states(PATCH), states(elsewhere, PATCH))) == [
+        "shop's Envoy: a patch of listener ingress is new"
+    ]
+    assert sentences(compared(states(other, PATCH), states(changed))) == [
+        "edge front: the patch of listener public changes",
+        "edge front: the patch of cluster shop goes",
+    ]

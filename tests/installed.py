@@ -44,19 +44,13 @@ class Installed:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program of the virtual environment in the user's folder.
 
-        variables: of the environment, beside those of the caller that have no say in where vmesh
-        and Ansible look for their files
+        variables: of the environment, beside those of `_environment`
         """
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("ANSIBLE_", "PYTHON", "VMESH_"))
-        }
         return subprocess.run(
             [self.home / "venv" / "bin" / program, *arguments],
             cwd=self.work,
             env={
-                **kept,
+                **_environment(),
                 "ANSIBLE_COLLECTIONS_PATH": str(self.home / "collections"),
                 "ANSIBLE_LOCAL_TEMP": str(self.home / "local"),
                 **variables,
@@ -66,6 +60,18 @@ class Installed:
             check=False,
             timeout=timeout,
         )
+
+
+def _environment() -> dict[str, str]:
+    """Return the caller's variables that have no say in where vmesh and Ansible look for files.
+
+    Other tests of the same process run commands of vmesh, which set ANSIBLE_CONFIG.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ANSIBLE_", "PYTHON", "VMESH_"))
+    }
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -102,6 +108,12 @@ def install(home: Path) -> Installed:
 
 def _do(folder: Path, *command: str | Path) -> None:
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        command,
+        cwd=folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr

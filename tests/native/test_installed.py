@@ -56,7 +56,7 @@ def test_the_package_validates_and_renders_as_the_checkout_does(
 def test_the_package_carries_all_that_goes_to_hosts(user: Installed) -> None:
     asked = (
         "import json, sys; from pathlib import Path;"
-        " from vmesh.artifacts import bundles; from vmesh.rollout import description, record;"
+        " from vmesh.artifacts import bundles; from vmesh.rollout import description;"
         " print(json.dumps([bundles.version(Path('services/service1'), '3.11', 'x86_64'),"
         " *map(description.role_digest, sys.argv[1:])]))"
     )

@@ -18,7 +18,7 @@ from vmesh.base.progress import Steps, duration, new_log
 from vmesh.cli import packages, supplies
 
 # Where our own Python is; folders without any are left out.
-PYTHON = ("vmesh", "plugins", "playbooks", "services", "tests", "molecule", "bench")
+PYTHON = ("vmesh", "plugins", "services", "tests", "molecule", "bench")
 SHELL = ("mesh", ".ci/run", "vmesh/lab/guest-setup.sh", "vmesh/lab/guest/usr/local/sbin/lab-seed")
 # Only code of these counts as covered or not.
 COVERED = ("vmesh", "plugins")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from vmesh.base.problems import Problem
 from vmesh.base.words import shorter
@@ -19,8 +20,19 @@ BOOTSTRAP = "bootstrap"
 
 
 def check_form(mesh: Mesh) -> Iterator[Problem]:
-    """Yield a problem for each patch that does not have exactly one of `merge` and `patch`."""
+    """Yield a problem for each patch that cannot be one.
+
+    That is one without exactly one of `merge` and `patch`, or with a text that no file can hold.
+    """
     for patch in mesh.patches:
+        for text in _texts([patch.merge, patch.patch]):
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                yield Problem(
+                    patch.variable,
+                    ascii(text),
+                    "has a character that a file cannot hold",
+                    "Leave this character out",
+                )
         if (patch.merge is None) == (patch.patch is None):
             yield Problem(
                 patch.variable,
@@ -28,6 +40,17 @@ def check_form(mesh: Mesh) -> Iterator[Problem]:
                 "has to say what changes, either as `merge` or as `patch`",
                 "Set one of them: merge to a mapping, or patch to a list of operations",
             )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def with_patches(

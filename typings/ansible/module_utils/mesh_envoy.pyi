@@ -1,1 +1,0 @@
-from plugins.module_utils.mesh_envoy import *  # noqa: F403

@@ -317,13 +317,11 @@ def test_no_python_and_no_shell_program_is_left_out_of_the_checks() -> None:
     for path in files_of_ours():
         name = str(path.relative_to(paths.PROJECT))
         first = path.open("rb").readline()
-        if path.suffix in {".py", ".pyi"}:
+        if path.suffix == ".py":
             python.append(name)
         elif first.startswith(b"#!") and first.rstrip().endswith(b"sh"):
             shell.append(name)
-    typings = [name for name in python if name.startswith("typings/")]
-    assert {name.split("/")[0] for name in python} - {*check.PYTHON} == {"typings"}
-    assert all(name.endswith(".pyi") for name in typings)  # mypy reads them as it meets them
+    assert {name.split("/")[0] for name in python} == {*check.PYTHON}
     assert sorted(shell) == sorted(check.SHELL)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmesh.compile.host_spec import View, app_socket
 from vmesh.model.types import (
     GRPC,
@@ -97,13 +99,28 @@ def endpoint(address: str, port: int, zone: str | None = None, priority: int = 0
     return {"address": address, "port": port, "zone": zone, "priority": priority}
 
 
+def _headers(
+    *,
+    outside: bool = False,
+    keep: Sequence[str] = (),
+    tell_b3: bool = False,
+    removes: Sequence[str] = (),
+) -> View:
+    """Return what requests carry beside what the tracer writes; request ids are always put back.
+
+    outside: the mesh's own headers stay behind, trace context too but for the forms in `keep`
+    tell_b3: B3 is derived from the traceparent
+    removes: names of further headers that stay behind
+    """
+    return {"outside": outside, "keep": list(keep), "tell_b3": tell_b3, "removes": list(removes)}
+
+
 def app_headers(mesh: Mesh) -> View:
     """Return what requests to an app carry: trace context in each of its forms.
 
     Envoy's Zipkin tracer writes B3 itself.
     """
-    tell_b3 = mesh.tracing.export != ZIPKIN
-    return {"outside": False, "keep": [], "tell_b3": tell_b3, "removes": []}
+    return _headers(tell_b3=mesh.tracing.export != ZIPKIN)
 
 
 def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
@@ -112,9 +129,7 @@ def inside_headers(mesh: Mesh, *, edge: bool = False) -> View | None:
     That Envoy tells its app B3. Where the caller's Envoy may have set request ids aside, it puts
     them back.
     """
-    if edge or mesh.tracing.export == ZIPKIN:
-        return {"outside": False, "keep": [], "tell_b3": False, "removes": []}
-    return None
+    return _headers() if edge or mesh.tracing.export == ZIPKIN else None
 
 
 def collector_headers() -> View:
@@ -122,14 +137,14 @@ def collector_headers() -> View:
 
     What the user names as the collector's headers goes along, whatever it is called.
     """
-    return {"outside": False, "keep": [], "tell_b3": False, "removes": list(_ENVOYS_OWN)}
+    return _headers(removes=_ENVOYS_OWN)
 
 
 def outside_headers(mesh: Mesh, address: Address) -> View:
     """Return what requests to an address outside carry: the forms that the user lets go along."""
-    keep = list(address.propagate_trace)
+    keep = address.propagate_trace
     tell_b3 = mesh.tracing.export != ZIPKIN and "b3" in keep
-    return {"outside": True, "keep": keep, "tell_b3": tell_b3, "removes": []}
+    return _headers(outside=True, keep=keep, tell_b3=tell_b3)
 
 
 def outside(

@@ -170,6 +170,7 @@ def test_all_patches_that_cannot_be_applied_are_told_at_once() -> None:
         ),
         ({"kind": "listener", "name": "public", "merge": {"filter_chains": []}}, "route table"),
         ({"kind": "cluster", "name": "service1", "merge": {"alt_stat_name": "x"}}, "alt_stat_name"),
+        ({"kind": "cluster", "name": "service1", "merge": {"type": None}}, "type"),
     ],
 )
 def test_what_vmesh_needs_cannot_be_changed(patch: dict[str, Any], field: str) -> None:
@@ -177,6 +178,24 @@ def test_what_vmesh_needs_cannot_be_changed(patch: dict[str, Any], field: str) -
     assert variable == "mesh_patches[0]"
     assert field in message
     assert message.endswith("which vmesh needs")
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"kind": "cluster", "name": "service1", "merge": {"transport_socket": "x"}},
+        {
+            "kind": "listener",
+            "name": "public",
+            "patch": [{"op": "add", "path": "/filter_chains/0/filters/0", "value": "x"}],
+        },
+    ],
+)
+def test_a_value_of_another_kind_is_told_with_the_patch(
+    patch: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(Problems, match=r"mesh_patches\[0\].*another kind"):
+        write_files(lab_with(patch), tmp_path)
 
 
 def test_what_envoy_refuses_is_told_with_the_patch(envoy: Path, tmp_path: Path) -> None:

@@ -105,7 +105,9 @@ def _check_kept(before: Document, after: Document, patch: View) -> None:
     if patch["kind"] == "bootstrap":
         kept = [*_KEPT_OF_BOOTSTRAP, ("node", "metadata", "bootstrap_version")]
     else:
-        kept = [("@type",), (_NAME_KEYS.get(patch["kind"], "name"),), ("alt_stat_name",)]
+        kept = [("@type",), (_NAME_KEYS.get(patch["kind"], "name"),)]
+        # A host sees by these of a cluster that Envoy has accepted its endpoints.
+        kept += [("alt_stat_name",), ("type",), ("eds_cluster_config",)]
     for path in kept:
         if _at(before, path) != _at(after, path):
             raise _problem(

@@ -213,6 +213,22 @@ class Renderer:
         return self._read[ca_file]
 
 
+def _unreadable(proxy: ProxySpec, error: Exception) -> list[Problem]:
+    """Return what to say where patches leave no configuration; raises `error` without patches."""
+    patches = proxy.view.get("patches")
+    if not patches:
+        raise error
+    return [
+        Problem(
+            " and ".join(patch["variable"] for patch in patches),
+            proxy.name,
+            "leaves a value of another kind than Envoy's API has"
+            f" ({type(error).__name__}: {error})",
+            "Compare the patched fields with Envoy's API reference",
+        )
+    ]
+
+
 def write_files(
     spec: MeshSpec,
     folder: Path,
@@ -242,7 +258,13 @@ def write_files(
                 seen(host, proxy, files)
             for name, content in files.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)
-            form = forms.form(documents)
+            try:
+                form = forms.form(documents)
+            except (AttributeError, KeyError, TypeError) as error:
+                # Only a patch can put one kind of value where another belongs.
+                unreadable = _unreadable(proxy, error)
+                problems |= {str(each): each for each in unreadable}
+                continue
             path = target.write(f"{host}/{proxy.name}{STATIC_SUFFIX}", forms.text(form))
             patches = tuple(each["variable"] for each in proxy.view.get("patches", ()))
             static_forms.append(StaticForm(path, forms.essence(form), patches))

@@ -38,7 +38,7 @@ COMMANDS = (
     ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
     ("validate", "report everything that is wrong with the inventory"),
     ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
-    ("check", "lint, types, unit and render tests: about a minute, no VM"),
+    ("check", "lint, types, unit and native tests: about a minute, no VM"),
     ("test", "check, then the molecule scenarios on VMs of their own"),
     ("bench", "make every change under load, count what fails, record it"),
     ("down", "stop the lab's VMs"),

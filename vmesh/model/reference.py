@@ -197,12 +197,12 @@ SECTIONS = (
     Section(
         "mesh_patch",
         "mesh_patches: changes of Envoy's configuration that vmesh has no key for",
-        "A list of mappings, applied in their order. A patch that matches nothing is an error, and"
-        " so is one that changes what vmesh needs: a resource's name and type, how endpoints are"
-        " found, the names of route tables and statistics, and of the bootstrap the admin interface, the"
-        " node's id, cluster and `bootstrap_version`, and the watched files. The real Envoy"
-        " validates the result before a host is touched. `./mesh plan` tells which patches"
-        " are new, change or go.",
+        "A list of mappings, applied in their order. A patch that matches nothing is an error, "
+        "and so is one that changes what vmesh needs: a resource's name and type, how endpoints "
+        "are found, the names of route tables and statistics, and of the bootstrap the admin "
+        "interface, the node's id, cluster and `bootstrap_version`, and the watched files. The "
+        "real Envoy validates the result before a host is touched. `./mesh plan` tells which "
+        "patches are new, change or go.",
         "mesh_patch",
     ),
     Section(

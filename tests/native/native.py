@@ -33,10 +33,18 @@ def static_text(plan: ProxySpec, layout: Layout | None = None) -> str:
     return forms.text(forms.form(renderer.documents(plan)))
 
 
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of 127.0.0.1 that nobody has, and that this process was not given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
 
 
 def on_loopback(plan: ProxySpec) -> ProxySpec:

@@ -161,6 +161,8 @@ def _fitting_mapping(draw: Draw, rule: Schema, key: str) -> dict[str, Any]:
             name: fitting(draw, others)
             for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
         }
+    if others is True and not properties:
+        return {"a": draw(st.integers(0, 9))}
     wanted = set(rule.get("required", ()))
     taken = draw(st.lists(st.sampled_from(sorted(properties)), max_size=4, unique=True))
     wanted |= set(taken)

@@ -162,7 +162,7 @@ def _fitting_mapping(draw: Draw, rule: Schema, key: str) -> dict[str, Any]:
             for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
         }
     if others is True and not properties:
-        return {"a": draw(st.integers(0, 9))}
+        return {}
     wanted = set(rule.get("required", ()))
     taken = draw(st.lists(st.sampled_from(sorted(properties)), max_size=4, unique=True))
     wanted |= set(taken)
@@ -173,6 +173,9 @@ def _fitting_mapping(draw: Draw, rule: Schema, key: str) -> dict[str, Any]:
             wanted.add(draw(st.sampled_from(choices)))
     if rule.get("maxProperties") == 1 or (rule.get("minProperties") and not wanted):
         wanted = {draw(st.sampled_from(sorted(properties)))}
+    if {"merge", "patch"} <= properties.keys():
+        # Only an empty patch fits whatever it meets.
+        wanted = (wanted - {"patch"}) | {"merge"}
     for name, needs in rule.get("dependentRequired", {}).items():
         if name in wanted and not wanted.issuperset(needs):
             wanted.discard(name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
+# isort: split
 from vmesh.remote import answers
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .envoy_admin import Admin
+from .file_writing import write_whole
 from .unix_http import FAULTS
 
 # `requests`, `errors`, and `milliseconds`: upper bound of durations -> how many were not longer.
@@ -75,8 +76,7 @@ def save(counted: Mapping[str, Counted]) -> None:
     """Keep what Envoys have counted, for the next time."""
     together = json.dumps({**load(), **counted})
     with contextlib.suppress(OSError):  # a full disk is no reason against a change that is made
-        WATCHED.with_suffix(".new").write_text(together)
-        WATCHED.with_suffix(".new").replace(WATCHED)
+        write_whole(WATCHED, together)
 
 
 def error_share(counted: Counted) -> float:

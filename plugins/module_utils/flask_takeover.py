@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .environment_file import read_environment
+from .processes import Process, wait_for
 from .systemd import wait_until
 from .unix_http import FAULTS, UnixConnection, status_of
 
@@ -104,23 +105,25 @@ def reload(old: int, runtime: Path, seconds: float) -> int:
     """
     following, serving = runtime / "next", runtime / "serving"
     following.unlink(missing_ok=True)
-    deadline = time.monotonic() + seconds
+    deadline, running = time.monotonic() + seconds, Process(old)
     os.kill(old, signal.SIGUSR2)
-    wait_until(lambda: _process_in(following) is not None or not _is_alive(old), seconds)
+    wait_for(lambda: _process_in(following) is not None, running, seconds)
     new = _process_in(following)
     if new is None:
-        if not _is_alive(old):
+        if running.has_ended():
             raise Failed("gunicorn ended when it was told that another one takes over")
         raise Failed("gunicorn did not start another one; `systemctl restart` does")
-    wait_until(
-        lambda: _process_in(serving) == new or not _is_alive(new),
-        max(0.0, deadline - time.monotonic()),
-    )
-    if _process_in(serving) == new:
+    ended = Failed("the new gunicorn ended before it served; the old one goes on")
+    try:
+        coming = Process(new)
+    except ProcessLookupError:
+        raise ended from None
+    left = max(0.0, deadline - time.monotonic())
+    if wait_for(lambda: _process_in(serving) == new, coming, left) or _process_in(serving) == new:
         return new
-    if not _is_alive(new):
-        raise Failed("the new gunicorn ended before it served; the old one goes on")
-    os.kill(new, signal.SIGKILL)
+    if coming.has_ended():
+        raise ended
+    coming.kill()
     raise Failed(f"the new gunicorn did not serve within {seconds:.0f} s; the old one goes on")
 
 
@@ -129,13 +132,6 @@ def _process_in(file: Path) -> int | None:
         return int(file.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def trial(release: Path, settings: Path, health: str, seconds: float) -> float:

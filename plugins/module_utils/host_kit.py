@@ -18,25 +18,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .file_writing import write_incoming
-from .releases import current_version, switch_release
+from .releases import KIT, KIT_FILE, KIT_PATH, current_version, switch_release
 
-NAME, FILE, PACKAGE = "vmesh", "vmesh-host.pyz", "vmesh_host"
+PACKAGE = "vmesh_host"
 SHEBANG = b"#!/usr/bin/python3\n"
 # Commands of the kit, by their place below the root. Snapshots know them by the name of a role.
 COMMANDS = {
-    "usr/local/bin/envoy-control": """#!/bin/sh
+    "usr/local/bin/envoy-control": f"""#!/bin/sh
 # Written by the module host_kit, for the role envoy: starts, replaces and renews Envoys.
 # -I and -S: the program needs Python's own library only, and starts sooner so.
-exec /usr/bin/python3 -IS /opt/vmesh/current/vmesh-host.pyz envoy-control "$@"
+exec /usr/bin/python3 -IS {KIT_PATH} envoy-control "$@"
 """,
     # This is no shell program, because a running gunicorn starts its successor as
     # `python3 /usr/local/bin/flask-control serve NAME` (meshtrace.gunicorn_conf).
-    "usr/local/bin/flask-control": """#!/usr/bin/python3
+    "usr/local/bin/flask-control": f"""#!/usr/bin/python3
 # Written by the module host_kit, for the role flask_service: starts, tries and renews gunicorns.
 import os
 import sys
 
-KIT = "/opt/vmesh/current/vmesh-host.pyz"
+KIT = "{KIT_PATH}"
 os.execv(sys.executable, [sys.executable, KIT, "flask-control", *sys.argv[1:]])
 """,
 }
@@ -45,14 +45,14 @@ MAIN = f"import sys\nfrom {PACKAGE}.programs import main\nsys.exit(main(sys.argv
 
 def is_there(root: Path, version: str) -> bool:
     """Tell whether a version of the kit is on the host, current or not."""
-    return (root / "opt" / NAME / version / FILE).is_file()
+    return (root / "opt" / KIT / version / KIT_FILE).is_file()
 
 
 def is_current(root: Path, version: str) -> bool:
     """Tell whether the commands are there and start this version of the kit."""
     return (
         is_there(root, version)
-        and current_version(root, NAME) == version
+        and current_version(root, KIT) == version
         and all(_has(root / path, text) for path, text in COMMANDS.items())
     )
 
@@ -66,7 +66,7 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
 
     sources: text of each module by its name; they may be missing where the version is there
     """
-    folder = root / "opt" / NAME
+    folder = root / "opt" / KIT
     if not is_there(root, version):
         staging = folder / f".staging-{version}"
         shutil.rmtree(staging, ignore_errors=True)
@@ -74,10 +74,10 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
         # The users of the units read it, also where root's umask forbids that.
         for each in (folder, staging):
             each.chmod(0o755)
-        _write(staging / FILE, sources)
+        _write(staging / KIT_FILE, sources)
         shutil.rmtree(folder / version, ignore_errors=True)
         staging.rename(folder / version)
-    switch_release(root, NAME, version)
+    switch_release(root, KIT, version)
     for path, text in COMMANDS.items():
         if not _has(root / path, text):
             beside = write_incoming((root / path).parent, text.encode())
@@ -104,7 +104,7 @@ def _write(path: Path, sources: Mapping[str, str]) -> None:
         py_compile.compile(
             str(source),
             cfile=str(source.with_suffix(".pyc")),
-            dfile=f"{FILE}/{PACKAGE}/{source.name}",
+            dfile=f"{KIT_FILE}/{PACKAGE}/{source.name}",
             doraise=True,
             invalidation_mode=mode,
         )

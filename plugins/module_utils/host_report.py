@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import platform
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from .environment_file import read_environment
 from .envoy_admin import Admin
 from .envoy_files import bootstrap_of, has_version, is_for_envoy, not_taken
 from .host_parts import JAEGER_UNIT, apps_on, parts_on, proxies_on, status_of_jaeger, units_of
+from .releases import release_in
 from .snapshot_store import SnapshotStore, interrupted_run
 from .systemd import Run, Shown, show
 from .unix_http import FAULTS
@@ -98,8 +98,8 @@ class HostReport:
             path = (self.root / "proc" / pid / "exe").readlink()
         except OSError:
             return None
-        found = re.search(r"/opt/envoy/([^/]+)/", str(path))
-        return found.group(1) if found else str(path)
+        release = release_in(str(path))
+        return release[1] if release and release[0] == "envoy" else str(path)
 
     @staticmethod
     def _running(admin: Admin, texts: Mapping[str, str]) -> Facts:

@@ -12,11 +12,12 @@ from pathlib import Path
 from . import systemd
 from .envoy_apply import Proxy, installed_proxy
 from .envoy_unit import LEAVING
+from .releases import KIT_PATH
 
-# Has proxies serve with the binary and bootstrap that are there now; the role envoy installs it.
+# Has proxies serve with the binary and bootstrap that are there now; a command of the host kit.
 RENEW = ("envoy-control", "renew")
 # Starts a program of the host kit, whose name follows; the module host_kit installs the kit.
-KIT = ("/usr/bin/python3", "/opt/vmesh/current/vmesh-host.pyz")
+KIT = ("/usr/bin/python3", KIT_PATH)
 
 
 @dataclass(frozen=True)

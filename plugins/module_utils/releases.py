@@ -15,8 +15,11 @@ from .host_parts import app_folders
 # A release by its name and its version.
 Release = tuple[str, str]
 
-# Envoy's binary and the programs of the units (the host kit), which the parts of a host share.
-SHARED_RELEASES = ("envoy", "vmesh")
+# The release of the host kit, its one file, and where that is for the programs of the units.
+KIT, KIT_FILE = "vmesh", "vmesh-host.pyz"
+KIT_PATH = f"/opt/{KIT}/current/{KIT_FILE}"
+# Envoy's binary and the host kit, which the parts of a host share.
+SHARED_RELEASES = ("envoy", KIT)
 # What an interrupted run can leave of a release: a folder, an archive.
 _STAGING, _ARCHIVE = ".staging-*", ".archive-*"
 _INCOMING = ".incoming-current"
@@ -65,15 +68,23 @@ def drop_link(root: Path, name: str) -> None:
     (root / "opt" / name / "current").unlink(missing_ok=True)
 
 
+def release_in(path: str) -> Release | None:
+    """Return the release whose folder, or a place in it, is named by `path`; None for others."""
+    match = re.search(r"/opt/([^/]+)/([^/]+)", path)
+    return (match[1], match[2]) if match else None
+
+
 def in_use(root: Path, names: Iterable[str]) -> set[Release]:
     """Return the releases of `names` whose programs run, or in whose folders programs run."""
     known, found = set(names), set[Release]()
     for process in root.glob("proc/[0-9]*"):
         for link in ("cwd", "exe"):
             with contextlib.suppress(OSError):
-                match = re.search(r"/opt/([^/]+)/([^/ ]+)", str((process / link).readlink()))
-                if match and match.group(1) in known:
-                    found.add((match.group(1), match.group(2)))
+                # The kernel says so of a folder that is gone.
+                place = str((process / link).readlink()).removesuffix(" (deleted)")
+                release = release_in(place)
+                if release and release[0] in known:
+                    found.add(release)
     return found
 
 

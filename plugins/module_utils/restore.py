@@ -20,7 +20,7 @@ from .host_files import File, NoSuchOwner, differ, put
 from .host_parts import JAEGER_UNIT, UNITS, part_of, status_of_jaeger, units_of
 from .leave import leave
 from .machine import Machine
-from .releases import NoRelease, switch_release
+from .releases import NoRelease, release_in, switch_release
 from .snapshot_store import Unreadable
 from .snapshots import Snapshot, capture, parts_of
 from .systemd import CommandFailed, Shown, journal, show, started_at
@@ -269,8 +269,8 @@ class Restore:
             folder = str((self.machine.root / "proc" / pid / "cwd").readlink())
         except OSError:
             return None
-        found = re.search(rf"/opt/{re.escape(name)}/([^/]+)", folder) if name else None
-        return found.group(1) if found else None
+        release = release_in(folder)
+        return release[1] if release and release[0] == name else None
 
     # Envoys
 

@@ -106,7 +106,8 @@ def find(machine: Machine, *, traces: bool) -> Found:
     root = machine.root
     shared = [str(path.relative_to(root)) for path in shared_files(root)]
     of_apps = [str(path.relative_to(root)) for path in sorted(root.glob("etc/vmesh/*.env"))]
-    users = list(_users(machine))
+    accounts = _accounts(machine)
+    users = [name for name, description in accounts.items() if description.startswith(USERS)]
     if not (shared or of_apps or users or (root / KEPT_SNAPSHOTS).exists()):
         return Found([], [], [], [], [])
     names = _releases(root)
@@ -117,7 +118,7 @@ def find(machine: Machine, *, traces: bool) -> Found:
         folders.append(TRACES)
     if (root / KEPT_SNAPSHOTS).exists():
         folders.append(KEPT_SNAPSHOTS)
-    if has_jaeger and (traces or not has_traces) and _has_user(machine, JAEGER_USER):
+    if has_jaeger and (traces or not has_traces) and JAEGER_USER in accounts:
         users.append(JAEGER_USER)
     return Found(parts_on(root), names, users, [*shared, *of_apps, *configuration], folders)
 
@@ -134,23 +135,15 @@ def _part_folders(root: Path) -> Iterator[str]:
 
 def _releases(root: Path) -> list[str]:
     """Return the names below /opt that vmesh has put there, also those of services that left."""
-    store, found = SnapshotStore(root), set(releases.current_versions(root))
-    for number in store.numbers():
-        found |= store.read_or_empty(number)["links"].keys()
+    kept = {name for name, _ in SnapshotStore(root).releases()}
+    found = kept | releases.current_versions(root).keys()
     return sorted(name for name in found if (root / "opt" / name).is_dir())
 
 
-def _users(machine: Machine) -> Iterator[str]:
-    """Yield the users of proxies and apps, by their descriptions in passwd(5)."""
-    for line in machine.run(["getent", "passwd"]).out.splitlines():
-        name, description = line.split(":")[0], line.split(":")[4]
-        if description.startswith(USERS):
-            yield name
-
-
-def _has_user(machine: Machine, name: str) -> bool:
-    passwd = machine.run(["getent", "passwd"]).out
-    return any(line.startswith(f"{name}:") for line in passwd.splitlines())
+def _accounts(machine: Machine) -> dict[str, str]:
+    """Return the description of each user of the host by name, as passwd(5) has it."""
+    fields = [line.split(":") for line in machine.run(["getent", "passwd"]).out.splitlines()]
+    return {each[0]: each[4] for each in fields}
 
 
 def _stop(machine: Machine, found: Found, drain_seconds: float) -> None:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-Document = dict[str, Any]
+from ..module_utils.envoy_documents import Document
+from ..module_utils.envoy_files import BOOTSTRAP, CLUSTERS, LISTENERS
 
-BOOTSTRAP = "bootstrap.json"
-LISTENERS = "listeners/listeners.json"
-CLUSTERS = "clusters/clusters.json"
 _TYPE = "type.googleapis.com/envoy.config."
 
 

@@ -25,6 +25,7 @@ from plugins.module_utils.envoy_hot_restart import domain_socket
 from plugins.module_utils.envoy_process import Failure, Settings
 from plugins.module_utils.envoy_renew import renew, wrong
 from plugins.module_utils.processes import connections_of
+from plugins.module_utils.releases import KIT_PATH
 from tests.native.grpc_app import Caller, Talk, serving
 from tests.native.native import (
     Native,
@@ -58,7 +59,7 @@ class Supervisor:
         (root / "usr/local/bin").mkdir(parents=True, exist_ok=True)
         sources = {path.stem: path.read_text() for path in KIT.glob("*.py")}
         host_kit.install(root, "1", sources)
-        self.kit = root / "opt" / host_kit.NAME / "current" / host_kit.FILE
+        self.kit = root / KIT_PATH.lstrip("/")
         self.binary = root / "envoy"
         self.run_binary(envoy)
         self.environment = {

@@ -19,7 +19,7 @@ from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, new_log
-from vmesh.base.words import shortened
+from vmesh.base.words import plural, shortened
 from vmesh.cli import packages, problem_list, supplies
 from vmesh.cli.output.plan import Result, as_data, show
 from vmesh.compile.topology import topology
@@ -177,7 +177,7 @@ def refresh(mesh: Mesh, arguments: argparse.Namespace, result: Result) -> None:
     )
     key = random.token_hex(16)
     with (
-        steps.phase("refresh", f"asking {len(asked)} hosts what is there"),
+        steps.phase("refresh", f"asking {len(asked)} {plural('host', len(asked))} what is there"),
         tempfile.TemporaryDirectory(prefix="vmesh-") as folder,
     ):
         answers, outcome = _ask(Path(folder), asked, key, arguments.inventory, mesh, steps)
@@ -207,15 +207,15 @@ def _ask(  # noqa: PLR0913, PLR0917 - a run of Ansible
     steps: Steps,
 ) -> tuple[dict[str, dict[str, Any]], playbook.Outcome]:
     """Run the playbook; return host -> what it answered."""
-    variables, limit = folder / "variables.json", folder / "hosts"
-    variables.write_text(json.dumps({"vmesh_key": key, "vmesh_answers": str(folder)}))
+    variables = playbook.extra_vars(folder, vmesh_key=key, vmesh_answers=str(folder))
+    limit = folder / "hosts"
     limit.write_text("".join(f"{host}\n" for host in hosts))
     outcome = playbook.apply(
         inventory,
         steps,
         fast=mesh.has_lab,
         playbook=REFRESH,
-        extra=(f"--limit=@{limit}", f"--extra-vars=@{variables}"),
+        extra=(f"--limit=@{limit}", variables),
     )
     return answers.read(folder, hosts), outcome
 

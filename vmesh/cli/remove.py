@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
 from vmesh.base.progress import Steps, new_log
-from vmesh.base.words import shortened
+from vmesh.base.words import plural, shortened
 from vmesh.cli import named, packages
 from vmesh.model.inventory import Inventory, load
 from vmesh.remote import answers, playbook
@@ -121,20 +120,19 @@ def _play(
         "traces": arguments.traces,
         "drain_seconds": arguments.drain,
     }
-    count = f"{len(hosts)} host{'s' if len(hosts) != 1 else ''}"
+    count = f"{len(hosts)} {plural('host', len(hosts))}"
     text = f"asking {count} what is there" if check else f"removing vmesh from {count}"
     with (
         steps.phase("look" if check else "remove", text),
         tempfile.TemporaryDirectory(prefix="vmesh-") as name,
     ):
         folder = Path(name)
-        variables = folder / "variables.json.in"
-        variables.write_text(json.dumps({"vmesh_uninstall": {**wanted, "answers": name}}))
+        variables = playbook.extra_vars(folder, vmesh_uninstall={**wanted, "answers": name})
         outcome = playbook.apply(
             arguments.inventory,
             steps,
             fast=bool(inventory.lab),
             playbook=PLAYBOOK,
-            extra=(f"--extra-vars=@{variables}", *(["--check"] if check else [])),
+            extra=(variables, *(["--check"] if check else [])),
         )
         return answers.read(folder, hosts), outcome

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,12 +233,11 @@ def bring_back(  # noqa: PLR0913, PLR0917 - a run of Ansible
         steps.phase("rollback", f"{trying} {shortened(hosts, 4)}"),
         tempfile.TemporaryDirectory(prefix="vmesh-") as folder,
     ):
-        variables = Path(folder, "variables.json")
-        variables.write_text(json.dumps({"vmesh_rollback": wanted}))
+        variables = playbook.extra_vars(Path(folder), vmesh_rollback=wanted)
         return playbook.apply(
             arguments.inventory,
             steps,
             fast=bool(inventory.lab),
             playbook=PLAYBOOK,
-            extra=(f"--extra-vars=@{variables}", *(["--check"] if arguments.check else [])),
+            extra=(variables, *(["--check"] if arguments.check else [])),
         )

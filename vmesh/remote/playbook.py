@@ -218,6 +218,17 @@ def apply(
     return outcome
 
 
+def extra_vars(folder: Path, **variables: Any) -> str:
+    """Write variables to a file in `folder`; return the option that has Ansible read it.
+
+    They are not on the command line, which every user of the machine may read. The file's name is
+    none that the answer of a host can have (vmesh.remote.answers).
+    """
+    path = folder / "variables.json.in"
+    path.write_text(json.dumps(variables))
+    return f"--extra-vars=@{path}"
+
+
 def summary(outcome: Outcome) -> list[str]:
     """Return the lines that tell how a run ended: what changed, or what failed and where.
 

@@ -17,8 +17,8 @@ from jsonpointer import JsonPointerException
 
 from vmesh.base.problems import Problem, Problems
 from vmesh.compile.host_spec import View
-
-Document = dict[str, Any]
+from vmesh.compile.patches import BOOTSTRAP as BOOTSTRAP_KIND
+from vmesh.render.static_form import BOOTSTRAP, Document
 
 _FOLDERS = {"listener": "listeners", "route": "routes", "cluster": "clusters"}
 _FOLDERS |= {"endpoint": "endpoints"}
@@ -73,8 +73,8 @@ def _targets(
 ) -> Iterator[tuple[str, int | None, Document]]:
     """Yield (path of the file, place among its resources, resource) of what a patch changes."""
     kind = patch["kind"]
-    if kind == "bootstrap":
-        yield "bootstrap.json", None, documents["bootstrap.json"]
+    if kind == BOOTSTRAP_KIND:
+        yield BOOTSTRAP, None, documents[BOOTSTRAP]
         return
     key = _NAME_KEYS.get(kind, "name")
     for path, document in documents.items():
@@ -102,7 +102,7 @@ def _applied(resource: Document, patch: View) -> Document:
 
 def _check_kept(before: Document, after: Document, patch: View) -> None:
     """Raise Problems when a patch changes what vmesh has to find again."""
-    if patch["kind"] == "bootstrap":
+    if patch["kind"] == BOOTSTRAP_KIND:
         kept = [*_KEPT_OF_BOOTSTRAP, ("node", "metadata", "bootstrap_version")]
     else:
         kept = [("@type",), (_NAME_KEYS.get(patch["kind"], "name"),)]

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vmesh.base import paths
+from vmesh.base.files import write_whole
 from vmesh.base.problems import Problem
 from vmesh.render.static_form import STATIC_SUFFIX, StaticForm
 
@@ -69,10 +70,7 @@ class Accepted:
         if not new:
             return
         self.digests = [*self.digests, *new][-MOST_REMEMBERED:]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        temporary.write_text("".join(f"{digest}\n" for digest in self.digests))
-        temporary.replace(self.path)
+        write_whole(self.path, "".join(f"{digest}\n" for digest in self.digests))
 
 
 def _remedy(form: StaticForm) -> str:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 
 from vmesh.base.words import plural, shorter
+from vmesh.compile.patches import BOOTSTRAP as BOOTSTRAP_KIND
 from vmesh.compile.topology import EGRESS
+from vmesh.render.static_form import BOOTSTRAP
 from vmesh.rollout.change_clusters import compare_clusters
 from vmesh.rollout.change_report import ADD, CHANGE, REMOVE, RESTART, HostReport, View
 from vmesh.rollout.change_roles import role_differs, role_words, setting_changes
@@ -29,7 +31,6 @@ from vmesh.rollout.change_words import (
 from vmesh.rollout.description import MASKED
 from vmesh.rollout.record import HostRecord
 
-BOOTSTRAP = "bootstrap.json"
 _PROXY_KEYS = ("name", "ports", "view")
 
 
@@ -182,7 +183,7 @@ def _patch_changes(before: Sequence[View], after: Sequence[View]) -> Iterator[st
         found: dict[str, list[View]] = {}
         for patch in patches:
             target = f"{patch['kind']} {shorter(patch['names'])}"
-            if patch["kind"] == "bootstrap":
+            if patch["kind"] == BOOTSTRAP_KIND:
                 target = "the bootstrap"
             rest = {key: value for key, value in patch.items() if key != "variable"}
             found.setdefault(target, []).append(rest)

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 
 from vmesh.base import paths
+from vmesh.base.files import write_whole
 from vmesh.base.problems import Problems
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model.inventory import Inventory, from_hostvars
@@ -77,7 +78,8 @@ def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[s
 
 def keep(folder: Path, policy: RolloutPolicy, states: Mapping[str, HostRecord]) -> None:
     """Write what `load` returns beside the build folder; raises OSError."""
-    _write(_beside(folder, _PLANNED), {"policy": dataclasses.asdict(policy), "hosts": states})
+    planned = {"policy": dataclasses.asdict(policy), "hosts": states}
+    write_whole(_beside(folder, _PLANNED), json.dumps(planned))
 
 
 def load(folder: Path) -> tuple[RolloutPolicy, dict[str, HostRecord]]:
@@ -131,7 +133,7 @@ def decide(
         }
         for host, state in states.items()
     }
-    _write(_beside(folder, _DECIDED), decided)
+    write_whole(_beside(folder, _DECIDED), json.dumps(decided))
 
 
 def load_decided(folder: Path) -> tuple[dict[str, HostRecord], dict[str, list[str]]]:
@@ -191,13 +193,6 @@ def lock(sources: Sequence[str | Path]) -> Path:
 def _beside(folder: Path, name: str) -> Path:
     # Not in the folder: what rendering did not write there, it removes.
     return folder.with_name(f"{folder.name}.{name}")
-
-
-def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(data), encoding="utf-8")
-    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,9 +13,6 @@ from typing import Any
 from vmesh.base import failures
 from vmesh.rollout import history
 
-# What only the playbooks say: a host with its new parts, on which the rollout comes later.
-ADDED = "added"
-
 
 @dataclass(frozen=True)
 class HostResult:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from vmesh.base import paths
+from vmesh.base.files import write_whole
 
 FORMAT = 1
 
@@ -102,10 +103,7 @@ def write_file(path: Path, state: HostRecord) -> bool:
         if json.loads(path.read_text(encoding="utf-8")) == state:
             return False
     text = json.dumps(state, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, text)
     return True
 
 

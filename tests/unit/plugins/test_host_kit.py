@@ -14,6 +14,7 @@ from plugins.module_utils import host_kit
 from plugins.module_utils.host_kit import install, is_current, is_there, missing_users
 from plugins.module_utils.host_parts import shared_files
 from plugins.module_utils.programs import PROGRAMS
+from plugins.module_utils.releases import KIT_FILE
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def zipapp(root: Path) -> Path:
-    return root / "opt/vmesh/current" / host_kit.FILE
+    return root / "opt/vmesh/current" / KIT_FILE
 
 
 def test_a_version_is_installed_whole_and_becomes_the_current_one(root: Path) -> None:
@@ -31,7 +32,7 @@ def test_a_version_is_installed_whole_and_becomes_the_current_one(root: Path) ->
     assert not is_there(root, version)
     install(root, version, sources)
     assert is_current(root, version)
-    assert [path.name for path in (root / "opt/vmesh" / version).iterdir()] == [host_kit.FILE]
+    assert [path.name for path in (root / "opt/vmesh" / version).iterdir()] == [KIT_FILE]
     assert [path.name for path in (root / "opt/vmesh").iterdir() if path.name[0] == "."] == []
 
 
@@ -43,7 +44,7 @@ def test_the_users_of_units_may_read_it_whatever_roots_umask(root: Path) -> None
     finally:
         os.umask(before)
     release = root / "opt/vmesh" / version
-    for path in (release.parent, release, release / host_kit.FILE):
+    for path in (release.parent, release, release / KIT_FILE):
         assert path.stat().st_mode & 0o777 == 0o755, path
 
 

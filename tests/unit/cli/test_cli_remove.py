@@ -53,7 +53,6 @@ class Mesh:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an inventory's file; its hosts are recorded."""
     monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     path = inventory(tmp_path / "own.json")
     folder = record.folder(path)
     for host, state in worlds.states(worlds.inventory()).items():

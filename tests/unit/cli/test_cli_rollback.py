@@ -29,7 +29,6 @@ WHO = "root@controller"
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an inventory's file; records are kept beside it."""
     monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return inventory(tmp_path / "own.json")
 
 

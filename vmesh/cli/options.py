@@ -28,6 +28,7 @@ COMMANDS = (
     ("up", "start the lab's VMs, apply the inventory, send one traced request"),
     ("ps", "show what runs: every Envoy, gunicorn and Jaeger on every VM"),
     ("trace", "send one request and show its trace as a waterfall"),
+    ("jaeger", "open Jaeger's web pages through ssh, on a port of this machine"),
     ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
     ("ssh", "open a shell on a VM, or run a command there"),
     ("plan", "say what the inventory means, and what applying it would change on which host"),
@@ -138,6 +139,16 @@ def _trace(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for the trace to be stored (default: 15)",
     )
+
+
+def _jaeger(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--port",
+        type=int,
+        metavar="N",
+        help="the port on 127.0.0.1 (default: 16686, or a free one where that is in use)",
+    )
+    command.add_argument("--browser", action="store_true", help="show them in the web browser")
 
 
 def _logs(command: argparse.ArgumentParser) -> None:
@@ -344,9 +355,8 @@ def _down(command: argparse.ArgumentParser) -> None:
 
 
 _OPTIONS = {
-    "up": _up, "ps": _ps, "trace": _trace, "logs": _logs, "ssh": _ssh, "plan": _plan,
-    "history": _history, "rollback": _rollback, "remove": _remove,
+    "up": _up, "ps": _ps, "trace": _trace, "jaeger": _jaeger, "logs": _logs, "ssh": _ssh,
+    "plan": _plan, "history": _history, "rollback": _rollback, "remove": _remove,
     "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "check": _check,
-    "test": _test,
-    "bench": _bench, "down": _down,
+    "test": _test, "bench": _bench, "down": _down,
 }  # fmt: skip

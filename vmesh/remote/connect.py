@@ -14,13 +14,19 @@ HostVars = Mapping[str, Any]
 
 
 def ssh_command(
-    name: str, host: HostVars, remote: Sequence[str] = (), *, batch: bool = True
+    name: str,
+    host: HostVars,
+    remote: Sequence[str] = (),
+    *,
+    batch: bool = True,
+    options: Sequence[str] = (),
 ) -> list[str]:
     """Return the ssh command for the VM `name` with the connection variables Ansible would use.
 
-    `batch` never asks for anything and gives up after 15 s, for use without a person.
+    `batch` never asks for anything and gives up after 15 s, for use without a person. `options`
+    are further ones of ssh.
     """
-    command = ["ssh"]
+    command = ["ssh", *options]
     if batch:
         command += ["-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
     port = host.get("ansible_ssh_port") or host.get("ansible_port")

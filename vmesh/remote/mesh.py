@@ -8,7 +8,7 @@ from typing import Any
 
 from vmesh.base.exits import USAGE, CliError
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import HostSpec, MeshSpec
+from vmesh.compile.host_spec import HostSpec, MeshSpec, Port
 from vmesh.model.inventory import Inventory, load
 from vmesh.model.types import Edge
 from vmesh.remote import connect
@@ -59,10 +59,24 @@ class Mesh:
 
     def jaeger_url(self, path: str = "/") -> str | None:
         """Return the URL of Jaeger's web pages; None when the mesh has no Jaeger of its own."""
+        place = self._jaeger()
+        if place is None:
+            return None
+        host, port = place
+        return connect.url(self.variables(host), port.port, path, port.address)
+
+    def jaeger_pages(self) -> tuple[str, str, int] | None:
+        """Return the host of Jaeger, and the address and port of its web pages there."""
+        place = self._jaeger()
+        if place is None:
+            return None
+        host, port = place
+        return host, "127.0.0.1" if port.address == "0.0.0.0" else port.address, port.port
+
+    def _jaeger(self) -> tuple[str, Port] | None:
         for host, spec in self.spec.hosts.items():
             if spec.jaeger is not None:
-                port = spec.jaeger.ports[0]
-                return connect.url(self.variables(host), port.port, path, port.address)
+                return host, spec.jaeger.ports[0]
         return None
 
     def _edge_variables(self, edge: str) -> dict[str, Any]:

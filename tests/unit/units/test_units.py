@@ -102,3 +102,34 @@ def test_no_service_runs_as_root_or_may_become_it(template: Path) -> None:
     assert len(users) == 1
     assert users[0] not in ("", "root", "0")
     assert "NoNewPrivileges=yes" in text
+
+
+# https://www.freedesktop.org/software/systemd/man/latest/systemd-analyze.html: ten times the level.
+MOST_EXPOSURE = 16
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    "template", [t for t in TEMPLATES if ".service" in t.name], ids=lambda path: path.name
+)
+def test_a_service_is_exposed_to_little(template: Path, tmp_path: Path) -> None:
+    units = units_beside(template)
+    verify(tmp_path, units, template.name.removesuffix(".j2"))
+    done = subprocess.run(
+        [
+            *("systemd-analyze", "security", "--offline=true", f"--root={tmp_path}", "--no-pager"),
+            *(f"--threshold={MOST_EXPOSURE}", template.name.removesuffix(".j2")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_configuration_of_envoy_makes_code_at_run_time() -> None:
+    """Under MemoryDenyWriteExecute Envoy would end at the first filter that does."""
+    for template in (paths.PROJECT / "files" / "envoy").glob("*.j2"):
+        assert not re.search(
+            r"filters\.http\.(lua|wasm)|\.lua\.v3|\.wasm\.v3", template.read_text()
+        )

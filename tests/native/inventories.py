@@ -69,20 +69,21 @@ WILD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def inventory(mesh: Any, hosts: Any, groups: Any) -> Inventory:
-    """Return an inventory of these parts."""
+def inventory(mesh: Any, hosts: Any, groups: Any, hidden: Any = ()) -> Inventory:
+    """Return an inventory of these parts; `hidden` are the key paths of what Ansible Vault has."""
     return Inventory(
         Path("inventory"),
         {name: tuple(members) for name, members in groups.items()},
         hosts,
         mesh,
+        hidden=frozenset(map(tuple, hidden)),
     )
 
 
 def beginning(name: str) -> Inventory:
     """Return an inventory that others are mutations of."""
     parts = copy.deepcopy(BEGINNINGS[name])
-    return inventory(parts["mesh"], parts["hosts"], parts["groups"])
+    return inventory(parts["mesh"], parts["hosts"], parts["groups"], parts.get("hidden", ()))
 
 
 def places(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:

@@ -323,6 +323,7 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         trusted_cidrs=tuple(value["trusted_cidrs"]),
         control_cidrs=tuple(value["control_cidrs"]),
         tracing=_tracing(value["tracing"]),
+        users=value["users"] or {},
     )
 
 

@@ -152,7 +152,7 @@ class Route:
 
     Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set. `timeout` is NONE or
     seconds; it and `idle_timeout` are None where the policies decide.
-    `filters` has what the route itself says of rate_limit, max_request_bytes, cors,
+    `filters` has what the route itself says of require, rate_limit, max_request_bytes, cors,
     compression and fault.
     """
 
@@ -199,6 +199,8 @@ class Edge:
     "optional" or None. `headers_with_underscores` and `escaped_slashes` say what becomes of such
     requests, in the words of the schema.
     `admin_port` serves the read-only admin pages on the operators' address.
+    `users` are groups of users, each with the hashes of their passwords by name; `require` of a
+    virtual host or route names one.
     """
 
     name: str
@@ -217,6 +219,7 @@ class Edge:
     merge_slashes: bool
     http10: bool
     tracing: Tracing
+    users: dict[str, dict[str, str]] = field(repr=False)
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -291,7 +294,7 @@ class Mesh:
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.
 MATCH_KINDS = ("path", "regex", "path_prefix", "prefix")
-FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
+FILTERS = ("require", "rate_limit", "max_request_bytes", "cors", "compression", "fault")
 OTLP_GRPC_PORT = 4317
 OTLP_HTTP_PORT = 4318
 ZIPKIN_PORT = 9411

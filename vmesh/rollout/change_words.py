@@ -68,6 +68,11 @@ def _mirror(value: Any) -> str:
     return f"{_percent(value['percent'])} to {value['cluster']}"
 
 
+def _login(value: Any) -> str:
+    """Return whose login a route wants; a new password is told as a change between the same."""
+    return f"of {value['group']}" if isinstance(value, Mapping) else "not needed"
+
+
 def _tags(value: Any) -> str:
     return (
         ", ".join(each["name"] for each in value)
@@ -148,6 +153,8 @@ EARLIER_EDGE: View = {
     "merge_slashes": True,
 }
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "login": ("login", _login),
+    "identity_headers": ("headers taken from no client", format_value),
     "rate_limit": ("rate limit", _bucket),
     "max_request_bytes": ("largest request body in bytes", format_value),
     "cors": ("CORS", format_value),

@@ -16,10 +16,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import unix_http
+from . import acme_store, unix_http
+from .acme_openssl import OpensslFailed
 from .envoy_admin import Admin
 from .envoy_documents import union_of_clusters
 from .envoy_files import (
+    ACME,
     CLUSTERS,
     LISTENERS,
     Files,
@@ -215,8 +217,11 @@ def bring(proxy: Proxy, new: Files) -> None:
     try:
         proxy.store.sweep()
         proxy.store.mend_rights()
+        if ACME in new:
+            # Envoy refuses a listener whose certificate is not there.
+            acme_store.prepare(acme_store.Settings.of(new[ACME]), proxy.store.gid)
         proxy.stage(new)
-    except OSError as error:
+    except (OSError, OpensslFailed) as error:
         raise Refused(f"{reason(error)}. Its files are as they were.") from error
     was_running = proxy.service.is_running() and proxy.admin.is_ready()
     try:

@@ -21,6 +21,9 @@ Files = dict[str, str]
 BOOTSTRAP = "bootstrap.json"
 CLUSTERS = "clusters/clusters.json"
 LISTENERS = "listeners/listeners.json"
+# Settings of the helper that orders an edge's certificate (acme_store.Settings). Envoy does not
+# read them, but they come, stay and go with its files.
+ACME = "acme.json"
 WATCHED = ("endpoints", "clusters", "routes", "listeners")
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
 MODE = 0o640
@@ -28,10 +31,11 @@ FOLDER_MODE = 0o750
 
 
 def is_for_envoy(path: str) -> bool:
-    """Tell whether Envoy itself reads the file at `path`, in either format."""
+    """Tell whether Envoy or its certificate helper reads the file at `path`, in either format."""
     folder, format_ = str(Path(path).parent), Path(path).suffix
-    return format_ in {FORMAT, EARLIER_FORMAT} and (
-        folder in WATCHED or path == in_format(BOOTSTRAP, format_)
+    return path == ACME or (
+        format_ in {FORMAT, EARLIER_FORMAT}
+        and (folder in WATCHED or path == in_format(BOOTSTRAP, format_))
     )
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..module_utils.acme_store import Settings
 from ..module_utils.envoy_documents import Document
-from ..module_utils.envoy_files import BOOTSTRAP, CLUSTERS, LISTENERS
+from ..module_utils.envoy_files import ACME, BOOTSTRAP, CLUSTERS, LISTENERS
 
 _TYPE = "type.googleapis.com/envoy.config."
 
@@ -100,13 +101,21 @@ def _wrong(documents: Mapping[str, Document], path: str, admin_socket: str) -> I
     for name, document in documents.items():
         if name == BOOTSTRAP:
             yield from _wrong_bootstrap(document, path, admin_socket)
+        elif name == ACME:
+            yield from _wrong_acme(document)
         else:
             yield from _wrong_resources(name, document)
     yield from _wrong_places(documents, path)
 
 
+def _wrong_acme(document: Document) -> Iterator[str]:
+    lacking = sorted(Settings.__dataclass_fields__.keys() - document.keys())
+    if lacking:
+        yield f"{ACME} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
+
+
 def _is_known(name: str) -> bool:
-    if name in (BOOTSTRAP, LISTENERS, CLUSTERS):
+    if name in (ACME, BOOTSTRAP, LISTENERS, CLUSTERS):
         return True
     folder, _, file = name.partition("/")
     return folder in _ONE_A_FILE and file.endswith(".json") and "/" not in file

@@ -190,6 +190,20 @@ class VirtualHost:
 
 
 @dataclass(frozen=True)
+class Acme:
+    """Certificates for `domains` from an authority that speaks ACME, whose `directory` is a URL.
+
+    directory_ca_file: PEM on the controller with who signed the certificate of that URL, None for
+        the authorities that each host trusts
+    """
+
+    domains: tuple[str, ...]
+    email: str | None
+    directory: str
+    directory_ca_file: str | None
+
+
+@dataclass(frozen=True)
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 

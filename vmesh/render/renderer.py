@@ -19,6 +19,7 @@ from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
 from vmesh.render.patches import patched
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.static_form import (
+    ACME,
     BOOTSTRAP,
     CLUSTERS,
     LISTENERS,
@@ -106,6 +107,8 @@ class Renderer:
                 documents[f"endpoints/{cluster['name']}.json"] = self._shared(
                     [self._endpoints(cluster)]
                 )
+        if "acme" in view:
+            documents[ACME] = self._acme(view["acme"])
         patches = view.get("patches")
         return patched(documents, patches, self._version) if patches else documents
 
@@ -200,8 +203,13 @@ class Renderer:
             return {"pipe": self.layout.localised(endpoint["pipe"])}
         return {"address": endpoint["address"], "port": endpoint["port"]}
 
-    def _authorities(self, ca_file: str | None) -> str | None:
-        """Return the text of `ca_file`, a path on the controller."""
+    def _acme(self, acme: View) -> Document:
+        """Return the settings of the helper that orders an edge's certificate."""
+        authorities = self._authorities(acme["directory_ca_file"], "directory_ca_file")
+        return {**_without(acme, "directory_ca_file"), "directory_ca": authorities}
+
+    def _authorities(self, ca_file: str | None, key: str = "ca_file") -> str | None:
+        """Return the text of `ca_file`, a path on the controller, for which `key` stands."""
         if ca_file is None:
             return None
         if ca_file not in self._read:
@@ -209,7 +217,7 @@ class Renderer:
                 self._read[ca_file] = (paths.PROJECT / ca_file).read_text()
             except (OSError, UnicodeDecodeError) as error:
                 remedy = "Name a PEM file that can be read on the controller"
-                raise Problems([Problem("ca_file", ca_file, str(error), remedy)]) from error
+                raise Problems([Problem(key, ca_file, str(error), remedy)]) from error
         return self._read[ca_file]
 
 

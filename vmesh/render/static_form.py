@@ -27,6 +27,8 @@ Anonymous = tuple[str, list[str]]
 BOOTSTRAP = "bootstrap.json"
 LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
+# Not Envoy's: the helper reads it that orders the certificate.
+ACME = "acme.json"
 STATIC_SUFFIX = ".static.json"
 
 

@@ -8,6 +8,7 @@ owner may read. It never is an argument of a command, which every user of the ho
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 import subprocess
@@ -97,10 +98,27 @@ def signing_request(key: str, domains: Sequence[str]) -> bytes:
 
 def self_signed(domains: Sequence[str]) -> tuple[str, str]:
     """Return a certificate that nobody trusts, and its private key; both are PEM."""
+    return _own_certificate(_alternative_names(domains))
+
+
+def challenge_certificate(domain: str, authorization: str) -> tuple[str, str]:
+    """Return the certificate that answers a challenge tls-alpn-01, and its private key, as PEM.
+
+    authorization: the key authorization, whose digest is in the extension id-pe-acmeIdentifier
+        (https://www.rfc-editor.org/rfc/rfc8737#section-3)
+    """
+    digest = hashlib.sha256(authorization.encode()).hexdigest()
+    return _own_certificate(
+        _alternative_names([domain]), f"1.3.6.1.5.5.7.1.31=critical,DER:0420{digest}"
+    )
+
+
+def _own_certificate(*extensions: str) -> tuple[str, str]:
     key = new_key()
     certificate = openssl(
         *("req", "-x509", "-new", "-key", _STDIN, "-subj", "/CN=waits for its certificate"),
-        *("-days", str(_FIRST_DAYS), "-addext", _alternative_names(domains)),
+        *("-days", str(_FIRST_DAYS)),
+        *(part for extension in extensions for part in ("-addext", extension)),
         given=key.encode(),
     )
     return certificate.decode(), key

@@ -12,22 +12,24 @@ from .acme_client import AcmeFailed, Client, encoded, problem_text, wait_of
 
 # How long the authority may take for each step, and how often it is asked.
 _STEP_SECONDS, _PAUSE, _LONGEST_PAUSE = 120.0, 1.0, 15.0
-# Answers a challenge: takes its token and the text that belongs at its URL.
-Publish = Callable[[str, str], None]
+# Answers a challenge: takes domain, token and key authorization (RFC 8555, section 8.1).
+Publish = Callable[[str, str, str], None]
 
 
-def obtain(client: Client, domains: Sequence[str], request: bytes, publish: Publish) -> str:
+def obtain(
+    client: Client, domains: Sequence[str], request: bytes, challenge: str, publish: Publish
+) -> str:
     """Return the chain (PEM) of a certificate for `domains`.
 
-    request: the signing request, DER
-    publish: makes the answer of a challenge http-01 readable at the URL of its token
+    request: the signing request, DER; challenge: http-01 or tls-alpn-01
+    publish: makes the answer of a challenge readable for the authority
     Raises AcmeFailed with what the authority said.
     """
     names = [{"type": "dns", "value": domain} for domain in domains]
     reply = client.post(client.urls["newOrder"], {"identifiers": names})
     where, order = reply.headers.get("location", ""), reply.document()
     for url in order["authorizations"]:
-        _prove(client, url, publish)
+        _prove(client, url, challenge, publish)
     client.post(order["finalize"], {"csr": encoded(request)})
     order = _settled(client, where, ("ready", "pending", "processing"))
     if order.get("status") != "valid":
@@ -35,19 +37,17 @@ def obtain(client: Client, domains: Sequence[str], request: bytes, publish: Publ
     return client.post(order["certificate"], None).body.decode()
 
 
-def _prove(client: Client, url: str, publish: Publish) -> None:
+def _prove(client: Client, url: str, kind: str, publish: Publish) -> None:
     """Have the authority see that a name leads here."""
     authorization = client.post(url, None).document()
     name = str(authorization["identifier"]["value"])
     if authorization["status"] == "valid":
         return
-    challenge = next(
-        (each for each in authorization["challenges"] if each["type"] == "http-01"), None
-    )
+    challenge = next((each for each in authorization["challenges"] if each["type"] == kind), None)
     if challenge is None:
-        raise AcmeFailed(f"{name}: the authority offers no challenge http-01")
+        raise AcmeFailed(f"{name}: the authority offers no challenge {kind}")
     token = str(challenge["token"])
-    publish(token, f"{token}.{client.thumbprint()}")
+    publish(name, token, f"{token}.{client.thumbprint()}")
     client.post(challenge["url"], {})
     authorization = _settled(client, url, ("pending", "processing"))
     if authorization["status"] != "valid":

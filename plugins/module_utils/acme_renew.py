@@ -5,8 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import http.client
 import secrets
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +21,10 @@ from .acme_client import ACCOUNT_IS_GONE, AcmeFailed, Client
 from .acme_openssl import Certificate, OpensslFailed
 from .acme_responder import PREFIX, responder
 from .acme_store import Attempts, Settings, Store
+from .acme_tls_responder import PROTOCOL, tls_responder
 from .file_writing import reason
 
+TLS_ALPN = "tls-alpn-01"
 HOUR, DAY = 3600.0, 86400.0
 # After so many failures in a row the next order waits so long. Let's Encrypt lets five fail in an
 # hour for each name (https://letsencrypt.org/docs/rate-limits/).
@@ -127,19 +133,21 @@ class _NotReached(AcmeFailed):
 
 def _ordered(settings: Settings, store: Store) -> tuple[str, str]:
     """Return the chain and the private key of a new certificate."""
-    with responder(Path(settings.socket)) as answers:
+    answering = tls_responder if settings.challenge == TLS_ALPN else responder
+    with answering(Path(settings.socket)) as answers:
         if settings.listens:
-            _see_challenges_arrive(settings.listens, settings.domains[0], answers)
+            _see_challenges_arrive(settings, settings.listens, answers)
         key = acme_openssl.new_key()
         request = acme_openssl.signing_request(key, settings.domains)
+
+        def publish(domain: str, token: str, text: str) -> None:
+            answers[domain if settings.challenge == TLS_ALPN else token] = text
 
         def obtained(*, new_account: bool) -> str:
             key_file = store.need_account_key(new=new_account)
             client = Client(settings.directory, key_file, settings.directory_ca)
             client.register(settings.email)
-            return acme_order.obtain(
-                client, settings.domains, request, lambda token, text: answers.update({token: text})
-            )
+            return acme_order.obtain(client, settings.domains, request, settings.challenge, publish)
 
         try:
             chain = obtained(new_account=False)
@@ -160,21 +168,28 @@ def _check(chain: str, key: str, settings: Settings) -> None:
         raise AcmeFailed(f"the certificate that came is for {', '.join(sorted(found.names))}")
 
 
-def _see_challenges_arrive(listens: str, domain: str, answers: dict[str, str]) -> None:
+def _see_challenges_arrive(settings: Settings, listens: str, answers: dict[str, str]) -> None:
     """Wait until the edge's Envoy leads challenges here: an order would fail before that."""
-    probe, text = f"probe-{secrets.token_urlsafe(16)}", secrets.token_urlsafe(16)
+    domain, text = settings.domains[0], secrets.token_urlsafe(16)
+    address, _, port = listens.rpartition(":")
+    place = (address, int(port))
+    if settings.challenge == TLS_ALPN:
+        probe, asked = domain, functools.partial(_shown, place, domain)
+    else:
+        probe = f"probe-{secrets.token_urlsafe(16)}"
+        asked = functools.partial(_answered, place, domain, PREFIX + probe)
     answers[probe] = text
     deadline = time.monotonic() + _ENVOY_SECONDS
-    while (found := _asked(listens, domain, PREFIX + probe)) != text:
+    while (fault := asked(text)) is not None:
         if time.monotonic() > deadline:
-            raise _NotReached(f"Envoy at {listens} does not lead challenges here: {found}")
+            raise _NotReached(f"Envoy at {listens} does not lead challenges here: {fault}")
         time.sleep(0.5)
     del answers[probe]
 
 
-def _asked(listens: str, domain: str, path: str) -> str:
-    address, _, port = listens.rpartition(":")
-    connection = http.client.HTTPConnection(address, int(port), timeout=5)
+def _answered(place: tuple[str, int], domain: str, path: str, text: str) -> str | None:
+    """Return why `path` of the edge does not answer with `text`, None if it does."""
+    connection = http.client.HTTPConnection(*place, timeout=5)
     try:
         connection.request("GET", path, headers={"Host": domain})
         response = connection.getresponse()
@@ -183,4 +198,21 @@ def _asked(listens: str, domain: str, path: str) -> str:
         return reason(error)
     finally:
         connection.close()
-    return body if response.status == http.client.OK else f"status {response.status}"
+    return None if body == text else f"status {response.status}"
+
+
+def _shown(place: tuple[str, int], domain: str, text: str) -> str | None:
+    """Return why the edge does not show the certificate that proves `text`, None if it does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols([PROTOCOL])
+    try:
+        with (
+            socket.create_connection(place, timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname=domain) as connection,
+        ):
+            shown = connection.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        return reason(error)
+    proves = hashlib.sha256(text.encode()).digest() in shown
+    return None if proves else "it shows another certificate"

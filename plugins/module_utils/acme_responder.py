@@ -28,19 +28,25 @@ def responder(path: Path) -> Iterator[dict[str, str]]:
     request gets 404, so that an Envoy with several hosts to ask tries the next one.
     """
     answers: dict[str, str] = {}
+    with served(path, _handler(answers)):
+        yield answers
+
+
+@contextlib.contextmanager
+def served(path: Path, handler: type[socketserver.BaseRequestHandler]) -> Iterator[None]:
+    """Serve connections to a unix socket by `handler` while the context lasts; raises OSError."""
     path.unlink(missing_ok=True)
-    # The socket is for its owner and for the group of its folder's Envoy.
+    # The socket is for its owner and for the group of its folder, which is Envoy's.
     mask = os.umask(0o117)
     try:
-        server = _Server(str(path), _handler(answers))
+        server = _Server(str(path), handler)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.umask(mask)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield answers
+        yield
     finally:
         server.shutdown()
         server.server_close()

@@ -36,6 +36,7 @@ class Settings:
     directory: URL; directory_ca: PEM of the authorities that may have signed the certificate of
         that URL, None for those of the host
     certificate: the SDS file that Envoy watches
+    challenge: how the names are proven, http-01 or tls-alpn-01
     socket: the unix socket to which Envoy sends challenges
     listens: `address:port` where Envoy answers challenges on this host; None where the helper
         cannot ask there itself
@@ -45,6 +46,7 @@ class Settings:
     domains: tuple[str, ...]
     directory: str
     directory_ca: str | None
+    challenge: str
     certificate: str
     socket: str
     listens: str | None
@@ -58,7 +60,7 @@ class Settings:
 
     def digest(self) -> str:
         """Return what tells one order from another: with other settings it may succeed."""
-        asked = [self.email, self.domains, self.directory, self.directory_ca]
+        asked = [self.email, self.domains, self.directory, self.directory_ca, self.challenge]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 

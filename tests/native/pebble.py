@@ -18,7 +18,9 @@ from tests.native.certificates import Authority
 from tests.native.native import eventually, free_port
 from vmesh import artifacts
 
-VALID_SECONDS = 90 * 86400
+VALID_DAYS = 90
+# Of 100 good nonces, so many are refused: clients must ask again.
+_REFUSED_NONCES = 15
 _A, _HEADER = 1, struct.Struct("!HHHHHH")
 
 
@@ -81,13 +83,10 @@ def pebble(
     program: Path,
     folder: Path,
     http_port: int,
-    valid_seconds: int = VALID_SECONDS,
-    refused_nonces: int = 15,
+    tls_port: int = 9,
 ) -> Iterator[Pebble]:
-    """Run Pebble; it looks for challenges http-01 at `http_port` of 127.0.0.1.
-
-    valid_seconds: how long its certificates last
-    refused_nonces: of 100 good ones, which is how it sees that clients ask again
+    """Run Pebble; it looks for challenges http-01 at `http_port` of 127.0.0.1, for those of
+    tls-alpn-01 at `tls_port`.
     """
     folder.mkdir()
     authority = Authority(folder)
@@ -98,11 +97,13 @@ def pebble(
         "certificate": str(own),
         "privateKey": str(own),
         "httpPort": http_port,
-        "tlsPort": free_port(),
+        "tlsPort": tls_port,
         "retryAfter": {"authz": 1, "order": 1},
         "domainBlocklist": ["blocked.example"],
         "keyAlgorithm": "ecdsa",
-        "profiles": {"default": {"description": "the only one", "validityPeriod": valid_seconds}},
+        "profiles": {
+            "default": {"description": "the only one", "validityPeriod": VALID_DAYS * 86400}
+        },
     }
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
     log = folder / "pebble.log"
@@ -116,7 +117,7 @@ def pebble(
                 "PEBBLE_VA_NOSLEEP": "1",
                 "PEBBLE_VA_ALWAYS_VALID": "0",
                 "PEBBLE_AUTHZREUSE": "0",
-                "PEBBLE_WFE_NONCEREJECT": str(refused_nonces),
+                "PEBBLE_WFE_NONCEREJECT": str(_REFUSED_NONCES),
             },
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import stat
 import subprocess
@@ -26,7 +27,7 @@ from plugins.module_utils.envoy_apply import bring
 from plugins.module_utils.envoy_files import ACME, LISTENERS, Files
 from tests.native.edges import edge_plan
 from tests.native.native import Native, Upstream, ask, eventually, free_port, port_of, send_to
-from tests.native.pebble import Pebble, binary, pebble
+from tests.native.pebble import VALID_DAYS, Pebble, binary, pebble
 from vmesh.base import paths
 from vmesh.compile import acme_views, listener_views, route_views
 from vmesh.compile.host_spec import ProxySpec
@@ -34,7 +35,6 @@ from vmesh.model.types import Acme
 
 EDGE = "front"
 NAMES = ("shop.example", "www.shop.example")
-VALID_DAYS = 90
 # Runs the program of the host kit as its unit does: argv, folder of the proxies.
 HELPER = """
 import sys
@@ -74,7 +74,21 @@ def acme_plan(port: int | None = None, others: tuple[int, ...] = ()) -> ProxySpe
     )
     view["clusters"] += acme_views.clusters(EDGE, [("127.0.0.1", each) for each in others])
     acme = Acme(NAMES, "ops@example.com", "", None)
-    view["acme"] = acme_views.settings(EDGE, acme, f"127.0.0.1:{port}")
+    view["acme"] = acme_views.settings(EDGE, acme, acme_views.HTTP, f"127.0.0.1:{port}")
+    return plan
+
+
+def tls_alpn_plan() -> ProxySpec:
+    """Return an edge that answers challenges at its own port alone."""
+    plan = edge_plan({})
+    public = port_of(plan, "public")
+    for each in plan.view["listeners"]:
+        if each["name"] == "public":
+            each["challenges"] = acme_views.HERE
+    plan.view["clusters"] += acme_views.clusters(EDGE, [])
+    acme = Acme(NAMES, None, "", None)
+    here = f"127.0.0.1:{public}"
+    plan.view["acme"] = acme_views.settings(EDGE, acme, acme_views.TLS_ALPN, here)
     return plan
 
 
@@ -84,14 +98,16 @@ class Edge(Native):
     def __init__(self, envoy: Path, root: Path, plan: ProxySpec) -> None:
         super().__init__(envoy, root, plan)
         acme = self.plan.view["acme"]
-        socket = str(root / "run" / "http.sock")
+        helper = str(root / "run" / "challenges.sock")
         for cluster in self.plan.view["clusters"]:
             for endpoint in cluster["endpoints"]:
                 if endpoint.get("pipe") == acme["socket"]:
-                    endpoint["pipe"] = socket
-        acme["socket"] = socket
+                    endpoint["pipe"] = helper
+        acme["socket"] = helper
         acme["certificate"] = str(root / "state" / EDGE / "certificate" / "certificate.json")
-        self.port, self.redirect = port_of(plan, "public"), port_of(plan, "redirect")
+        self.port = port_of(plan, "public")
+        # Where it answers challenges.
+        self.challenges = int(acme["listens"].rpartition(":")[2])
 
     @property
     def settings(self) -> Settings:
@@ -115,6 +131,8 @@ class Edge(Native):
         for listener in document["resources"]:
             if listener["name"] == "public":
                 for chain in listener["filter_chains"]:
+                    if chain["name"] == "challenges":
+                        continue
                     chain["transport_socket"] = _tls(self.plan.view["acme"]["certificate"])
         return {**files, LISTENERS: json.dumps(document)}
 
@@ -232,7 +250,7 @@ def test_a_certificate_is_ordered_served_and_renewed_under_load(
 ) -> None:
     with (
         edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.redirect) as authority,
+        pebble(program, tmp_path / "pebble", front.challenges) as authority,
     ):
         front.ask_of(authority)
         assert front.served().self_signed
@@ -272,7 +290,7 @@ def test_keys_stay_on_the_host_and_are_for_their_owner(
 ) -> None:
     with (
         edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.redirect) as authority,
+        pebble(program, tmp_path / "pebble", front.challenges) as authority,
     ):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
@@ -297,7 +315,7 @@ def test_an_authority_that_cannot_be_reached_or_trusted_is_told_once_and_left_al
 ) -> None:
     with (
         edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.redirect) as authority,
+        pebble(program, tmp_path / "pebble", front.challenges) as authority,
     ):
         front.ask_of(authority, directory="https://127.0.0.1:9/dir")
         failed = front.helper("renew", EDGE)
@@ -347,7 +365,7 @@ def test_a_refused_challenge_or_name_is_told_by_name_and_is_not_repeated(
 def test_an_account_that_is_gone_is_made_anew(envoy: Path, program: Path, tmp_path: Path) -> None:
     with (
         edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.redirect) as authority,
+        pebble(program, tmp_path / "pebble", front.challenges) as authority,
     ):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
@@ -367,7 +385,7 @@ def test_no_order_before_envoy_leads_challenges_to_the_helper(
 ) -> None:
     with (
         edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.redirect) as authority,
+        pebble(program, tmp_path / "pebble", front.challenges) as authority,
     ):
         front.ask_of(authority)
         front.service.stop()
@@ -388,7 +406,7 @@ def test_of_several_hosts_the_one_that_is_asked_finds_the_one_that_knows(
     with (
         edge(envoy, tmp_path / "one", acme_plan(ports[0], (ports[1],))) as one,
         edge(envoy, tmp_path / "two", acme_plan(ports[1], (ports[0],))) as two,
-        pebble(program, tmp_path / "pebble", two.redirect) as authority,
+        pebble(program, tmp_path / "pebble", two.challenges) as authority,
     ):
         for each in (one, two):
             each.ask_of(authority)
@@ -402,4 +420,30 @@ def test_of_several_hosts_the_one_that_is_asked_finds_the_one_that_knows(
             done = one.helper("renew", EDGE)
             assert done.returncode == 0, done.stderr
         # A challenge that nobody has ends with a status, and does not go in circles.
-        assert ask(two.redirect, f"{acme_views.CHALLENGES}nobody").status in (404, 503)
+        assert ask(two.challenges, f"{acme_views.CHALLENGES}nobody").status in (404, 503)
+
+
+def test_without_a_port_for_http_the_edges_own_port_proves_the_names(
+    envoy: Path, program: Path, tmp_path: Path
+) -> None:
+    with (
+        edge(envoy, tmp_path / "edge", tls_alpn_plan()) as front,
+        pebble(program, tmp_path / "pebble", 9, tls_port=front.challenges) as authority,
+    ):
+        front.ask_of(authority)
+        with load(front.port) as clients:
+            assert eventually(lambda: all(each.good > 20 for each in clients))
+            done = front.helper("renew", EDGE)
+            assert done.returncode == 0, done.stderr
+            assert eventually(lambda: front.served().names == set(NAMES))
+            assert eventually(lambda: not front.served().self_signed)
+        assert [each.failed for each in clients] == [[], []]
+        assert front.counter("listener_manager.listener_modified") == 0
+        # Who asks for that protocol without an order of ours gets nothing.
+        context = insecure()
+        context.set_alpn_protocols(["acme-tls/1"])
+        with (
+            pytest.raises(OSError, match=r"EOF|reset"),
+            socket.create_connection(("127.0.0.1", front.port), timeout=5) as plain,
+        ):
+            context.wrap_socket(plain, server_hostname=NAMES[0])

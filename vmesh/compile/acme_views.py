@@ -16,6 +16,7 @@ from vmesh.model.types import Acme
 
 # Names that no service can have, as those in cluster_views.
 ANYWHERE, HERE = "acme_challenges", "acme_helper"
+HTTP, TLS_ALPN = "http-01", "tls-alpn-01"
 CHALLENGES = "/.well-known/acme-challenge/"
 CHALLENGES_HERE = "/.well-known/vmesh-acme-challenge/"
 
@@ -23,10 +24,11 @@ CHALLENGES_HERE = "/.well-known/vmesh-acme-challenge/"
 _TIMEOUT = 10.0
 
 
-def settings(proxy: str, acme: Acme, listens: str | None) -> View:
+def settings(proxy: str, acme: Acme, challenge: str, listens: str | None) -> View:
     """Return what the helper is told: acme_store.Settings in the host kit, but for the text of
     `directory_ca_file`.
 
+    challenge: HTTP or TLS_ALPN
     listens: where the edge answers challenges on this host, None where the helper cannot ask there
     """
     return {
@@ -34,6 +36,7 @@ def settings(proxy: str, acme: Acme, listens: str | None) -> View:
         "domains": list(acme.domains),
         "directory": acme.directory,
         "directory_ca_file": acme.directory_ca_file,
+        "challenge": challenge,
         "certificate": certificate(proxy),
         "socket": _socket(proxy),
         "listens": listens,
@@ -46,8 +49,8 @@ def certificate(proxy: str) -> str:
 
 
 def _socket(proxy: str) -> str:
-    """Return the unix socket where the helper of an edge answers, while it waits for an answer."""
-    return f"/run/vmesh-acme/{proxy}/http.sock"
+    """Return the unix socket where the helper of an edge answers, while it has an order."""
+    return f"/run/vmesh-acme/{proxy}/challenges.sock"
 
 
 def clusters(proxy: str, others: Sequence[tuple[str, int]]) -> list[View]:

@@ -26,6 +26,7 @@ def settings(tmp_path: Path) -> Settings:
         domains=("shop.example", "www.shop.example"),
         directory=DIRECTORY,
         directory_ca=None,
+        challenge="http-01",
         certificate=str(tmp_path / "state" / "front" / "certificate" / "certificate.json"),
         socket=str(tmp_path / "http.sock"),
         listens=None,

@@ -22,6 +22,7 @@ from .envoy_admin import Admin
 from .envoy_documents import union_of_clusters
 from .envoy_files import (
     ACME,
+    CERTIFICATES,
     CLUSTERS,
     LISTENERS,
     Files,
@@ -104,6 +105,7 @@ class Proxy:
         old = self.store.read()
         clusters, listeners = (in_format(each, format_of(new)) for each in (CLUSTERS, LISTENERS))
         endpoints, routes = _in_folder(new, "endpoints/"), _in_folder(new, "routes/")
+        certificates = _in_folder(new, f"{CERTIFICATES}/")
         # When one file is moved into a folder, Envoy re-reads all that it watches there. Those that
         # it had accepted, and that were removed since, must not be missing then.
         waiting = not_taken(new, self.admin.versions())
@@ -122,8 +124,12 @@ class Proxy:
         for name in routes.keys() - known.keys():
             self.store.place(name, routes[name])
         self._step(known, before)
+        # Envoy refuses a listener whose certificate has no file.
+        for name, text in certificates.items():
+            if old.get(name) != text:
+                self.store.place(name, text)
         self._step({listeners: new[listeners]}, before)
-        self._confirm(routes, before)
+        self._confirm({**routes, **certificates}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
 

@@ -18,12 +18,14 @@ Document = dict[str, Any]
 # Separates a version of the renderer from the endpoints that the host has marked as draining.
 MARK = "+draining "
 HIDDEN = "(hidden)"
-# Where secrets stand: values of the headers that go to a collector of spans with each request.
+# Where secrets stand: values of the headers that go to a collector of spans with each request, and
+# the keys of certificates.
 _HEADER = ("request_headers_to_add", "*", "header", "value")
 SECRETS = (
     ("http_service", *_HEADER),
     ("collector_service", *_HEADER),
     ("grpc_service", "initial_metadata", "*", "value"),
+    ("tls_certificate", "private_key", "inline_string"),
 )
 
 

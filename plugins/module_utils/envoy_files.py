@@ -24,7 +24,9 @@ LISTENERS = "listeners/listeners.json"
 # Settings of the helper that orders an edge's certificate (acme_store.Settings). Envoy does not
 # read them, but they come, stay and go with its files.
 ACME = "acme.json"
-WATCHED = ("endpoints", "clusters", "routes", "listeners")
+# Below it a file for each certificate that comes from the controller.
+CERTIFICATES = "certificates"
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES)
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
 MODE = 0o640
 FOLDER_MODE = 0o750
@@ -73,6 +75,8 @@ def stat_prefix(path: str) -> str | None:
         return f"http.{name}.rds.{name}"
     if folder == "endpoints":
         return f"cluster.{name}"
+    if folder == CERTIFICATES:
+        return f"sds.{name}"
     return None
 
 

@@ -26,7 +26,7 @@ DISTURBED = (
     "|^cluster_manager[.]cluster_(added|modified|removed)"
 )
 # The one task that an existing instance's or caller's host has anything to do for.
-CONFIGURE = "envoy : Bring each proxy its configuration and see it accepted"
+CONFIGURE = "vmesh.mesh.envoy : Bring each proxy its configuration and see it accepted"
 LINES = 1750
 PAUSE = 0.5
 

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from vmesh.base import paths
+from vmesh.base.formats import is_ipv4
 from vmesh.base.problems import HIDDEN, WARNING, Problem
 from vmesh.model.types import Edge
 
@@ -97,7 +98,6 @@ def _names(where: str, path: str, certificate: x509.Certificate, edge: Edge) -> 
 
 def _covers(names: Iterable[str], domain: str) -> bool:
     """Tell whether a certificate for `names` is one for `domain`; any will do for `*`."""
-    host = domain.partition(":")[0]
-    if host == "*" or host.replace(".", "").isdigit():
+    if domain == "*" or is_ipv4(domain):
         return True
-    return any(name in {host, f"*.{host.partition('.')[2]}"} for name in names)
+    return any(name in {domain, f"*.{domain.partition('.')[2]}"} for name in names)

@@ -13,7 +13,7 @@ from vmesh.model.types import Edge, Mesh
 
 
 def check_logins(mesh: Mesh) -> Iterator[Problem]:
-    """Find requirements that name nobody, and groups that nothing names."""
+    """Find requirements that name nobody, groups that nothing names, and passwords in the open."""
     for edge in mesh.edges.values():
         named = set()
         for where, require in _requirements(mesh, edge):
@@ -30,7 +30,15 @@ def check_logins(mesh: Mesh) -> Iterator[Problem]:
                         group, edge.users, f"Describe it under {edge_variable(edge)}.users"
                     ),
                 )
-        for group in edge.users.keys() - named:
+        if named and edge.tls is None and not edge.trusted_cidrs:
+            yield Problem(
+                f"{edge_variable(edge)}.users",
+                sorted(edge.users),
+                "has passwords that everybody on the way can read, as the edge speaks no TLS",
+                "Set tls, or trusted_cidrs to the networks of the balancers in front that speak it",
+                WARNING,
+            )
+        for group in sorted(edge.users.keys() - named):
             yield Problem(
                 f"{edge_variable(edge)}.users.{group}",
                 None,

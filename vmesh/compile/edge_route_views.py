@@ -41,6 +41,7 @@ def edge_table(mesh: Mesh, edge: Edge) -> View:
     return {
         "tell_trace": True,
         "tell_client": "always",
+        **({"hsts": edge.hsts} if edge.hsts else {}),
         "virtual_hosts": [_edge_virtual_host(mesh, edge, host) for host in edge.virtual_hosts],
     }
 

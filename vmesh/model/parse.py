@@ -25,9 +25,11 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    Acme,
     Address,
     Call,
     Edge,
+    EdgeTls,
     ExternalApp,
     FlaskApp,
     Given,
@@ -322,9 +324,18 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         trusted_cidrs=tuple(value["trusted_cidrs"]),
         control_cidrs=tuple(value["control_cidrs"]),
+        tls=_edge_tls(value["tls"]),
         tracing=_tracing(value["tracing"]),
         users=value["users"] or {},
     )
+
+
+def _edge_tls(value: Given | None) -> EdgeTls | None:
+    if value is None:
+        return None
+    acme = value["acme"]
+    given = acme and _made(Acme, acme, domains=tuple(map(without_dot, acme["domains"] or ())))
+    return _made(EdgeTls, value, acme=given or None)
 
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:

@@ -190,6 +190,38 @@ class VirtualHost:
 
 
 @dataclass(frozen=True)
+class Acme:
+    """Certificates for `domains` from an authority that speaks ACME, whose `directory` is a URL.
+
+    directory_ca_file: PEM on the controller with who signed the certificate of that URL, None for
+        the authorities that each host trusts
+    """
+
+    domains: tuple[str, ...]
+    email: str | None
+    directory: str
+    directory_ca_file: str | None
+
+
+@dataclass(frozen=True)
+class EdgeTls:
+    """How an edge speaks TLS: with one of three kinds of certificates.
+
+    certificate, key: the path of a PEM file on the controller, and the text of its private key
+    certificate_on_host, key_on_host: the paths of PEM files on the edge's hosts
+    acme: who signs certificates for keys that the hosts make
+    minimum: the oldest version, 1.2 or 1.3
+    """
+
+    certificate: str | None
+    key: str | None = field(repr=False)
+    certificate_on_host: str | None
+    key_on_host: str | None
+    acme: Acme | None
+    minimum: float
+
+
+@dataclass(frozen=True)
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 
@@ -198,7 +230,9 @@ class Edge:
     trusted proxies stand in front, None for as many as usual; `proxy_protocol` is "required",
     "optional" or None. `headers_with_underscores` and `escaped_slashes` say what becomes of such
     requests, in the words of the schema.
-    `admin_port` serves the read-only admin pages on the operators' address.
+    `admin_port` serves the read-only admin pages on the operators' address. With `tls` it speaks
+    HTTPS; `redirect_port` answers HTTP with redirects there, and `hsts` are the seconds for which
+    browsers remember that.
     `users` are groups of users, each with the hashes of their passwords by name; `require` of a
     virtual host or route names one.
     """
@@ -218,6 +252,9 @@ class Edge:
     escaped_slashes: str
     merge_slashes: bool
     http10: bool
+    tls: EdgeTls | None
+    redirect_port: int | None
+    hsts: int
     tracing: Tracing
     users: dict[str, dict[str, str]] = field(repr=False)
 

@@ -99,6 +99,10 @@ def _rewrite(value: Any) -> str:
     return format_value(value)
 
 
+def _https(value: Any) -> str:
+    return f"TLS {value['minimum']} and newer" if isinstance(value, Mapping) else "none"
+
+
 Words = Callable[[Any], str]
 
 ROUTE_WORDS: Mapping[str, tuple[str, Words]] = {
@@ -133,9 +137,14 @@ LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
     "headers_with_underscores": ("header names with underscores", format_value),
     "escaped_slashes": ("escaped slashes", format_value),
     "merge_slashes": ("merged slashes", format_value),
+    "tls": ("HTTPS", _https),
+    "challenges": ("proofs by tls-alpn-01", format_value),
     "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
 }
-TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
+TABLE_WORDS = {
+    "tell_client": "client's address in x-envoy-external-address",
+    "hsts": "seconds for which browsers use HTTPS only",
+}
 # What a record by an earlier release, which does not say it, stands for.
 EARLIER_LISTENER: View = {
     "control_networks": [],

@@ -306,7 +306,6 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
     if edge.redirect_port is not None:
         routes[edge_tls_views.REDIRECT] = edge_tls_views.redirect_table(edge, len(others))
     calls = {call.upstream: call for call in edge.calls}
-    targets = {name for route in edge.routes for name in route.upstreams}
     clusters = [
         cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),
@@ -320,7 +319,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
                 edge_route_views.edge_policies(mesh, edge, name),
                 edge=True,
             )
-            for name in sorted(targets)
+            for name in sorted(edge.upstreams)
         ),
     ]
     more = edge_tls_views.acme_settings(edge, places.addresses[host])

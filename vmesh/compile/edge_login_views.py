@@ -13,7 +13,8 @@ USER_HEADER = "x-user"
 
 def host_filters(edge: Edge) -> View:
     """Return what each virtual host of `edge` has: no client says by itself who it is."""
-    return {"identity_headers": [USER_HEADER]} if edge.users else {}
+    proves = edge.users or edge.external_authorization
+    return {"identity_headers": [USER_HEADER]} if proves else {}
 
 
 def route_filters(edge: Edge, require: Any) -> View:
@@ -21,9 +22,19 @@ def route_filters(edge: Edge, require: Any) -> View:
 
     None and the text none let everybody through.
     """
-    group = require["users"] if isinstance(require, dict) else None
-    if group is None:
+    if not isinstance(require, dict):
         return {}
+    if require["external"] is not None:
+        asked = edge.external_authorization[require["external"]]
+        return {
+            "authorization": {
+                "cluster": asked.to,
+                "path": asked.path,
+                "timeout": asked.timeout,
+                "forward": list(asked.forward),
+            }
+        }
+    group = require["users"]
     # https://httpd.apache.org/docs/2.4/programs/htpasswd.html
     lines = [f"{name}:{digest}" for name, digest in sorted(edge.users[group].items())]
     return {"login": {"group": group, "htpasswd": "\n".join(lines)}}

@@ -31,6 +31,7 @@ from vmesh.model.types import (
     Edge,
     EdgeTls,
     ExternalApp,
+    ExternalAuthorization,
     FlaskApp,
     Given,
     Match,
@@ -327,6 +328,11 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         tls=_edge_tls(value["tls"]),
         tracing=_tracing(value["tracing"]),
         users=value["users"] or {},
+        external_authorization={
+            name: _made(ExternalAuthorization, each, forward=tuple(each["forward"]))
+            for name, each in (value["external_authorization"] or {}).items()
+            if each["to"] is not None
+        },
     )
 
 

@@ -222,6 +222,19 @@ class EdgeTls:
 
 
 @dataclass(frozen=True)
+class ExternalAuthorization:
+    """The upstream `to` decides about requests, within `timeout` seconds.
+
+    `path` comes before the request's own; `forward` are the headers that it gets beside Envoy's.
+    """
+
+    to: str
+    path: str | None
+    timeout: float
+    forward: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 
@@ -234,7 +247,7 @@ class Edge:
     HTTPS; `redirect_port` answers HTTP with redirects there, and `hsts` are the seconds for which
     browsers remember that.
     `users` are groups of users, each with the hashes of their passwords by name; `require` of a
-    virtual host or route names one.
+    virtual host or route names one, or an `external_authorization`.
     """
 
     name: str
@@ -257,11 +270,18 @@ class Edge:
     hsts: int
     tracing: Tracing
     users: dict[str, dict[str, str]] = field(repr=False)
+    external_authorization: dict[str, ExternalAuthorization]
 
     @property
     def routes(self) -> tuple[Route, ...]:
         """All routes of all its virtual hosts."""
         return tuple(route for host in self.virtual_hosts for route in host.routes)
+
+    @property
+    def upstreams(self) -> frozenset[str]:
+        """Where it sends requests: what its routes lead to, and whom it asks about them."""
+        asked = {each.to for each in self.external_authorization.values()}
+        return frozenset(name for route in self.routes for name in route.upstreams) | asked
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,16 @@ def _login(value: Any) -> str:
     return f"of {value['group']}" if isinstance(value, Mapping) else "not needed"
 
 
+def _authorization(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "not asked for"
+    before = f", before the path {value['path']}" if value["path"] else ""
+    return (
+        f"by {value['cluster']}{before}, within {seconds(value['timeout'])},"
+        f" with {format_value(value['forward'])}"
+    )
+
+
 def _tags(value: Any) -> str:
     return (
         ", ".join(each["name"] for each in value)
@@ -163,6 +173,7 @@ EARLIER_EDGE: View = {
 }
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
     "login": ("login", _login),
+    "authorization": ("authorization", _authorization),
     "identity_headers": ("headers taken from no client", format_value),
     "rate_limit": ("rate limit", _bucket),
     "max_request_bytes": ("largest request body in bytes", format_value),

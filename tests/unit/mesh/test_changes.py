@@ -160,6 +160,13 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
         ["edge front: all routes: headers taken from no client none -> x-user",
          "edge front: route /: login not needed -> of staff"],
     ),
+    (
+        ((f"{FRONT}/external_authorization", {"portal": {"to": "stock", "path": "/check"}}),
+         (f"{ROUTE}/require", {"external": "portal"})),
+        ["edge front: all routes: headers taken from no client none -> x-user",
+         "edge front: route /: authorization not asked for -> by stock, before the path /check,"
+         " within 0.5 s, with cookie"],
+    ),
     (((f"{ROUTE}/compression", True),), ["edge front: route /: compression none -> on"]),
     (((f"{ROUTE}/tracing", {"sampling": 1}),), ["edge front: route /: tracing: sampling 1 %"]),
     (

@@ -34,13 +34,9 @@ def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
     """
     plain = dataclasses.asdict(dataclasses.replace(host, proxies=()))
     plain["proxies"] = [
-        {
-            "name": proxy.name,
-            "config_dir": str(folder / proxy.name),
-            "acme": "acme" in proxy.view,
-        }
-        for proxy in host.proxies
+        {"name": proxy.name, "config_dir": str(folder / proxy.name)} for proxy in host.proxies
     ]
+    plain["acme"] = [proxy.name for proxy in host.proxies if "acme" in proxy.view]
     # The rendered files lie on the controller's disk, and no key does.
     plain["private_keys"] = {
         proxy.name: {
@@ -102,10 +98,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Compiles and renders the mesh, the one time in a run. Returns:
 
     hosts: host name -> what runs there. That is a HostSpec as a mapping, with `parts`, their
-        names; `proxies`, each with its `name`, the `config_dir` of its rendered files, and
-        whether it has a certificate by `acme`; and
-        `balanced`: proxy -> the upstreams of which one instance can be left out; and
-        `private_keys`: proxy -> certificate -> key
+        names; `proxies`, each with its `name` and the `config_dir` of its rendered files; `acme`,
+        the names of those whose certificates come by ACME; `private_keys`: proxy -> certificate
+        -> key; and `balanced`: proxy -> the upstreams of which one instance can be left out
     leaving: host -> the parts it was recorded with, of hosts of this play that have none any more
     envoy_version: empty for the default
 

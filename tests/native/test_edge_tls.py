@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import socket
 import ssl
@@ -17,6 +18,7 @@ from plugins.module_utils.envoy_apply import Refused, bring
 from tests.native.certificates import Authority
 from tests.native.edges import WholeWay, whole_way
 from tests.native.native import Native, ask, port_of
+from vmesh.cli.password import password_hash
 
 NAME = "shop.example.com"
 
@@ -190,3 +192,21 @@ def test_http_is_redirected_to_the_port_of_https(
         assert answered.status == 301
         assert answered.headers["location"] == f"https://{NAME}:8443/a/b?c=d"
         assert "strict-transport-security" not in answered.headers
+
+
+def test_users_log_in_over_https(envoy: Path, tmp_path: Path, authority: Authority) -> None:
+    keys = {
+        "tls": pair(authority),
+        "users": {"staff": {"anna": password_hash("a password")}},
+        "require": {"users": "staff"},
+    }
+    with whole_way(envoy, tmp_path, keys) as made:
+        client = Client(made.port, trusting(authority))
+        refused = client.get({"x-user": "anna"})
+        assert refused.status == 401
+        assert refused.headers["www-authenticate"].startswith('Basic realm="https://')
+        token = base64.b64encode(b"anna:a password").decode()
+        assert client.get({"authorization": f"Basic {token}"}).status == 200
+        (got,) = made.app.requests
+    assert got.headers["x-user"] == "anna"
+    assert "authorization" not in got.headers

@@ -123,8 +123,19 @@ def lab_with(hosts: Mapping[str, Any], model: str, folder: Path) -> Inventory:
     shown = yaml.safe_load(model) or {}
     if not hosts:
         lab = load(LAB)
-        return replace(lab, mesh=lay_over(copy.deepcopy(lab.mesh), shown))
+        mesh = lay_over(copy.deepcopy(lab.mesh), shown)
+        return replace(lab, mesh=mesh, hidden=lab.hidden | _hashes(shown))
     return load(write_lab_with(hosts, shown, folder))
+
+
+def _hashes(shown: Mapping[str, Any]) -> frozenset[tuple[str, ...]]:
+    """Return where hashes of passwords stand. A document shows them, and tells to encrypt them."""
+    return frozenset(
+        ("mesh_edges", edge, "users", group, user)
+        for edge, keys in shown.get("mesh_edges", {}).items()
+        for group, users in keys.get("users", {}).items()
+        for user in users
+    )
 
 
 def write_lab_with(hosts: Mapping[str, Any], model: Mapping[str, Any], folder: Path) -> Path:

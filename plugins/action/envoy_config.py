@@ -9,6 +9,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..module_utils.envoy_documents import hide_secrets
+from ..module_utils.envoy_files import CERTIFICATES
 from ..plugin_utils.envoy_folder import FolderError, read
 
 
@@ -25,6 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
+        keys = options.pop("private_keys", None) or {}
         try:
             documents = read(folder, options["path"], options["admin_socket"])
         except FolderError as error:
@@ -33,6 +35,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         # Ansible logs a module's options on the host, but for those that it is told not to.
         options["files"] = {name: document for name, (document, _) in parts.items()}
         options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}
+        for name, key in keys.items():
+            secrets = options["secrets"].get(f"{CERTIFICATES}/{name}.json", {})
+            secrets.update(dict.fromkeys(secrets, key))
         result: dict[str, Any] = self._execute_module(
             module_name="vmesh.mesh.envoy_config", module_args=options, task_vars=task_vars
         )

@@ -16,7 +16,7 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 # isort: split
 from vmesh.artifacts import ArtifactError, envoy_binary
 from vmesh.artifacts.sources import check_sources
-from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.base.problems import WARNING, Problem, Problems, errors
 from vmesh.base.words import plural
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import HostSpec, MeshSpec
@@ -36,6 +36,16 @@ def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
     plain["proxies"] = [
         {"name": proxy.name, "config_dir": str(folder / proxy.name)} for proxy in host.proxies
     ]
+    plain["acme"] = [proxy.name for proxy in host.proxies if "acme" in proxy.view]
+    # The rendered files lie on the controller's disk, and no key does.
+    plain["private_keys"] = {
+        proxy.name: {
+            name: each["key"]
+            for name, each in proxy.view.get("certificates", {}).items()
+            if "key" in each
+        }
+        for proxy in host.proxies
+    }
     plain["balanced"] = {
         proxy.name: [
             cluster["name"]
@@ -88,8 +98,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Compiles and renders the mesh, the one time in a run. Returns:
 
     hosts: host name -> what runs there. That is a HostSpec as a mapping, with `parts`, their
-        names; `proxies`, each with its `name` and the `config_dir` of its rendered files; and
-        `balanced`: proxy -> the upstreams of which one instance can be left out
+        names; `proxies`, each with its `name` and the `config_dir` of its rendered files; `acme`,
+        the names of those whose certificates come by ACME; `private_keys`: proxy -> certificate
+        -> key; and `balanced`: proxy -> the upstreams of which one instance can be left out
     leaving: host -> the parts it was recorded with, of hosts of this play that have none any more
     envoy_version: empty for the default
 
@@ -117,7 +128,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             watch.took("inventory")
             spec = compile_mesh(inventory)
             watch.took("compile")
-            _stop_at(check_sources(spec))
+            sources_said = check_sources(spec)
+            _stop_at(errors(sources_said))
             if not check and (reason := run_lock.held_locally(desired_state.lock(sources))):
                 raise AnsibleActionFail(reason)
             rendered = desired_state.Rendered()
@@ -130,16 +142,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             watch.took("describe")
         except Problems as found:
             self._warn(found.items)
-            errors = [item for item in found.items if item.severity == ERROR]
+            wrong = errors(found.items)
             raise AnsibleActionFail(
-                f"{len(errors)} problem(s) in {', '.join(sources)}; no host was touched:"
-                f"\n{Problems(errors)}"
+                f"{len(wrong)} problem(s) in {', '.join(sources)}; no host was touched:"
+                f"\n{Problems(wrong)}"
             ) from None
         except ArtifactError as missing:
             raise AnsibleActionFail(str(missing)) from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
-        self._warn(spec.warnings)
+        self._warn([*spec.warnings, *sources_said])
         self._display.v(f"mesh_plan: {summary(spec, folder)}")
         self._display.v(f"mesh_plan: {len(spec.hosts)} hosts: {watch}")
         hosts = {name: what_runs_on(host, folder / name) for name, host in spec.hosts.items()}

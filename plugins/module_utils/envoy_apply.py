@@ -16,10 +16,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import unix_http
+from . import acme_store, unix_http
+from .acme_openssl import OpensslFailed
 from .envoy_admin import Admin
 from .envoy_documents import union_of_clusters
 from .envoy_files import (
+    ACME,
+    CERTIFICATES,
     CLUSTERS,
     LISTENERS,
     Files,
@@ -102,6 +105,7 @@ class Proxy:
         old = self.store.read()
         clusters, listeners = (in_format(each, format_of(new)) for each in (CLUSTERS, LISTENERS))
         endpoints, routes = _in_folder(new, "endpoints/"), _in_folder(new, "routes/")
+        certificates = _in_folder(new, f"{CERTIFICATES}/")
         # When one file is moved into a folder, Envoy re-reads all that it watches there. Those that
         # it had accepted, and that were removed since, must not be missing then.
         waiting = not_taken(new, self.admin.versions())
@@ -120,8 +124,12 @@ class Proxy:
         for name in routes.keys() - known.keys():
             self.store.place(name, routes[name])
         self._step(known, before)
+        # Envoy refuses a listener whose certificate has no file.
+        for name, text in certificates.items():
+            if old.get(name) != text:
+                self.store.place(name, text)
         self._step({listeners: new[listeners]}, before)
-        self._confirm(routes, before)
+        self._confirm({**routes, **certificates}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
 
@@ -215,8 +223,11 @@ def bring(proxy: Proxy, new: Files) -> None:
     try:
         proxy.store.sweep()
         proxy.store.mend_rights()
+        if ACME in new:
+            # Envoy refuses a listener whose certificate is not there.
+            acme_store.prepare(acme_store.Settings.of(new[ACME]), proxy.store.gid)
         proxy.stage(new)
-    except OSError as error:
+    except (OSError, OpensslFailed) as error:
         raise Refused(f"{reason(error)}. Its files are as they were.") from error
     was_running = proxy.service.is_running() and proxy.admin.is_ready()
     try:

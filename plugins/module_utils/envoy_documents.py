@@ -18,12 +18,15 @@ Document = dict[str, Any]
 # Separates a version of the renderer from the endpoints that the host has marked as draining.
 MARK = "+draining "
 HIDDEN = "(hidden)"
-# Where secrets stand: values of the headers that go to a collector of spans with each request.
+# Where secrets stand: values of the headers that go to a collector of spans with each request, and
+# hashes of passwords and the keys of certificates.
 _HEADER = ("request_headers_to_add", "*", "header", "value")
 SECRETS = (
     ("http_service", *_HEADER),
     ("collector_service", *_HEADER),
     ("grpc_service", "initial_metadata", "*", "value"),
+    ("envoy.filters.http.basic_auth", "users", "inline_string"),
+    ("tls_certificate", "private_key", "inline_string"),
 )
 
 

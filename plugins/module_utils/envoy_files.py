@@ -21,17 +21,23 @@ Files = dict[str, str]
 BOOTSTRAP = "bootstrap.json"
 CLUSTERS = "clusters/clusters.json"
 LISTENERS = "listeners/listeners.json"
-WATCHED = ("endpoints", "clusters", "routes", "listeners")
+# Settings of the helper that orders an edge's certificate (acme_store.Settings). Envoy does not
+# read them, but they come, stay and go with its files.
+ACME = "acme.json"
+# Below it a file for each certificate that comes from the controller.
+CERTIFICATES = "certificates"
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES)
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
 MODE = 0o640
 FOLDER_MODE = 0o750
 
 
 def is_for_envoy(path: str) -> bool:
-    """Tell whether Envoy itself reads the file at `path`, in either format."""
+    """Tell whether Envoy or its certificate helper reads the file at `path`, in either format."""
     folder, format_ = str(Path(path).parent), Path(path).suffix
-    return format_ in {FORMAT, EARLIER_FORMAT} and (
-        folder in WATCHED or path == in_format(BOOTSTRAP, format_)
+    return path == ACME or (
+        format_ in {FORMAT, EARLIER_FORMAT}
+        and (folder in WATCHED or path == in_format(BOOTSTRAP, format_))
     )
 
 
@@ -69,6 +75,8 @@ def stat_prefix(path: str) -> str | None:
         return f"http.{name}.rds.{name}"
     if folder == "endpoints":
         return f"cluster.{name}"
+    if folder == CERTIFICATES:
+        return f"sds.{name}"
     return None
 
 

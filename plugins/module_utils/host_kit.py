@@ -29,6 +29,10 @@ COMMANDS = {
 # -I and -S: the program needs Python's own library only, and starts sooner so.
 exec /usr/bin/python3 -IS {KIT_PATH} envoy-control "$@"
 """,
+    "usr/local/bin/vmesh-acme": f"""#!/bin/sh
+# Written by the module host_kit, for the role envoy: orders and renews certificates of edges.
+exec /usr/bin/python3 -IS {KIT_PATH} vmesh-acme "$@"
+""",
     # This is no shell program, because a running gunicorn starts its successor as
     # `python3 /usr/local/bin/flask-control serve NAME` (meshtrace.gunicorn_conf).
     "usr/local/bin/flask-control": f"""#!/usr/bin/python3

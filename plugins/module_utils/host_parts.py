@@ -24,6 +24,8 @@ SHARED = (
     "etc/systemd/system/flask@*.service.d/*.conf",
     "etc/systemd/system/flask@*.socket",
     "etc/systemd/system/jaeger.service",
+    "etc/systemd/system/vmesh-*.service",
+    "etc/systemd/system/vmesh-*.timer",
     "etc/systemd/envoy-*.conf",
     "etc/systemd/flask-*.conf",
     "etc/sysctl.d/*.conf",
@@ -31,11 +33,14 @@ SHARED = (
     "etc/tmpfiles.d/*.conf",
     "usr/local/bin/envoy-*",
     "usr/local/bin/flask-*",
+    "usr/local/bin/vmesh-*",
     "usr/local/sbin/envoy-*",
     "usr/local/sbin/flask-*",
 )
 WRITTEN_BY_A_ROLE = re.compile(rb"\brole (envoy|flask_service|external_app|jaeger)\b")
 UNITS = "etc/systemd/system/"
+# Has a folder for each edge whose certificate comes by ACME: its keys, which no snapshot has.
+ACME_STATE = "var/lib/vmesh-acme"
 JAEGER_UNIT = f"{UNITS}jaeger.service"
 # A file that every installed part of its kind has. A proxy of an earlier release has the first.
 _PROXY_FILES = ("etc/envoy/*/bootstrap.yaml", "etc/envoy/*/bootstrap.json")
@@ -64,6 +69,12 @@ def units_of(part: str) -> list[str]:
         "flask": [f"flask@{name}.service", f"flask@{name}.socket"],
         "jaeger": ["jaeger.service"],
     }.get(kind, [])
+
+
+def helpers_of(part: str) -> list[str]:
+    """Return the units that work for a part and have no part in its state; it may lack them."""
+    kind, _, name = part.partition("@")
+    return [f"vmesh-acme@{name}.timer", f"vmesh-acme@{name}.service"] if kind == "envoy" else []
 
 
 def part_of_unit(unit: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .envoy_admin import Admin
 from .envoy_unit import leaver
-from .host_parts import UNITS, units_of
+from .host_parts import ACME_STATE, UNITS, helpers_of, units_of
 from .machine import Machine
 from .releases import drop_link
 from .systemd import notify, show
@@ -33,7 +33,7 @@ def leave(machine: Machine, parts: Sequence[str], drain_seconds: int) -> list[st
     drain_seconds: how long an Envoy may finish its requests and streams
     Raises CommandFailed, OSError.
     """
-    units = [unit for part in parts for unit in units_of(part)]
+    units = [unit for part in parts for unit in (*units_of(part), *helpers_of(part))]
     shown = show(units, ("LoadState", "ActiveState"), machine.run)
     there = [unit for unit in units if shown.get(unit, {}).get("LoadState") == "loaded"]
     if there:
@@ -99,9 +99,12 @@ def _forget(root: Path, part: str) -> None:
     if kind == "env":
         (root / "etc/vmesh" / f"{name}.env").unlink(missing_ok=True)
         return
-    folder = root / "etc" / kind / name
-    if folder.is_dir():
-        shutil.rmtree(folder)
+    folders = [root / "etc" / kind / name]
+    if kind == "envoy":
+        folders.append(root / ACME_STATE / name)
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
     if kind == "jaeger":
         (root / UNITS / "jaeger.service").unlink(missing_ok=True)
     if kind in {"flask", "jaeger"}:

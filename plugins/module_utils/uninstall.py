@@ -19,14 +19,14 @@ from typing import Any
 from . import releases
 from .envoy_admin import Admin
 from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
-from .host_parts import FOLDERS, UNITS, parts_on, shared_files, units_of
+from .host_parts import ACME_STATE, FOLDERS, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
 from .snapshot_store import SnapshotStore, interrupted_run
 from .systemd import UP, CommandFailed, show
 
 TRACES = "var/lib/jaeger"
-RUNTIME = ("run/envoy", "run/flask", "run/flask-app", "run/vmesh")
+RUNTIME = ("run/envoy", "run/flask", "run/flask-app", "run/vmesh", "run/vmesh-acme")
 KEPT_SNAPSHOTS = "var/lib/vmesh"
 JAEGER_CONFIG = "etc/jaeger/jaeger.yaml"
 # A folder with one of these is a proxy's.
@@ -35,7 +35,13 @@ OF_A_PROXY = (*WATCHED, BOOTSTRAP, in_format(BOOTSTRAP, EARLIER_FORMAT))
 USERS = ("Envoy proxy ", "Flask service ")
 JAEGER_USER = "jaeger"
 # Units of which a host has one for each part, also for parts whose configuration is gone.
-TEMPLATES = ("envoy@.service", "flask@.service", "flask@.socket")
+TEMPLATES = (
+    "envoy@.service",
+    "flask@.service",
+    "flask@.socket",
+    "vmesh-acme@.timer",
+    "vmesh-acme@.service",
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,8 @@ def find(machine: Machine, *, traces: bool) -> Found:
     names = _releases(root)
     has_jaeger, has_traces = "jaeger" in names, (root / TRACES).exists()
     configuration = [JAEGER_CONFIG] if has_jaeger and (root / JAEGER_CONFIG).exists() else []
-    folders = [*_part_folders(root), *(each for each in RUNTIME if (root / each).exists())]
+    beside = (*RUNTIME, ACME_STATE)
+    folders = [*_part_folders(root), *(each for each in beside if (root / each).exists())]
     if has_jaeger and has_traces and traces:
         folders.append(TRACES)
     if (root / KEPT_SNAPSHOTS).exists():

@@ -41,6 +41,12 @@ options:
   config_dir:
     description: Folder on the controller that holds the rendered files; for the action plugin.
     type: path
+  private_keys:
+    description: >-
+      Private keys of the certificates in O(config_dir), whose files there have none, by the name of
+      the certificate; for the action plugin.
+    type: dict
+    default: {}
   path:
     description: Folder of the proxy on the host.
     type: path
@@ -133,6 +139,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
             "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "private_keys": {"type": "dict", "default": {}, "no_log": True},
             "config_dir": {"type": "path"},
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},

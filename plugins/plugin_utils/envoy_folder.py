@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..module_utils.acme_store import Settings
 from ..module_utils.envoy_documents import Document
-from ..module_utils.envoy_files import BOOTSTRAP, CLUSTERS, LISTENERS
+from ..module_utils.envoy_files import ACME, BOOTSTRAP, CERTIFICATES, CLUSTERS, LISTENERS
 
 _TYPE = "type.googleapis.com/envoy.config."
 
@@ -32,9 +33,10 @@ KINDS = {
     "clusters": Kind(f"{_TYPE}cluster.v3.Cluster"),
     "routes": Kind(f"{_TYPE}route.v3.RouteConfiguration"),
     "endpoints": Kind(f"{_TYPE}endpoint.v3.ClusterLoadAssignment", "cluster_name"),
+    CERTIFICATES: Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"),
 }
 # Of these a file has one resource, whose name is the file's.
-_ONE_A_FILE = ("routes", "endpoints")
+_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES)
 
 
 class FolderError(Exception):
@@ -80,7 +82,8 @@ def _parsed(texts: Mapping[str, str]) -> tuple[dict[str, Document], list[str]]:
         if not _is_known(name):
             problems.append(
                 f"{name} is none of an Envoy's files. Remove it; the files are {BOOTSTRAP},"
-                f" {LISTENERS}, {CLUSTERS}, routes/<name>.json and endpoints/<cluster>.json."
+                f" {LISTENERS}, {CLUSTERS}, routes/<name>.json, endpoints/<cluster>.json and"
+                f" {CERTIFICATES}/<name>.json."
             )
             continue
         try:
@@ -100,13 +103,21 @@ def _wrong(documents: Mapping[str, Document], path: str, admin_socket: str) -> I
     for name, document in documents.items():
         if name == BOOTSTRAP:
             yield from _wrong_bootstrap(document, path, admin_socket)
+        elif name == ACME:
+            yield from _wrong_acme(document)
         else:
             yield from _wrong_resources(name, document)
     yield from _wrong_places(documents, path)
 
 
+def _wrong_acme(document: Document) -> Iterator[str]:
+    lacking = sorted(Settings.__dataclass_fields__.keys() - document.keys())
+    if lacking:
+        yield f"{ACME} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
+
+
 def _is_known(name: str) -> bool:
-    if name in (BOOTSTRAP, LISTENERS, CLUSTERS):
+    if name in (ACME, BOOTSTRAP, LISTENERS, CLUSTERS):
         return True
     folder, _, file = name.partition("/")
     return folder in _ONE_A_FILE and file.endswith(".json") and "/" not in file

@@ -24,11 +24,14 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def certificate(self, name: str) -> Path:
-        """Return a file with a certificate for `name`, a DNS name or an address, and its key."""
+    def certificate(self, name: str, days: float = 1 / 24) -> Path:
+        """Return a file with a certificate for `name`, a DNS name or an address, and its key.
+
+        It ends in `days` from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(
-            _name("server"), key, x509.SubjectAlternativeName([_alternative(name)])
+            _name("server"), key, x509.SubjectAlternativeName([_alternative(name)]), days
         )
         file = self.folder / f"{name.replace('*', '_')[:200]}.pem"
         file.write_bytes(
@@ -42,7 +45,11 @@ class Authority:
         return file
 
     def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        days: float = 1,
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         return (
@@ -51,8 +58,8 @@ class Authority:
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
+            .not_valid_before(now - datetime.timedelta(days=100))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(extension, critical=True)
             .sign(self.key, hashes.SHA256())
         )

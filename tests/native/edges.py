@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import http.client
 import socket
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,7 @@ def edge_plan(edge: Mapping[str, Any]) -> ProxySpec:
     given = beginning("base")
     plain = {"group": "web", "port": 8000, "routes": [{"prefix": "/", "to": SERVICE}]}
     given.mesh["mesh_edges"] = {EDGE: {**plain, **edge}}
+    given = dataclasses.replace(given, hidden=frozenset({("mesh_edges", EDGE, "tls", "key")}))
     proxies = {
         each.name: each for host in compile_mesh(given).hosts.values() for each in host.proxies
     }

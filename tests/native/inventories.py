@@ -34,6 +34,8 @@ SERVICES = ("shop", "stock", "pay", "next", "maps")
 _REFERENCES: dict[str, tuple[Any, ...]] = {
     "group": ("web", "shop", "stores", "pay", "web1", "store2"),
     "ca_file": ("tests/corpus/ca.pem",),
+    "certificate": ("tests/corpus/ca.pem",),
+    "directory_ca_file": ("tests/corpus/ca.pem",),
     "port": (1, 80, 443, 4317, 8001, 9001, 9005, 16686, 65535),
 }
 _BY_FORMAT: dict[str, tuple[str, ...]] = {
@@ -41,6 +43,7 @@ _BY_FORMAT: dict[str, tuple[str, ...]] = {
     "ipv4-network": ("0.0.0.0/0", "10.0.0.0/8", "192.0.2.7/32", "192.0.2.7", "10.0.0.0/255.0.0.0"),
     "dns-name": ("a", "a.b", "api.example.com", "api.example.com.", "_srv._tcp.example.com",
                  "xn--caf-dma.example.com", "A.EXAMPLE.com", f"{'a' * 63}.{'b' * 63}.{'c' * 63}"),
+    "public-name": ("a.b", "shop.example.com"),
     "domain": ("*", "a", "*.a.b", "shop.example.com.", "my_shop", "1.2.3.4"),
     "origin": ("*", "https://a", "http://A.b.:80", "https://my_shop:8443"),
     "listening": ("127.0.0.1:1", "0.0.0.0:65535", "unix:/a", f"unix:/{'a' * 106}",
@@ -69,20 +72,28 @@ WILD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def inventory(mesh: Any, hosts: Any, groups: Any) -> Inventory:
-    """Return an inventory of these parts."""
+def inventory(mesh: Any, hosts: Any, groups: Any, hidden: Any = ()) -> Inventory:
+    """Return an inventory of these parts; `hidden` are the key paths of what Ansible Vault has."""
     return Inventory(
         Path("inventory"),
         {name: tuple(members) for name, members in groups.items()},
         hosts,
         mesh,
+        # As if they came from Ansible Vault.
+        hidden=frozenset(map(tuple, hidden))
+        | {("mesh_edges", str(edge), "tls", "key") for edge in _edges(mesh)},
     )
+
+
+def _edges(mesh: Any) -> list[Any]:
+    edges = mesh.get("mesh_edges") if isinstance(mesh, Mapping) else None
+    return list(edges) if isinstance(edges, Mapping) else []
 
 
 def beginning(name: str) -> Inventory:
     """Return an inventory that others are mutations of."""
     parts = copy.deepcopy(BEGINNINGS[name])
-    return inventory(parts["mesh"], parts["hosts"], parts["groups"])
+    return inventory(parts["mesh"], parts["hosts"], parts["groups"], parts.get("hidden", ()))
 
 
 def places(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:

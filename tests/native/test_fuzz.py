@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from plugins.module_utils.envoy_apply import bring
+from tests.native.certificates import Authority
 from tests.native.inventories import (
     BEGINNINGS,
     SECRET,
@@ -113,11 +114,23 @@ def proxies_of(given: Inventory) -> dict[str, ProxySpec]:
     return {proxy.name: proxy for host in plan.hosts.values() for proxy in host.proxies}
 
 
+def with_certificates(plan: ProxySpec, folder: Path) -> ProxySpec:
+    """Return `plan` with a certificate from here where the one that it names is not."""
+    file = Authority(folder).certificate("shop.example.com")
+    for listener in plan.view["listeners"]:
+        if "tls" in listener:
+            listener["tls"]["folder"] = None
+            pair = {"certificate": str(file), "key": file.read_text()}
+            plan.view["certificates"] = {listener["tls"]["certificate"]: pair}
+    return plan
+
+
 @pytest.mark.parametrize("name", sorted(proxies_of(beginning("rich"))))
 def test_every_file_of_the_rich_inventory_is_accepted_as_files(
     name: str, envoy: Path, tmp_path: Path
 ) -> None:
-    with native(envoy, tmp_path, on_loopback(proxies_of(beginning("rich"))[name])) as made:
+    plan = with_certificates(on_loopback(proxies_of(beginning("rich"))[name]), tmp_path)
+    with native(envoy, tmp_path, plan) as made:
         bring(made.proxy, made.files())
         assert made.proxy.accepts(made.files())
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vmesh.artifacts import bundles, cache, envoy, hotrod, jaeger, pins
+from vmesh.artifacts import bundles, cache, envoy, hotrod, jaeger, pebble, pins
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.jaeger import JaegerRelease
@@ -34,8 +34,9 @@ __all__ = [
 ]
 
 NAMES = ("envoy", "jaeger")
-# Applications of the examples: no mesh needs them, so they are built when a play asks for them.
-PROGRAMS = ("hotrod",)
+# An application of the examples, and an authority for tests: no mesh needs them, so they are built
+# when a play or a test asks for them.
+PROGRAMS = ("hotrod", "pebble")
 # What the controller needs from its distribution: Go trusts the system's certificates.
 SYSTEM_PACKAGES = ("ca-certificates",)
 
@@ -150,7 +151,7 @@ def build_bundle(source: Path, name: str, python: str, arch: str, progress: Prog
 
 
 def build_program(name: str, arch: str, progress: Progress) -> Artifact:
-    """Return an application of an example, made first when it is missing.
+    """Return a program that no mesh needs, made first when it is missing.
 
     name: one of PROGRAMS
     Raises ArtifactError with why it cannot be had, and the remedy.
@@ -158,10 +159,11 @@ def build_program(name: str, arch: str, progress: Progress) -> Artifact:
     if name not in PROGRAMS:
         raise ArtifactError(f"There is no program {name}", f"Use one of {', '.join(PROGRAMS)}")
     committed = pins.load()
-    slot = hotrod.slot(committed, _known(arch))
+    of, build = (pebble.slot, pebble.build) if name == "pebble" else (hotrod.slot, hotrod.build)
+    slot = of(committed, _known(arch))
 
     def make(scratch: Path, entry: Path) -> Artifact:
-        return hotrod.build(committed, arch, scratch, entry, progress)
+        return build(committed, arch, scratch, entry, progress)
 
     return cache.get_or_make(slot, progress, make)
 

@@ -1,4 +1,4 @@
-"""Go programs, built from the modules that artifacts/jaeger/go.sum pins."""
+"""Go programs, built from the modules that a go.sum in artifacts/ pins."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Program:
     scratch_bytes: the disk that the build takes for a while
     takes: how long the build takes, for people
     instead: another way to get the program, for a user who cannot build it; "" for none
+    pinned: the folder in artifacts/ whose go.mod and go.sum pin it
+    go_minimum: the oldest Go that builds it, "" for the one that builds all others
     """
 
     title: str
@@ -36,6 +38,8 @@ class Program:
     takes: str
     linked: str = ""
     instead: str = ""
+    pinned: str = "jaeger"
+    go_minimum: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,15 @@ def build(program: Program, pins: Pins, arch: str, scratch: Path, progress: Prog
     """
     _need_disk(program, scratch)
     module = scratch / "module"
-    shutil.copytree(FOLDER / "jaeger", module)
-    go = toolchain.find(pins, scratch, progress, title=program.title, instead=program.instead)
+    shutil.copytree(FOLDER / program.pinned, module)
+    go = toolchain.find(
+        pins,
+        scratch,
+        progress,
+        title=program.title,
+        instead=program.instead,
+        minimum=program.go_minimum,
+    )
     bench = _Workbench(go, module, toolchain.environment(arch, scratch), progress)
     binary = scratch / "program"
     try:
@@ -85,8 +96,9 @@ def _build_error(program: Program, error: CommandFailed) -> ArtifactError:
     mismatch = next((line for line in lines if "checksum mismatch" in line), None)
     if mismatch:
         return ArtifactError(
-            f"{program.title}: {mismatch.strip()} (the pin is in artifacts/jaeger/go.sum). What was"
-            " fetched has been deleted; nothing was installed",
+            f"{program.title}: {mismatch.strip()} (the pin is in"
+            f" artifacts/{program.pinned}/go.sum). What was fetched has been deleted; nothing was"
+            " installed",
             f"Check GOPROXY (`go env GOPROXY`); the full output is in {error.log_path}",
         )
     instead = f", or {program.instead}" if program.instead else ""

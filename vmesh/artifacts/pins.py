@@ -65,6 +65,14 @@ class Jaeger:
 
 
 @dataclass(frozen=True)
+class Pebble:
+    version: str
+    module: str
+    module_version: str
+    go_minimum: str
+
+
+@dataclass(frozen=True)
 class Go:
     minimum: str
     version: str
@@ -75,6 +83,7 @@ class Go:
 class Pins:
     envoy: Envoy
     jaeger: Jaeger
+    pebble: Pebble
     go: Go
 
 
@@ -96,6 +105,7 @@ def load(path: Path = FOLDER / "pins.yml") -> Pins:
             },
         ),
         Jaeger(**data["jaeger"]),
+        Pebble(**data["pebble"]),
         Go(go["minimum"], go["version"], _wheels(go["wheel"], go["version"], go["wheels"])),
     )
 

@@ -6,11 +6,12 @@ Compile reads no file; this looks whether they are there and what they should be
 from __future__ import annotations
 
 import ast
+import datetime
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmesh.artifacts import app_folder, pins
+from vmesh.artifacts import app_folder, certificates, pins
 from vmesh.artifacts.app_folder import AppFolder
 from vmesh.base import paths, wsgi
 from vmesh.base.problems import Problem
@@ -19,8 +20,17 @@ from vmesh.model.types import Address, FlaskApp, Mesh
 
 
 def check_sources(spec: MeshSpec) -> list[Problem]:
-    """Return what is wrong with the folders and files that the mesh of `spec` names."""
+    """Return what is wrong with the folders and files that the mesh of `spec` names.
+
+    What is only to be told has the severity WARNING.
+    """
     found = [*_apps(spec.mesh), *_envoy(spec.mesh)]
+    now = datetime.datetime.now(datetime.UTC)
+    for edge in spec.mesh.edges.values():
+        found += certificates.check(edge, now)
+        if edge.tls and edge.tls.acme and edge.tls.acme.directory_ca_file:
+            where = f"mesh_edges.{edge.name}.tls.acme.directory_ca_file"
+            found += _authorities(where, edge.tls.acme.directory_ca_file)
     for where, address in _addresses(spec.mesh):
         if address.tls is not None and address.tls.ca_file is not None:
             found += _authorities(f"{where}.tls.ca_file", address.tls.ca_file)

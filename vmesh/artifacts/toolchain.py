@@ -1,4 +1,4 @@
-"""The Go toolchain that Jaeger and HotROD are built with."""
+"""The Go toolchain that programs are built with."""
 
 from __future__ import annotations
 
@@ -30,17 +30,27 @@ class Go:
     version: str
 
 
-def find(pins: Pins, scratch: Path, progress: Progress, *, title: str, instead: str = "") -> Go:
+def find(  # noqa: PLR0913 - all but the first by keyword
+    pins: Pins,
+    scratch: Path,
+    progress: Progress,
+    *,
+    title: str,
+    instead: str = "",
+    minimum: str = "",
+) -> Go:
     """Return the machine's Go if it is new enough, else the pinned one, fetched into `scratch`.
 
     title, instead: what is built, and another way to get it (see golang.Program), for errors
+    minimum: the oldest version that will do, by default the pins'
     Raises ArtifactError when there is neither.
     """
+    minimum = minimum or pins.go.minimum
     found = shutil.which("go")
-    if found and (version := _version(found)) and _parts(version) >= _parts(pins.go.minimum):
+    if found and (version := _version(found)) and _parts(version) >= _parts(minimum):
         return Go(Path(found), version)
     machine = platform.machine()
-    lacking = f"{title} is not in the cache, and building it needs Go {pins.go.minimum} or newer"
+    lacking = f"{title} is not in the cache, and building it needs Go {minimum} or newer"
     alternative = f", or {instead}" if instead else ""
     if machine not in pins.go.wheels:
         raise ArtifactError(

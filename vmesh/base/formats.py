@@ -65,6 +65,12 @@ def is_domain(value: str) -> bool:
     return value == "*" or (_has_labels(name) and name == name.lower())
 
 
+def is_public_name(value: str) -> bool:
+    """Tell whether an authority could sign a certificate for `value`, in the form it writes it."""
+    sound = is_domain(value) and is_dns_name(value) and not set("_*") & set(value)
+    return sound and "." in value and not value.endswith(".")
+
+
 def is_origin(value: str) -> bool:
     """Tell whether `value` is the origin of a page as browsers send it, or * for all."""
     found = _ORIGIN.fullmatch(value)
@@ -141,6 +147,7 @@ FORMATS: dict[str, Callable[[Any], bool]] = {
     "ipv4-network": _is_network,
     "dns-name": is_dns_name,
     "domain": is_domain,
+    "public-name": is_public_name,
     "origin": is_origin,
     "host": lambda value: is_ipv4(value) or is_dns_name(value),
     "listening": _is_listening,

@@ -45,6 +45,11 @@ class Problems(Exception):  # noqa: N818 - a collection of findings, not one err
         super().__init__("\n".join(f"- {item}" for item in self.items))
 
 
+def errors(items: Iterable[Problem]) -> list[Problem]:
+    """Return those that stop a run."""
+    return [item for item in items if item.severity == ERROR]
+
+
 def hide(text: str, secrets: Collection[str]) -> str:
     """Return `text` with HIDDEN in place of what of `secrets` is in it."""
     if text in secrets:

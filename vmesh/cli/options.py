@@ -38,6 +38,7 @@ COMMANDS = (
     ("graph", "draw the topology: SVG, or Mermaid text for Markdown"),
     ("render", "write every proxy's Envoy configuration to a folder, touching no VM"),
     ("validate", "report everything that is wrong with the inventory"),
+    ("password", "make a password for a user of an edge, and print it with its hash"),
     ("fetch", "make or fetch the artifacts (Envoy, Jaeger) into the cache"),
     ("check", "lint, types, unit and native tests: about a minute, no VM"),
     ("test", "check, then the molecule scenarios on VMs of their own"),
@@ -261,6 +262,10 @@ def _validate(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _password(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="the user")
+
+
 def _fetch(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--arch", default="x86_64", choices=("x86_64", "aarch64"), help="of the VMs' processors"
@@ -357,6 +362,6 @@ def _down(command: argparse.ArgumentParser) -> None:
 _OPTIONS = {
     "up": _up, "ps": _ps, "trace": _trace, "jaeger": _jaeger, "logs": _logs, "ssh": _ssh,
     "plan": _plan, "history": _history, "rollback": _rollback, "remove": _remove,
-    "graph": _graph, "render": _render, "validate": _validate, "fetch": _fetch, "check": _check,
-    "test": _test, "bench": _bench, "down": _down,
+    "graph": _graph, "render": _render, "validate": _validate, "password": _password,
+    "fetch": _fetch, "check": _check, "test": _test, "bench": _bench, "down": _down,
 }  # fmt: skip

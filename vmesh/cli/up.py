@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vmesh.artifacts.sources import check_sources
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, INTERRUPTED, OK, USAGE, CliError
-from vmesh.base.problems import Problems
+from vmesh.base.problems import Problems, errors
 from vmesh.base.progress import Steps, duration, new_log
 from vmesh.cli import named, packages, problem_list, supplies
 from vmesh.cli import ps as ps_command
@@ -76,8 +76,8 @@ def _do(arguments: argparse.Namespace, steps: Steps, result: Result) -> Mesh:
         # site.yml reads and compiles it again in its own process: Ansible's variables count there,
         # and what this step needs to know, it needs before Ansible and the VMs are there.
         mesh = read(*arguments.inventory)
-        if missing := check_sources(mesh.spec):
-            raise Problems(missing)
+        if wrong := errors(check_sources(mesh.spec)):
+            raise Problems(wrong)
         lab = _lab(mesh)
         release = supplies.jaeger_release(mesh)
         envoy_version = mesh.spec.mesh.envoy_version

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmesh.artifacts.sources import check_sources
 from vmesh.base.exits import FAILED, OK
-from vmesh.base.problems import ERROR, Problem, Problems
+from vmesh.base.problems import ERROR, Problem, Problems, errors
 from vmesh.base.progress import Plain
 from vmesh.cli import named, problem_list, supplies
 from vmesh.compile.host_spec import MeshSpec
@@ -47,8 +47,9 @@ def _beyond(spec: MeshSpec, *, ask_envoy: bool) -> Iterator[Problem]:
     sources = check_sources(spec)
     yield from sources
     # Certificates are part of what Envoy would be shown, and one must know which Envoy.
-    unknown = {"ca_file", "mesh_envoy_version"}
-    if not ask_envoy or any(each.variable.rpartition(".")[2] in unknown for each in sources):
+    unknown = {"ca_file", "directory_ca_file", "certificate", "mesh_envoy_version"}
+    wrong = {each.variable.rpartition(".")[2] for each in errors(sources)}
+    if not ask_envoy or wrong & unknown:
         return
     envoy = supplies.provide_envoy(Plain(), spec.mesh.envoy_version)
     with tempfile.TemporaryDirectory(prefix="vmesh-") as folder:

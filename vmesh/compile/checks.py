@@ -6,8 +6,10 @@ holds the list of the checks and their order; each is in the module of what it l
 - `checks_names`: services, edges, ports and domains, each of them once, and names that nothing has
 - `checks_calls`: calls of services and edges, their policies, TLS, circles of calls
 - `checks_edges`: whose word an edge takes, and which headers it lets through
+- `checks_logins`: whom an edge lets in
 - `checks_routes`: routes of edges, in themselves and one after another
 - `checks_apps`: the environments of apps, and how long a release waits
+- `checks_tls`: how an edge speaks TLS
 - `checks_tracing`: tags of spans, and the collector
 - `patches`: patches that say nothing, or two things
 """
@@ -22,8 +24,10 @@ from vmesh.compile import (
     checks_apps,
     checks_calls,
     checks_edges,
+    checks_logins,
     checks_names,
     checks_routes,
+    checks_tls,
     checks_tracing,
     patches,
 )
@@ -42,6 +46,8 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
         checks_calls.check_edge_calls,
         checks_routes.check_routes,
         checks_edges.check_peers,
+        checks_logins.check_logins,
+        checks_tls.check_edge_tls,
         checks_names.check_domains,
         checks_apps.check_environments,
         checks_tracing.check_tracing,
@@ -52,5 +58,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
     return [
         *(problem for each in checks for problem in each(mesh)),
         *checks_apps.check_plain_secrets(mesh, hidden),
+        *checks_logins.check_plain_hashes(mesh, hidden),
         *checks_tracing.check_plain_headers(mesh, hidden),
+        *checks_tls.check_plain_keys(mesh, hidden),
     ]

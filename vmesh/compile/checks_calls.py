@@ -45,7 +45,7 @@ def check_edge_calls(mesh: Mesh) -> Iterator[Problem]:
     """Find what is wrong with the calls of edges."""
     for edge in mesh.edges.values():
         where = f"mesh_edges.{edge.name}"
-        used = {name for route in edge.routes for name in route.upstreams}
+        used = edge.upstreams
         for call in edge.calls:
             if not is_service(mesh, call.upstream) and not leads_outside(mesh, where, call):
                 yield _unknown_upstream(mesh, where, call, "name")

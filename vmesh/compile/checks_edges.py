@@ -12,7 +12,7 @@ from dataclasses import replace
 from vmesh.base.problems import WARNING, Problem
 from vmesh.compile.checks_names import edge_variable
 from vmesh.compile.edge_route_views import edge_policies
-from vmesh.model.types import Edge, Mesh
+from vmesh.model.types import Edge, Mesh, VirtualHost
 
 
 def check_underscores(where: str, edge: Edge, names: Iterable[str]) -> Iterator[Problem]:
@@ -26,6 +26,21 @@ def check_underscores(where: str, edge: Edge, names: Iterable[str]) -> Iterator[
                 f"Write {name.replace('_', '-')}, or set headers_with_underscores of {edge.name}"
                 " to allow",
             )
+
+
+def shared_filters(mesh: Mesh, edge: Edge, name: str) -> Iterator[tuple[str, VirtualHost]]:
+    """Yield a virtual host for each filter `name` of whole virtual hosts, once where it is written.
+
+    Beside it is the variable in which it is written: that of the virtual host, or of the edge.
+    """
+    seen: list[object] = []
+    for host in edge.virtual_hosts:
+        said = host.filters.get(name)
+        if said is not None and not any(said is each for each in seen):
+            seen.append(said)
+            given = mesh.given["mesh_edges"][edge.name].get("virtual_hosts") or {}
+            own = isinstance(given, Mapping) and name in (given.get(host.name) or {})
+            yield host.where if own else edge_variable(edge), host
 
 
 def check_underscores_in_tags(

@@ -9,7 +9,11 @@ from typing import Any
 import re2
 
 from vmesh.base.problems import WARNING, Problem
-from vmesh.compile.checks_edges import check_underscores, check_underscores_in_tags
+from vmesh.compile.checks_edges import (
+    check_underscores,
+    check_underscores_in_tags,
+    shared_filters,
+)
 from vmesh.compile.checks_names import (
     edge_variable,
     is_service,
@@ -229,16 +233,9 @@ def _cors(where: str, filters: Mapping[str, Mapping[str, object]]) -> Iterator[P
 
 def _shared_cors(mesh: Mesh, edge: Edge) -> Iterator[Problem]:
     """Look at what holds for whole virtual hosts, once where it is written."""
-    seen: list[object] = []
-    for host in edge.virtual_hosts:
-        cors = host.filters.get("cors")
-        if cors is not None and not any(cors is each for each in seen):
-            seen.append(cors)
-            said = mesh.given[_EDGES][edge.name].get("virtual_hosts") or {}
-            own = isinstance(said, Mapping) and "cors" in (said.get(host.name) or {})
-            place = host.where if own else edge_variable(edge)
-            yield from _cors(place, host.filters)
-            yield from _check_underscores_in_cors(place, edge, host.filters)
+    for place, host in shared_filters(mesh, edge, "cors"):
+        yield from _cors(place, host.filters)
+        yield from _check_underscores_in_cors(place, edge, host.filters)
 
 
 def _shadows(host: VirtualHost) -> Iterator[Problem]:

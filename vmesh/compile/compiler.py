@@ -14,6 +14,7 @@ from vmesh.compile import (
     checks,
     cluster_views,
     edge_route_views,
+    edge_tls_views,
     listener_views,
     patches,
     route_views,
@@ -284,7 +285,8 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
             http10_host=listener_views.http10_host(edge),
             edge=edge,
             proxy_100_continue=not listener_views.holds_back(edge),
-        ),
+        )
+        | edge_tls_views.listener_tls(edge),
         listener_views.listener(
             "admin",
             "INBOUND",
@@ -294,16 +296,20 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
             websocket="never",
             http10_host=edge.name,
         ),
+        *edge_tls_views.redirects(edge),
     ]
+    others = [places.addresses[each] for each in places.edges[edge.name] if each != host]
     routes = {
         "public": edge_route_views.edge_table(mesh, edge),
         "admin": route_views.table(route_views.admin_routes()),
     }
+    if edge.redirect_port is not None:
+        routes[edge_tls_views.REDIRECT] = edge_tls_views.redirect_table(edge, len(others))
     calls = {call.upstream: call for call in edge.calls}
-    targets = {name for route in edge.routes for name in route.upstreams}
     clusters = [
         cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),
+        *edge_tls_views.clusters(edge, others),
         *(
             _upstream(
                 mesh,
@@ -313,10 +319,13 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
                 edge_route_views.edge_policies(mesh, edge, name),
                 edge=True,
             )
-            for name in sorted(targets)
+            for name in sorted(edge.upstreams)
         ),
     ]
-    return _proxy(places, host, "edge", edge.name, listeners, routes, clusters)
+    more = edge_tls_views.acme_settings(edge, places.addresses[host])
+    if certificates := edge_tls_views.certificates(edge):
+        more["certificates"] = certificates
+    return _proxy(places, host, "edge", edge.name, listeners, routes, clusters, more)
 
 
 def _proxy(  # noqa: PLR0913, PLR0917 - the parts of a view
@@ -327,6 +336,7 @@ def _proxy(  # noqa: PLR0913, PLR0917 - the parts of a view
     listeners: list[View],
     routes: dict[str, View],
     clusters: list[View],
+    more: View | None = None,
 ) -> ProxySpec:
     return ProxySpec(
         name=name,
@@ -340,5 +350,6 @@ def _proxy(  # noqa: PLR0913, PLR0917 - the parts of a view
             "listeners": listeners,
             "routes": routes,
             "clusters": clusters,
+            **(more or {}),
         },
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vmesh.base.formats import origin
+from vmesh.compile import edge_login_views
 from vmesh.compile.cluster_views import host_header
 from vmesh.compile.host_spec import View
 from vmesh.compile.listener_views import tags
@@ -40,6 +41,7 @@ def edge_table(mesh: Mesh, edge: Edge) -> View:
     return {
         "tell_trace": True,
         "tell_client": "always",
+        **({"hsts": edge.hsts} if edge.hsts else {}),
         "virtual_hosts": [_edge_virtual_host(mesh, edge, host) for host in edge.virtual_hosts],
     }
 
@@ -52,13 +54,13 @@ def _edge_virtual_host(mesh: Mesh, edge: Edge, host: VirtualHost) -> View:
         host.name,
         host.domains,
         [edge_route(mesh, edge, route, shared) for _, route in in_order(host.routes)],
-        _filters(limit),
+        {**_filters(edge, limit), **edge_login_views.host_filters(edge)},
     )
 
 
 def edge_route(mesh: Mesh, edge: Edge, route: Route, shared: Mapping[str, Any]) -> View:
     """Return a route of an edge; `shared` filters are those of its virtual host."""
-    filters = _filters({**shared, **route.filters})
+    filters = _filters(edge, {**shared, **route.filters})
     # The limit holds a body back until it is complete, and a stream never is.
     if route.websocket or streams(mesh, edge, route):
         filters.pop("max_request_bytes", None)
@@ -228,13 +230,14 @@ def _route_tracing(mesh: Mesh, edge: Edge, route: Route) -> View | None:
     }
 
 
-def _filters(said: Mapping[str, Any]) -> View:
+def _filters(edge: Edge, said: Mapping[str, Any]) -> View:
     """Return the filters as the templates take them."""
     view: View = {
         name: value
         for name, value in said.items()
         if name in ("max_request_bytes", "compression", "cors")
     }
+    view |= edge_login_views.route_filters(edge, said.get("require"))
     if said.get("cors"):
         origins = list(dict.fromkeys(map(origin, said["cors"]["origins"])))
         view["cors"] = {**said["cors"], "origins": origins}

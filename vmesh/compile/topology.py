@@ -228,6 +228,10 @@ def _more(route: Mapping[str, Any]) -> Iterable[str]:
     if route.get("tracing"):
         yield f"{route['tracing']['sampling']:g} % traced"
     filters = route.get("filters") or {}
+    if filters.get("login"):
+        yield f"login of {filters['login']['group']}"
+    if filters.get("authorization"):
+        yield f"authorized by {filters['authorization']['cluster']}"
     names = {
         "rate_limit": "rate limit",
         "max_request_bytes": "size limit",

@@ -25,10 +25,13 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    Acme,
     Address,
     Call,
     Edge,
+    EdgeTls,
     ExternalApp,
+    ExternalAuthorization,
     FlaskApp,
     Given,
     Match,
@@ -322,8 +325,23 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         trusted_cidrs=tuple(value["trusted_cidrs"]),
         control_cidrs=tuple(value["control_cidrs"]),
+        tls=_edge_tls(value["tls"]),
         tracing=_tracing(value["tracing"]),
+        users=value["users"] or {},
+        external_authorization={
+            name: _made(ExternalAuthorization, each, forward=tuple(each["forward"]))
+            for name, each in (value["external_authorization"] or {}).items()
+            if each["to"] is not None
+        },
     )
+
+
+def _edge_tls(value: Given | None) -> EdgeTls | None:
+    if value is None:
+        return None
+    acme = value["acme"]
+    given = acme and _made(Acme, acme, domains=tuple(map(without_dot, acme["domains"] or ())))
+    return _made(EdgeTls, value, acme=given or None)
 
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:

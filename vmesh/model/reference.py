@@ -166,7 +166,7 @@ SECTIONS = (
     ),
     Section(
         "filters",
-        "rate_limit, max_request_bytes, cors, compression",
+        "require, rate_limit, max_request_bytes, cors, compression",
         "Set them at an edge, a virtual host or a route. A route's setting overrides the virtual"
         " host's, which overrides the edge's.",
     ),
@@ -214,7 +214,7 @@ SECTIONS = (
 )
 
 # What the sections without a definition of their own list.
-FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression")
+FILTERS = ("require", "rate_limit", "max_request_bytes", "cors", "compression")
 VARIABLES = ("mesh_envoy_version", "mesh_operator_bind", "mesh_address", "mesh_zone")
 # References to these are links to their section.
 LINKS = {
@@ -223,6 +223,7 @@ LINKS = {
     "#/$defs/policies": "policies",
     "#/$defs/tls": "tls",
     "#/$defs/routes": "routes",
+    "#/$defs/require": "require",
     "#/$defs/rate_limit": "rate_limit",
     "#/$defs/max_request_bytes": "max_request_bytes",
     "#/$defs/cors": "cors",

@@ -152,7 +152,7 @@ class Route:
 
     Exactly one of `to` (upstream -> weight), `redirect` and `answer` is set. `timeout` is NONE or
     seconds; it and `idle_timeout` are None where the policies decide.
-    `filters` has what the route itself says of rate_limit, max_request_bytes, cors,
+    `filters` has what the route itself says of require, rate_limit, max_request_bytes, cors,
     compression and fault.
     """
 
@@ -190,6 +190,51 @@ class VirtualHost:
 
 
 @dataclass(frozen=True)
+class Acme:
+    """Certificates for `domains` from an authority that speaks ACME, whose `directory` is a URL.
+
+    directory_ca_file: PEM on the controller with who signed the certificate of that URL, None for
+        the authorities that each host trusts
+    """
+
+    domains: tuple[str, ...]
+    email: str | None
+    directory: str
+    directory_ca_file: str | None
+
+
+@dataclass(frozen=True)
+class EdgeTls:
+    """How an edge speaks TLS: with one of three kinds of certificates.
+
+    certificate, key: the path of a PEM file on the controller, and the text of its private key
+    certificate_on_host, key_on_host: the paths of PEM files on the edge's hosts
+    acme: who signs certificates for keys that the hosts make
+    minimum: the oldest version, 1.2 or 1.3
+    """
+
+    certificate: str | None
+    key: str | None = field(repr=False)
+    certificate_on_host: str | None
+    key_on_host: str | None
+    acme: Acme | None
+    minimum: float
+
+
+@dataclass(frozen=True)
+class ExternalAuthorization:
+    """The upstream `to` decides about requests, within `timeout` seconds.
+
+    `path` comes before the request's own; `forward` are the headers that it gets beside Envoy's.
+    """
+
+    to: str
+    path: str | None
+    timeout: float
+    forward: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 
@@ -198,7 +243,11 @@ class Edge:
     trusted proxies stand in front, None for as many as usual; `proxy_protocol` is "required",
     "optional" or None. `headers_with_underscores` and `escaped_slashes` say what becomes of such
     requests, in the words of the schema.
-    `admin_port` serves the read-only admin pages on the operators' address.
+    `admin_port` serves the read-only admin pages on the operators' address. With `tls` it speaks
+    HTTPS; `redirect_port` answers HTTP with redirects there, and `hsts` are the seconds for which
+    browsers remember that.
+    `users` are groups of users, each with the hashes of their passwords by name; `require` of a
+    virtual host or route names one, or an `external_authorization`.
     """
 
     name: str
@@ -216,12 +265,23 @@ class Edge:
     escaped_slashes: str
     merge_slashes: bool
     http10: bool
+    tls: EdgeTls | None
+    redirect_port: int | None
+    hsts: int
     tracing: Tracing
+    users: dict[str, dict[str, str]] = field(repr=False)
+    external_authorization: dict[str, ExternalAuthorization]
 
     @property
     def routes(self) -> tuple[Route, ...]:
         """All routes of all its virtual hosts."""
         return tuple(route for host in self.virtual_hosts for route in host.routes)
+
+    @property
+    def upstreams(self) -> frozenset[str]:
+        """Where it sends requests: what its routes lead to, and whom it asks about them."""
+        asked = {each.to for each in self.external_authorization.values()}
+        return frozenset(name for route in self.routes for name in route.upstreams) | asked
 
 
 @dataclass(frozen=True)
@@ -291,7 +351,7 @@ class Mesh:
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.
 MATCH_KINDS = ("path", "regex", "path_prefix", "prefix")
-FILTERS = ("rate_limit", "max_request_bytes", "cors", "compression", "fault")
+FILTERS = ("require", "rate_limit", "max_request_bytes", "cors", "compression", "fault")
 OTLP_GRPC_PORT = 4317
 OTLP_HTTP_PORT = 4318
 ZIPKIN_PORT = 9411

@@ -64,10 +64,12 @@ def reach(host: HostVars, port: int, address: str | None = None) -> tuple[str, i
     return str(address), port
 
 
-def url(host: HostVars, port: int, path: str = "/", address: str | None = None) -> str:
-    """Return the http URL of `path` at `port` of a VM as the controller reaches it."""
+def url(
+    host: HostVars, port: int, path: str = "/", address: str | None = None, scheme: str = "http"
+) -> str:
+    """Return the URL of `path` at `port` of a VM as the controller reaches it."""
     name, outside = reach(host, port, address)
-    return f"http://{name}:{outside}{path if path.startswith('/') else '/' + path}"
+    return f"{scheme}://{name}:{outside}{path if path.startswith('/') else '/' + path}"
 
 
 def host_for(edge: Edge, path: str) -> str | None:

@@ -50,7 +50,8 @@ class Mesh:
         """Return the URL of `path` at the edge `name`, or at the first one."""
         edge = self.edge(name)
         assert edge.port is not None, "compile plans no mesh with problems"
-        return connect.url(self._edge_variables(edge.name), edge.port, path, edge.address)
+        scheme = "https" if edge.tls else "http"
+        return connect.url(self._edge_variables(edge.name), edge.port, path, edge.address, scheme)
 
     def admin_url(self, name: str | None = None) -> str:
         """Return the URL of the admin pages of the edge `name`, or of the first one."""

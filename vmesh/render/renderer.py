@@ -16,10 +16,13 @@ from typing import Any
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
+from vmesh.render.certificates import secret, without_key
 from vmesh.render.patches import patched
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.static_form import (
+    ACME,
     BOOTSTRAP,
+    CERTIFICATES,
     CLUSTERS,
     LISTENERS,
     STATIC_SUFFIX,
@@ -106,6 +109,11 @@ class Renderer:
                 documents[f"endpoints/{cluster['name']}.json"] = self._shared(
                     [self._endpoints(cluster)]
                 )
+        for name, certificate in view.get("certificates", {}).items():
+            chain = self._text(certificate.get("certificate"), "tls.certificate")
+            documents[certificate_file(name)] = self._watched([secret(name, certificate, chain)])
+        if "acme" in view:
+            documents[ACME] = self._acme(view["acme"])
         patches = view.get("patches")
         return patched(documents, patches, self._version) if patches else documents
 
@@ -175,7 +183,7 @@ class Renderer:
         if cluster["type"] == "dns":
             values |= {"host": cluster["endpoints"][0]["address"], "groups": self._groups(cluster)}
         if tls:
-            values |= {"host": tls["sni"], "authorities": self._authorities(tls["ca_file"])}
+            values |= {"host": tls["sni"], "authorities": self._text(tls["ca_file"], "ca_file")}
         return self._resource(CLUSTER, "cluster.yaml.j2", values)
 
     def _endpoints(self, cluster: View) -> Document:
@@ -200,17 +208,27 @@ class Renderer:
             return {"pipe": self.layout.localised(endpoint["pipe"])}
         return {"address": endpoint["address"], "port": endpoint["port"]}
 
-    def _authorities(self, ca_file: str | None) -> str | None:
-        """Return the text of `ca_file`, a path on the controller."""
-        if ca_file is None:
+    def _acme(self, acme: View) -> Document:
+        """Return the settings of the helper that orders an edge's certificate."""
+        authorities = self._text(acme["directory_ca_file"], "directory_ca_file")
+        return {**_without(acme, "directory_ca_file"), "directory_ca": authorities}
+
+    def _text(self, path: str | None, key: str) -> str | None:
+        """Return the text of a PEM file on the controller, at `path`, which stands under `key`."""
+        if path is None:
             return None
-        if ca_file not in self._read:
+        if path not in self._read:
             try:
-                self._read[ca_file] = (paths.PROJECT / ca_file).read_text()
+                self._read[path] = (paths.PROJECT / path).read_text()
             except (OSError, UnicodeDecodeError) as error:
                 remedy = "Name a PEM file that can be read on the controller"
-                raise Problems([Problem("ca_file", ca_file, str(error), remedy)]) from error
-        return self._read[ca_file]
+                raise Problems([Problem(key, path, str(error), remedy)]) from error
+        return self._read[path]
+
+
+def certificate_file(name: str) -> str:
+    """Return the path of the file with the certificate `name` below a proxy's folder."""
+    return f"{CERTIFICATES}/{name}.json"
 
 
 def _unreadable(proxy: ProxySpec, error: Exception) -> list[Problem]:
@@ -238,7 +256,8 @@ def write_files(
     """Write every proxy's files to `folder`/<host>/<proxy>/ and return the static forms.
 
     The static form is beside the proxy's folder, as <proxy>.static.json, since it does not
-    go to the host. What an earlier run wrote and this one does not is removed. `seen` is called
+    go to the host. What an earlier run wrote and this one does not is removed. Private keys are not
+    written: the module envoy_config takes them from elsewhere. `seen` is called
     with each host, proxy, and path -> content of its files, for further use.
     Raises Problems where a file that `spec` names cannot be read.
     """
@@ -256,7 +275,11 @@ def write_files(
             files = renderer.written(documents)
             if seen:
                 seen(host, proxy, files)
-            for name, content in files.items():
+            kept = {
+                name: without_key(documents[name])
+                for name in map(certificate_file, proxy.view.get("certificates", ()))
+            }
+            for name, content in {**files, **renderer.written(kept)}.items():
                 target.write(f"{host}/{proxy.name}/{name}", content)
             try:
                 form = forms.form(documents)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmesh.render.certificates import throw_away
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.templates import HOST_AUTHORITIES, is_ipv4
 
@@ -27,6 +28,10 @@ Anonymous = tuple[str, list[str]]
 BOOTSTRAP = "bootstrap.json"
 LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
+# Not Envoy's: the helper reads it that orders the certificate.
+ACME = "acme.json"
+# Below it a file for each certificate of the proxy's own.
+CERTIFICATES = "certificates"
 STATIC_SUFFIX = ".static.json"
 
 
@@ -97,7 +102,7 @@ class StaticForms:
         tables = {name: _only(documents[f"routes/{name}.json"]) for name in route_tables(chains)}
         static = self._shared.once(
             "static chains",
-            lambda: [_with_route_tables(chain, tables) for chain in chains],
+            lambda: [_with_a_certificate(_with_route_tables(chain, tables)) for chain in chains],
             chains,
             *tables.values(),
         )
@@ -157,6 +162,21 @@ def _with_route_tables(chain: Document, tables: Mapping[str, Document]) -> Docum
     return {**chain, "filters": filters}
 
 
+def _with_a_certificate(chain: Document) -> Document:
+    """Return a filter chain whose TLS, if it has any, is with a certificate in place of a file's.
+
+    Whose the real one is does not matter here: vmesh.artifacts.sources looks at it.
+    """
+    socket = chain.get("transport_socket", {})
+    config = socket.get("typed_config", {})
+    common = config.get("common_tls_context", {})
+    if "tls_certificate_sds_secret_configs" not in common:
+        return chain
+    common = _without(common, "tls_certificate_sds_secret_configs")
+    config = {**config, "common_tls_context": {**common, "tls_certificates": [throw_away()]}}
+    return {**chain, "transport_socket": {**socket, "typed_config": config}}
+
+
 def _without_hosts_files(cluster: Document) -> Document:
     """Return `cluster` without the authorities' file of the host, which the controller may lack.
 
@@ -183,6 +203,8 @@ def _without_addresses(part: Any) -> Anonymous:
     addresses = []
 
     def anonymous(mapping: Document) -> Document:
+        if "private_key" in mapping:
+            return {}  # of a certificate that each run makes anew
         if "port_value" in mapping and is_ipv4(mapping["address"]):
             addresses.append(mapping["address"])
             return {**mapping, "address": None}

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vmesh.base import paths
 from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
+from vmesh.compile.edge_login_views import USER_HEADER
 from vmesh.render.shared import Shared
 
 TEMPLATES = paths.DATA / "files" / "envoy"
@@ -106,6 +107,7 @@ def _environment() -> Environment:
     environment.globals.update(
         watched=_watched,
         HEALTH_CHECK_HEADER=HEALTH_CHECK_HEADER,
+        USER_HEADER=USER_HEADER,
         HOST_AUTHORITIES=HOST_AUTHORITIES,
     )
     return environment

@@ -19,6 +19,7 @@ from vmesh.rollout.change_words import (
     LISTENER_WORDS,
     arrow,
     by_name,
+    changed_inside,
     changed_keys,
     differing,
     format_value,
@@ -32,6 +33,8 @@ from vmesh.rollout.description import MASKED
 from vmesh.rollout.record import HostRecord
 
 _PROXY_KEYS = ("name", "ports", "view")
+# Parts of a view that have sentences of their own.
+_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme")
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -93,7 +96,9 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
     compare_clusters(report, part, new["kind"], before, after)
     for text in _patch_changes(before.get("patches", []), after.get("patches", [])):
         report.say(part, CHANGE, text)
-    for key, one, other in differing(before, after, ("listeners", "routes", "clusters", "patches")):
+    for text in _certificate_changes(before, after):
+        report.say(part, CHANGE, text)
+    for key, one, other in differing(before, after, _TOLD):
         if key == "node":
             for inner, was, becomes in differing(one or {}, other or {}, ("zone",)):
                 report.say(
@@ -170,6 +175,26 @@ def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]
     yield from changed_keys(old, new, LISTENER_WORDS, told)
 
 
+def _certificate_changes(old: View, new: View) -> Iterator[str]:
+    """Say which certificate an edge has; a key is told of only by its certificate."""
+    if old.get("certificates") != new.get("certificates"):
+        said = [_certificate_words(view.get("certificates")) for view in (old, new)]
+        yield arrow("its certificate", *said)
+    yield from (
+        changed_inside("ACME", old.get("acme"), new.get("acme"))
+        if (old.get("acme") != new.get("acme"))
+        else ()
+    )
+
+
+def _certificate_words(certificates: View | None) -> str:
+    names = [
+        each.get("certificate") or f"{each['certificate_on_host']} of the host"
+        for each in (certificates or {}).values()
+    ]
+    return shorter(names) if names else "none of these"
+
+
 def _unnumbered(view: View) -> View:
     """Return a view without the numbers that its patches have in the user's list."""
     patches = [{**patch, "variable": ""} for patch in view.get("patches", ())]
@@ -241,7 +266,12 @@ def _label(proxy: View) -> str:
 def _listener_words(name: str) -> str:
     if name.startswith(EGRESS):
         return f"listener for calls to {name.removeprefix(EGRESS)}"
-    words = {"public": "clients", "admin": "the admin pages", "ingress": "callers"}
+    words = {
+        "public": "clients",
+        "redirect": "redirects to HTTPS",
+        "admin": "the admin pages",
+        "ingress": "callers",
+    }
     return f"listener for {words.get(name, name)}"
 
 

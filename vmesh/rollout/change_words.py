@@ -68,6 +68,21 @@ def _mirror(value: Any) -> str:
     return f"{_percent(value['percent'])} to {value['cluster']}"
 
 
+def _login(value: Any) -> str:
+    """Return whose login a route wants; a new password is told as a change between the same."""
+    return f"of {value['group']}" if isinstance(value, Mapping) else "not needed"
+
+
+def _authorization(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "not asked for"
+    before = f", before the path {value['path']}" if value["path"] else ""
+    return (
+        f"by {value['cluster']}{before}, within {seconds(value['timeout'])},"
+        f" with {format_value(value['forward'])}"
+    )
+
+
 def _tags(value: Any) -> str:
     return (
         ", ".join(each["name"] for each in value)
@@ -92,6 +107,10 @@ def _rewrite(value: Any) -> str:
     if isinstance(value, Mapping) and "prefix" in value:
         return format_value({k: v for k, v in value.items() if k not in ("regex", "substitution")})
     return format_value(value)
+
+
+def _https(value: Any) -> str:
+    return f"TLS {value['minimum']} and newer" if isinstance(value, Mapping) else "none"
 
 
 Words = Callable[[Any], str]
@@ -128,9 +147,14 @@ LISTENER_WORDS: Mapping[str, tuple[str, Words]] = {
     "headers_with_underscores": ("header names with underscores", format_value),
     "escaped_slashes": ("escaped slashes", format_value),
     "merge_slashes": ("merged slashes", format_value),
+    "tls": ("HTTPS", _https),
+    "challenges": ("proofs by tls-alpn-01", format_value),
     "http10_host": ("HTTP/1.0", lambda host: f"taken, as for {host}" if host else "refused"),
 }
-TABLE_WORDS = {"tell_client": "client's address in x-envoy-external-address"}
+TABLE_WORDS = {
+    "tell_client": "client's address in x-envoy-external-address",
+    "hsts": "seconds for which browsers use HTTPS only",
+}
 # What a record by an earlier release, which does not say it, stands for.
 EARLIER_LISTENER: View = {
     "control_networks": [],
@@ -148,6 +172,9 @@ EARLIER_EDGE: View = {
     "merge_slashes": True,
 }
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "login": ("login", _login),
+    "authorization": ("authorization", _authorization),
+    "identity_headers": ("headers taken from no client", format_value),
     "rate_limit": ("rate limit", _bucket),
     "max_request_bytes": ("largest request body in bytes", format_value),
     "cors": ("CORS", format_value),

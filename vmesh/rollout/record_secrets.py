@@ -59,6 +59,7 @@ class Secrets:
             for way in inventory.hidden
             if isinstance(text := _at(inventory.mesh, way), str) and text
         }
+        values |= _password_hashes(inventory.mesh.get("mesh_edges"))
         environment = {}
         services = inventory.mesh.get("mesh_services") or {}
         for service in services:
@@ -92,6 +93,16 @@ class Secrets:
             name: None if name in hidden or self.masked(value) != value else value
             for name, value in environment.items()
         }
+
+
+def _password_hashes(edges: Any) -> set[str]:
+    """Return the hashes of the passwords of all users of edges, in plain text or not."""
+    return {
+        digest
+        for edge in (edges or {}).values()
+        for users in (edge.get("users") or {}).values()
+        for digest in users.values()
+    }
 
 
 def _at(mesh: Any, way: Sequence[str]) -> Any:

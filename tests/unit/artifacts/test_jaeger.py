@@ -181,6 +181,8 @@ elif arguments[:2] == ["mod", "download"]:
     for name in ("LICENSE", "NOTICE"):
         (jaeger / name).write_text("legal")
     (modules / {ui!r} / "LICENSE").write_text("legal")
+    (modules / {pebble!r}).mkdir(parents=True)
+    (modules / {pebble!r} / "LICENSE").write_text("legal")
     (pages.parent / "index.html").write_bytes(gzip.compress(b"<html>pages</html>"))
     (pages / "index.js").write_bytes(gzip.compress(b"script"))
 elif arguments[0] == "list":
@@ -193,11 +195,12 @@ elif arguments[0] == "build":
 
 
 def stand_in(folder: Path, version: str = "go1.26.8", failure: str = "") -> None:
-    committed = pins.load().jaeger
+    committed, pebble = pins.load().jaeger, pins.load().pebble
     text = STAND_IN.format(
         version=version,
         failure=failure,
         ui=f"{committed.ui_module}@{committed.ui_module_version}",
+        pebble=f"{pebble.module}@{pebble.module_version}",
     )
     folder.mkdir(exist_ok=True)
     (folder / "go").write_text(text)
@@ -258,6 +261,20 @@ def test_hotrod_is_built_from_the_same_pins_and_only_once(
     steps = list(progress.steps)
     assert artifacts.build_program("hotrod", "x86_64", progress) == hotrod
     assert progress.steps == steps
+
+
+def test_pebble_is_built_from_pins_of_its_own(path: Path, progress: Recorded) -> None:
+    stand_in(path)
+    pebble = artifacts.build_program("pebble", "x86_64", progress)
+    assert (pebble.version, pebble.contents) == (pins.load().pebble.version, ("LICENSE", "bin"))
+    with tarfile.open(pebble.path) as tar:
+        program = tar.extractfile("bin/pebble")
+        assert program is not None
+        arguments, _ = json.loads(program.read())
+    assert arguments[-1] == "github.com/letsencrypt/pebble/v2/cmd/pebble"
+    stand_in(path, failure="verifying github.com/x/y@v1.0.0: checksum mismatch\n")
+    with pytest.raises(ArtifactError, match=r"artifacts/pebble/go\.sum"):
+        artifacts.build_program("pebble", "aarch64", progress)
 
 
 def test_a_program_that_cannot_be_had_is_told_with_a_remedy_of_its_own(

@@ -91,7 +91,8 @@ def test_a_relative_inventory_is_found_from_any_folder(
 
 @pytest.mark.parametrize("command", [name for name, _ in options.COMMANDS])
 def test_every_command_takes_several_inventories_and_hosts(command: str) -> None:
-    more = {"logs": ["x"], "ssh": ["x"], "render": ["x"], "bench": ["change"]}.get(command, [])
+    named = {name: ["x"] for name in ("logs", "ssh", "render", "password")}
+    more = {**named, "bench": ["change"]}.get(command, [])
     given = [command, "-i", "one", "--inventory", "web1,", *more]
     assert options.parser().parse_args(given).inventory == (Path("one"), Path("web1,"))
     assert len(options.parser().parse_args([command, *more]).inventory) == 1

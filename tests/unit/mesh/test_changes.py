@@ -47,6 +47,7 @@ CALL = f"{SHOP}/calls/stock"
 FRONT = "mesh_edges/front"
 ROUTE = f"{FRONT}/routes/0"
 OWN = egress_address("shop")
+HASH = "{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk="
 
 PATCH = {"proxy": "front", "kind": "listener", "name": "public", "merge": {"a": 1}}
 
@@ -154,6 +155,18 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
       "edge front: route /: largest request body in bytes none -> 2000000"]),
     (((f"{CALL}/request_body_buffer_limit", 2000),),
      ["shop's Envoy: calls to stock: bytes of a body kept for a retry 1048576 -> 2000"]),
+    (
+        ((f"{FRONT}/users", {"staff": {"anna": HASH}}), (f"{ROUTE}/require", {"users": "staff"})),
+        ["edge front: all routes: headers taken from no client none -> x-user",
+         "edge front: route /: login not needed -> of staff"],
+    ),
+    (
+        ((f"{FRONT}/external_authorization", {"portal": {"to": "stock", "path": "/check"}}),
+         (f"{ROUTE}/require", {"external": "portal"})),
+        ["edge front: all routes: headers taken from no client none -> x-user",
+         "edge front: route /: authorization not asked for -> by stock, before the path /check,"
+         " within 0.5 s, with cookie"],
+    ),
     (((f"{ROUTE}/compression", True),), ["edge front: route /: compression none -> on"]),
     (((f"{ROUTE}/tracing", {"sampling": 1}),), ["edge front: route /: tracing: sampling 1 %"]),
     (

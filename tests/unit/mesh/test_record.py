@@ -443,6 +443,23 @@ def test_headers_to_a_collector_are_not_recorded_nor_told(tmp_path: Path) -> Non
     assert listener["tracing"]["headers"] == {"x-scope": HIDDEN}
 
 
+def test_no_hash_of_a_password_is_recorded_nor_told(tmp_path: Path) -> None:
+    def states(digest: str) -> dict[str, Any]:
+        of = worlds.inventory(
+            worlds.changed(
+                ("mesh_edges/front/users", {"staff": {"anna": digest}}),
+                ("mesh_edges/front/require", {"users": "staff"}),
+            )
+        )
+        record = recorded(tmp_path, of)
+        assert digest not in record
+        assert f"anna:{HIDDEN}" in record
+        return worlds.states(of, render=Renderer().files)
+
+    one, other = (f"{{SHA}}{letter * 27}=" for letter in "ab")
+    assert states(one) == states(other), "as with other hidden values"
+
+
 def test_a_changed_host_kit_is_a_change_of_the_roles_that_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,108 @@
+"""The views of an edge that speaks TLS: its certificate, the port for redirects, ACME."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from vmesh.compile import acme_views, listener_views, route_views
+from vmesh.compile.host_spec import View
+from vmesh.model.types import Acme, Edge
+
+REDIRECT = "redirect"
+HTTPS_PORT = 443
+# The name of the secret that has the edge's certificate, and of its file.
+CERTIFICATE = "certificate"
+
+
+def listener_tls(edge: Edge) -> View:
+    """Return what the listener for clients has for TLS: nothing where it speaks HTTP.
+
+    tls: the oldest version, the name of the certificate, and the `folder` of its file where that
+        is not among the proxy's own files
+    challenges: where proofs by tls-alpn-01 go
+    """
+    if edge.tls is None:
+        return {}
+    folder = str(PurePosixPath(acme_views.certificate(edge.name)).parent) if edge.tls.acme else None
+    own = {"minimum": edge.tls.minimum, "certificate": CERTIFICATE, "folder": folder}
+    found: View = {"tls": own}
+    if edge.tls.acme and edge.redirect_port is None:
+        found["challenges"] = acme_views.HERE
+    return found
+
+
+def certificates(edge: Edge) -> View:
+    """Return the certificates among the proxy's files: name -> where it and its key are.
+
+    `certificate` is a path on the controller and `key` a text; `certificate_on_host` and
+    `key_on_host` are paths on the host.
+    """
+    if edge.tls is None or edge.tls.acme:
+        return {}
+    said = edge.tls
+    if said.certificate is not None:
+        return {CERTIFICATE: {"certificate": said.certificate, "key": said.key}}
+    on_host = {"certificate_on_host": said.certificate_on_host, "key_on_host": said.key_on_host}
+    return {CERTIFICATE: on_host}
+
+
+def redirects(edge: Edge) -> list[View]:
+    """Return the listener that sends clients of HTTP to HTTPS, where there is one."""
+    if edge.redirect_port is None:
+        return []
+    return [
+        listener_views.listener(
+            REDIRECT,
+            "INBOUND",
+            edge.address,
+            edge.redirect_port,
+            tracing=None,
+            websocket="never",
+            http10_host=listener_views.http10_host(edge),
+            edge=edge,
+        )
+    ]
+
+
+def redirect_table(edge: Edge, others: int) -> View:
+    """Return the routes at the port for redirects; `others` is how many more hosts the edge has."""
+    redirect: View = {
+        "match": {"prefix": "/", "headers": []},
+        # A URL without a port means this one.
+        "redirect": {
+            "scheme": "https",
+            "port": None if edge.port == HTTPS_PORT else edge.port,
+            "status": 301,
+        },
+        "operation": None,
+        "filters": {},
+        "tracing": None,
+    }
+    challenges = acme_views.routes(others) if _acme(edge) else []
+    return route_views.table([*challenges, redirect])
+
+
+def clusters(edge: Edge, others: Sequence[str]) -> list[View]:
+    """Return where ACME's challenges go; `others` are the addresses of the edge's other hosts."""
+    if _acme(edge) is None:
+        return []
+    port = edge.redirect_port
+    return acme_views.clusters(edge.name, [(each, port) for each in others] if port else [])
+
+
+def acme_settings(edge: Edge, address: str) -> View:
+    """Return what the helper that orders certificates is told; `address` is that of its host."""
+    acme = _acme(edge)
+    if acme is None:
+        return {}
+    port, by_http = edge.redirect_port, edge.redirect_port is not None
+    bound = address if edge.address == "0.0.0.0" else edge.address
+    # Behind the PROXY protocol the helper cannot ask the edge whether it answers.
+    listens = f"{bound}:{port or edge.port}" if not edge.proxy_protocol else None
+    challenge = acme_views.HTTP if by_http else acme_views.TLS_ALPN
+    return {"acme": acme_views.settings(edge.name, acme, challenge, listens)}
+
+
+def _acme(edge: Edge) -> Acme | None:
+    return edge.tls.acme if edge.tls else None

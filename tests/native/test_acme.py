@@ -22,19 +22,19 @@ import pytest
 from plugins.module_utils import acme_openssl, acme_renew
 from plugins.module_utils.acme_client import Client
 from plugins.module_utils.acme_responder import responder
-from plugins.module_utils.acme_store import SECRET, Settings, Store
+from plugins.module_utils.acme_store import Settings, Store
 from plugins.module_utils.envoy_apply import bring
-from plugins.module_utils.envoy_files import ACME, LISTENERS, Files
+from plugins.module_utils.envoy_files import ACME
 from tests.native.edges import edge_plan
 from tests.native.native import Native, Upstream, ask, eventually, free_port, port_of, send_to
 from tests.native.pebble import VALID_DAYS, Pebble, binary, pebble
 from vmesh.base import paths
-from vmesh.compile import acme_views, listener_views, route_views
+from vmesh.compile import acme_views
 from vmesh.compile.host_spec import ProxySpec
-from vmesh.model.types import Acme
 
 EDGE = "front"
 NAMES = ("shop.example", "www.shop.example")
+ASKED = {"domains": list(NAMES), "email": "ops@example.com"}
 # Runs the program of the host kit as its unit does: argv, folder of the proxies.
 HELPER = """
 import sys
@@ -55,40 +55,23 @@ def acme_plan(port: int | None = None, others: tuple[int, ...] = ()) -> ProxySpe
 
     It answers challenges at `port`, by default a free one; `others` are those of its other hosts.
     """
-    plan = edge_plan({})
-    view, port = plan.view, port or free_port()
-    view["listeners"].append(
-        listener_views.listener(
-            "redirect",
-            "INBOUND",
-            "127.0.0.1",
-            port,
-            tracing=None,
-            websocket="never",
-            http10_host=None,
-        )
-    )
-    answer = {"prefix": "/", "headers": []}
-    view["routes"]["redirect"] = route_views.table(
-        [*acme_views.routes(len(others)), route_views._answer(answer, {"status": 301, "body": ""})]
-    )
-    view["clusters"] += acme_views.clusters(EDGE, [("127.0.0.1", each) for each in others])
-    acme = Acme(NAMES, "ops@example.com", "", None)
-    view["acme"] = acme_views.settings(EDGE, acme, acme_views.HTTP, f"127.0.0.1:{port}")
+    plan = edge_plan({"tls": {"acme": ASKED}, "redirect_port": 8080})
+    view = plan.view
+    (redirect,) = (each for each in view["listeners"] if each["name"] == "redirect")
+    redirect["port"] = port or redirect["port"]
+    view["acme"]["listens"] = f"127.0.0.1:{redirect['port']}"
+    if others:
+        clusters = acme_views.clusters(EDGE, [("127.0.0.1", each) for each in others])
+        view["clusters"] = [c for c in view["clusters"] if c["name"] != acme_views.HERE] + clusters
+        (host,) = view["routes"]["redirect"]["virtual_hosts"]
+        host["routes"] = [*acme_views.routes(len(others)), host["routes"][-1]]
     return plan
 
 
 def tls_alpn_plan() -> ProxySpec:
     """Return an edge that answers challenges at its own port alone."""
-    plan = edge_plan({})
-    public = port_of(plan, "public")
-    for each in plan.view["listeners"]:
-        if each["name"] == "public":
-            each["challenges"] = acme_views.HERE
-    plan.view["clusters"] += acme_views.clusters(EDGE, [])
-    acme = Acme(NAMES, None, "", None)
-    here = f"127.0.0.1:{public}"
-    plan.view["acme"] = acme_views.settings(EDGE, acme, acme_views.TLS_ALPN, here)
+    plan = edge_plan({"tls": {"acme": ASKED}})
+    plan.view["acme"]["listens"] = f"127.0.0.1:{port_of(plan, 'public')}"
     return plan
 
 
@@ -104,7 +87,11 @@ class Edge(Native):
                 if endpoint.get("pipe") == acme["socket"]:
                     endpoint["pipe"] = helper
         acme["socket"] = helper
-        acme["certificate"] = str(root / "state" / EDGE / "certificate" / "certificate.json")
+        certificate = root / "state" / EDGE / "certificate" / "certificate.json"
+        acme["certificate"] = str(certificate)
+        for listener in self.plan.view["listeners"]:
+            if "tls" in listener:
+                listener["tls"]["folder"] = str(certificate.parent)
         self.port = port_of(plan, "public")
         # Where it answers challenges.
         self.challenges = int(acme["listens"].rpartition(":")[2])
@@ -124,17 +111,6 @@ class Edge(Native):
         wanted = {"directory": authority.directory, "directory_ca_file": str(ca_file), **changes}
         self.plan.view["acme"] |= wanted
         bring(self.proxy, self.files())
-
-    def files(self) -> Files:
-        files = super().files()
-        document = json.loads(files[LISTENERS])
-        for listener in document["resources"]:
-            if listener["name"] == "public":
-                for chain in listener["filter_chains"]:
-                    if chain["name"] == "challenges":
-                        continue
-                    chain["transport_socket"] = _tls(self.plan.view["acme"]["certificate"])
-        return {**files, LISTENERS: json.dumps(document)}
 
     def helper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the helper's program."""
@@ -156,22 +132,6 @@ class Edge(Native):
     def counter(self, name: str) -> int:
         _, body = self.proxy.admin.get(f"/stats?filter=^{name}$")
         return int(body.rpartition(": ")[2] or 0)
-
-
-def _tls(path: str) -> dict[str, Any]:
-    source = {"path": path, "watched_directory": {"path": str(Path(path).parent)}}
-    config = {"resource_api_version": "V3", "path_config_source": source}
-    return {
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": f"{SECRET.rpartition('.')[0]}.DownstreamTlsContext",
-            "common_tls_context": {
-                "tls_certificate_sds_secret_configs": [
-                    {"name": "certificate", "sds_config": config}
-                ]
-            },
-        },
-    }
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from vmesh.base.problems import ERROR, Problem, Problems, without
 from vmesh.compile import (
     checks,
+    checks_acme,
     cluster_views,
     edge_route_views,
     edge_tls_views,
@@ -75,6 +76,7 @@ def _compile(inventory: Inventory) -> MeshSpec:
     problems += checks.check(mesh, inventory.hidden)
     places = Places(inventory, mesh)
     problems += places.problems
+    problems += checks_acme.check_acme(mesh, places.edges)
     _stop_at_errors(problems)
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
     hosts = {host: _host(mesh, places, host, shared) for host in places.used}

@@ -127,6 +127,8 @@ def group(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gro
         made.lead(cluster("unretried", dead, **NO_OUTLIERS), retry=None)
         patient = {**RETRY, "on": "5xx", "attempts": 3}
         made.lead(cluster("patient", one, two, **turns), retry=patient)
+        once = {**RETRY, "on": "5xx", "attempts": 1}
+        made.lead(cluster("drawn", one, two, **NO_OUTLIERS), retry=once)
         quick = {**RETRY, "on": "reset", "attempts": 1, "per_try_timeout": 0.2}
         made.lead(cluster("quick", one, two, **turns), retry=quick, timeout=5.0)
 
@@ -221,6 +223,12 @@ def test_failures_that_are_named_are_retried_at_another_instance(group: Group) -
     group.upstreams["one"].reply = _fails_at("/patient", 500)
     assert group.answers("/patient", 10) == [(200, "two")] * 10
     assert 0 < group.seen("one", "/patient") <= 10
+
+
+def test_a_retry_finds_the_other_instance_although_it_draws(group: Group) -> None:
+    group.upstreams["one"].reply = _fails_at("/drawn", 500)
+    assert group.answers("/drawn", 500) == [(200, "two")] * 500
+    assert group.seen("one", "/drawn") > 100
 
 
 def test_an_attempt_has_a_time_of_its_own(group: Group) -> None:

@@ -78,7 +78,9 @@ def start(folder: Path, given: Path, port: int, *, refuses: bool = False) -> sub
     ssh.write_text(SSH.format(python=sys.executable, said=said, port=port, refuses=refuses))
     ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
     path = f"{ssh.parent}{os.pathsep}{os.environ['PATH']}"
-    program = "import sys; from vmesh.cli import main; sys.exit(main(sys.argv[1:]))"
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from vmesh.cli import main; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", program, "jaeger", "-i", str(given)],
         env={**os.environ, "PATH": path, "PYTHONPATH": str(paths.PROJECT)},

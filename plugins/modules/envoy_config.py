@@ -12,8 +12,8 @@ short_description: Apply the configuration files of one Envoy and confirm that i
 description:
   - Places the files of one proxy by rename, each kind in its own watched directory, in an
     order in which no file ever refers to what Envoy does not know yet. Endpoints come
-    first, then clusters, routes and listeners; what is no longer needed goes in the other
-    order.
+    first, then clusters, routes, certificates and listeners; what is no longer needed goes in
+    the other order.
   - Confirms each step by the version that Envoy reports for it. When Envoy refuses, the
     files of before go back, are confirmed themselves, and the module fails with Envoy's reason.
   - Starts the unit when it is not running, and has it started at boot.

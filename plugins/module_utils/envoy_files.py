@@ -26,7 +26,9 @@ LISTENERS = "listeners/listeners.json"
 ACME = "acme.json"
 # Below it a file for each certificate that comes from the controller.
 CERTIFICATES = "certificates"
-WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES)
+# Below it a file for each HTTP filter that does not stand in a listener.
+FILTERS = "filters"
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS)
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
 MODE = 0o640
 FOLDER_MODE = 0o750
@@ -77,6 +79,8 @@ def stat_prefix(path: str) -> str | None:
         return f"cluster.{name}"
     if folder == CERTIFICATES:
         return f"sds.{name}"
+    if folder == FILTERS:
+        return f"extension_config_discovery.http_filter.{name}"
     return None
 
 

@@ -34,7 +34,7 @@ from vmesh.rollout.record import HostRecord
 
 _PROXY_KEYS = ("name", "ports", "view")
 # Parts of a view that have sentences of their own.
-_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme")
+_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme", "jwt")
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -97,6 +97,8 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
     for text in _patch_changes(before.get("patches", []), after.get("patches", [])):
         report.say(part, CHANGE, text)
     for text in _certificate_changes(before, after):
+        report.say(part, CHANGE, text)
+    for text in _issuer_changes(before.get("jwt") or {}, after.get("jwt") or {}):
         report.say(part, CHANGE, text)
     for key, one, other in differing(before, after, _TOLD):
         if key == "node":
@@ -173,6 +175,19 @@ def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]
         )
     told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
     yield from changed_keys(old, new, LISTENER_WORDS, told)
+
+
+def _issuer_changes(old: View, new: View) -> Iterator[str]:
+    """Say which issuers of tokens come, go and change."""
+    for name in dict.fromkeys([*new, *old]):
+        if name not in old:
+            yield f"tokens of {new[name]['issuer']} ({name}) count"
+        elif name not in new:
+            yield f"tokens of {old[name]['issuer']} ({name}) count no more"
+        else:
+            for key, one, other in differing(old[name], new[name]):
+                label = f"issuer {name}: {key_words(key)}"
+                yield arrow(label, format_value(one), format_value(other))
 
 
 def _certificate_changes(old: View, new: View) -> Iterator[str]:

@@ -255,11 +255,7 @@ def _rewritten(report: HostReport, old: View, new: View, before: View, after: Vi
         return
     names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     if names:
-        files = [
-            cluster["tls"]["ca_file"]
-            for cluster in old["view"]["clusters"]
-            if cluster.get("tls") and cluster["tls"].get("ca_file")
-        ]
+        files = sorted(_named_files(old["view"]))
         cause = f", or {' or '.join(files)} has changed" if files else ""
         report.say(
             _label(new),
@@ -267,6 +263,18 @@ def _rewritten(report: HostReport, old: View, new: View, before: View, after: Vi
             f"Envoy's configuration is written differently by this version of vmesh{cause}"
             f" ({shorter(names)})",
         )
+
+
+def _named_files(view: View) -> Iterator[str]:
+    """Yield the files on the controller of which a proxy's files have the text."""
+    for cluster in view["clusters"]:
+        if cluster.get("tls") and cluster["tls"].get("ca_file"):
+            yield cluster["tls"]["ca_file"]
+    for certificate in view.get("certificates", {}).values():
+        if certificate.get("certificate"):
+            yield certificate["certificate"]
+    for issuer in view.get("jwt", {}).values():
+        yield issuer["jwks_file"]
 
 
 def _virtual_hosts(view: View, table: str) -> Sequence[View]:

@@ -444,6 +444,23 @@ def test_a_new_way_of_writing_is_told_beside_a_change_of_the_inventory() -> None
     ]
 
 
+def test_a_file_of_the_users_that_is_new_is_named_as_the_cause() -> None:
+    edits = ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"}))
+    given = worlds.inventory(worlds.changed(*edits))
+    old = worlds.states(
+        given, render=lambda proxy: {**worlds.render(proxy), "rest.yaml": "other keys"}
+    )
+    front = [
+        line
+        for line in sentences(compared(old, worlds.states(given)))
+        if line.startswith("edge front")
+    ]
+    assert front == [
+        "edge front: Envoy's configuration is written differently by this version of vmesh, or"
+        f" {JWKS} has changed (rest.yaml)"
+    ]
+
+
 def test_a_record_by_an_earlier_release_stands_for_what_was_so_then() -> None:
     old = worlds.states()
     keys = (

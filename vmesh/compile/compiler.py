@@ -57,6 +57,7 @@ from vmesh.model.types import (
 
 JAEGER_UI_PORT = 16686
 JAEGER_GRPC_QUERY_PORT = 16685
+JAEGER_METRICS_PORT = 16687  # where Jaeger 1 had those of its query service
 
 
 def compile_mesh(inventory: Inventory) -> MeshSpec:
@@ -135,6 +136,7 @@ def _jaeger(mesh: Mesh, places: Places, host: str) -> JaegerSpec:
         "otlp_grpc": Port(address, OTLP_GRPC_PORT, "OTLP over gRPC"),
         "otlp_http": Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
         "zipkin": Port(address, ZIPKIN_PORT, "Zipkin"),
+        "metrics": Port("127.0.0.1", JAEGER_METRICS_PORT, "its own metrics"),
     }
     return JaegerSpec(
         endpoints={name: f"{port.address}:{port.port}" for name, port in ports.items()},

@@ -11,7 +11,7 @@ from bench.live.waiting import until
 from bench.live.web import request
 from vmesh.traces.span import Span, parse
 
-# A proxy sends its spans at least once a second; Jaeger writes them in batches.
+# A proxy sends its spans at least once a second.
 SETTLE_SECONDS = 3.0
 
 

@@ -17,10 +17,14 @@ REFUSALS = (
     "&filter=%5C.%28update_failure%7Cupdate_rejected%7Clistener_create_failure%29%24"
 )
 # Of HTTP its requests, of TCP its connections; not those of the admin interface itself.
-UNDER_WAY = (
-    "/stats?format=json&type=Gauges"
-    "&filter=%5E%28http%5C..*downstream_rq%7Ctcp%5C..*downstream_cx%29_active%24"
+SERVED = (
+    "/stats?format=json"
+    "&filter=%5E%28http%5C..*downstream_rq%7Ctcp%5C..*downstream_cx%29_%28active%7Ctotal%29%24"
 )
+# Requests that Envoy sends, spans among them.
+UPSTREAM_ACTIVE = "/stats?format=json&type=Gauges&filter=%5Ecluster%5C..*upstream_rq_active%24"
+# How often the tracers send what they have, in milliseconds.
+FLUSH_INTERVALS = ("tracing.opentelemetry.flush_interval_ms", "tracing.zipkin.flush_interval_ms")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Admin:
     Every method that asks for more than readiness raises unix_http.FAULTS when nobody answers,
     and ValueError when the answer is not what Envoy says.
     """
+
+    # Of both tracers, where the bootstrap says nothing.
+    DEFAULT_FLUSH_SECONDS = 5.0
 
     def __init__(self, path: str, seconds: float = 30) -> None:
         self.path, self.seconds = path, seconds
@@ -88,8 +95,26 @@ class Admin:
 
     def under_way(self) -> int:
         """Return how many requests, streams and TCP connections of clients Envoy serves now."""
-        gauges = self._stats(UNDER_WAY)
-        return sum(int(n) for name, n in gauges.items() if not name.startswith("http.admin."))
+        return self.served()[0]
+
+    def served(self) -> tuple[int, int]:
+        """Return how many requests, streams and TCP connections of clients there are, and were."""
+        found = {"active": 0, "total": 0}
+        for name, number in self._stats(SERVED).items():
+            if not name.startswith("http.admin."):
+                found[name.rpartition("_")[2]] += int(number)
+        return found["active"], found["total"]
+
+    def upstream_active(self) -> int:
+        """Return how many requests to its clusters, spans among them, have no answer yet."""
+        return sum(int(number) for number in self._stats(UPSTREAM_ACTIVE).values())
+
+    def flush_seconds(self) -> float:
+        """Return how long a span may wait before it is sent."""
+        entries = json.loads(self.get("/runtime")[1]).get("entries", {})
+        default = self.DEFAULT_FLUSH_SECONDS * 1000
+        values = (entries.get(name, {}).get("final_value", default) for name in FLUSH_INTERVALS)
+        return max(map(float, values)) / 1000
 
     def _stats(self, url: str) -> dict[str, Any]:
         stats = json.loads(self.get(url)[1]).get("stats", [])

@@ -7,6 +7,8 @@
     envoy-control start PROXY      ExecStart of envoy@PROXY: become Envoy, tell when it is ready
     envoy-control take-over PROXY  ExecReload of envoy@PROXY: let a new process take over, by a
                                    hot restart or, where that cannot be, beside the old one
+    envoy-control stop PROXY       ExecStop of envoy@PROXY: let it serve what it has begun and send
+                                   its last spans, before systemd ends it
 
 Every message begins with `envoy-control: `. Exit status: 0 done, 1 failed, 2 wrong arguments.
 The environment that a proxy's unit sets says with what it runs: ENVOY_CONCURRENCY (worker
@@ -22,9 +24,11 @@ from collections.abc import Sequence
 
 from .envoy_process import Failure, Settings, say
 from .envoy_renew import Systemd, renew_all
+from .envoy_stop import stop
 from .envoy_takeover import start, take_over
 
 DONE, FAILED, USAGE = 0, 1, 2
+ONE_PROXY = ("start", "take-over", "stop")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 def _is_command(verb: str, names: Sequence[str]) -> bool:
     if any(name.startswith("-") for name in names):
         return False
-    return bool(names) if verb == "renew" else verb in {"start", "take-over"} and len(names) == 1
+    return bool(names) if verb == "renew" else verb in ONE_PROXY and len(names) == 1
 
 
 def _do(verb: str, names: Sequence[str]) -> None:
@@ -57,5 +61,7 @@ def _do(verb: str, names: Sequence[str]) -> None:
         renew_all(names, Systemd(), lambda line: print(line, flush=True))
     elif verb == "start":
         start(Settings.of(names[0], os.environ))
+    elif verb == "stop":
+        stop(Settings.of(names[0], os.environ))
     else:
         take_over(Settings.of(names[0], os.environ), int(os.environ["MAINPID"]))

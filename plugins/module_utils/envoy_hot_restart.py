@@ -26,6 +26,7 @@ from .envoy_process import (
     say,
     start_beside,
 )
+from .envoy_stop import last_spans_seconds
 from .processes import Process, arguments_of, connections_of, in_background, option
 from .systemd import notify
 from .unix_http import FAULTS
@@ -169,6 +170,8 @@ def _end_older(settings: Settings) -> None:
                 f" ends now with its {count} connections"
             )
             return
+    # Those of the requests that were the last ones.
+    older.has_ended(last_spans_seconds(settings.admin))
 
 
 def _clear_initializing(settings: Settings) -> None:

@@ -29,12 +29,11 @@ from .envoy_process import (
     say,
     start_beside,
 )
+from .envoy_stop import last_spans_seconds
 from .processes import Process, connections_of, in_background, wait_for
 from .systemd import notify
 from .unix_http import FAULTS
 
-# Envoy sends its spans at least every 5 s, and what it has not sent is lost with it.
-LAST_SPANS_SECONDS = 10
 LOOK_SECONDS = 0.5
 
 
@@ -148,7 +147,7 @@ def _see_out(old: Process, admin: Admin, memory: Path | None, seconds: float) ->
     deadline = time.monotonic() + seconds
     while not old.has_ended(LOOK_SECONDS) and time.monotonic() < deadline:
         if not connections_of(old.pid):
-            old.has_ended(LAST_SPANS_SECONDS)
+            old.has_ended(last_spans_seconds(admin))
             break
     old.end()
     Path(admin.path).unlink(missing_ok=True)

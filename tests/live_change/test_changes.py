@@ -26,6 +26,7 @@ def test_routes_timeouts_weights_and_a_replica_less_touch_no_stream(passes: Pass
     assert row.streams.survived == row.streams.all > 0
     assert row.served is not None
     assert row.served < row.seconds
+    assert row.spans_lost == 0
 
 
 def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted(
@@ -43,21 +44,24 @@ def test_replica_more_bootstrap_and_jaeger_s_settings_and_lost_spans_are_counted
 def test_envoy_is_upgraded(passes: Passes) -> None:
     row = passes(lambda world: edits.applied(world, edits.envoy_upgraded))
     assert row.streams.survived == row.streams.all > 0
+    assert row.spans_lost == 0
 
 
 def test_envoy_is_rolled_back(passes: Passes) -> None:
     row = passes(edits.envoy_back)
     assert row.streams.survived == row.streams.all > 0
+    assert row.spans_lost == 0
 
 
 def test_apps_are_released_one_instance_at_a_time_and_long_requests_end_well(
     passes: Passes,
 ) -> None:
-    passes(lambda world: edits.applied(world, edits.release))
+    row = passes(lambda world: edits.applied(world, edits.release))
+    assert row.spans_lost == 0
 
 
 def test_one_app_is_rolled_back(passes: Passes) -> None:
-    passes(edits.release_back)
+    assert passes(edits.release_back).spans_lost == 0
 
 
 def test_killed_processes_cost_at_most_what_was_in_flight(passes: Passes) -> None:

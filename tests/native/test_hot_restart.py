@@ -37,7 +37,7 @@ from tests.native.native import (
     port_of,
 )
 from tests.native.test_changes import streaming
-from tests.native.views import cluster, collector, host, proxy, public, route, table
+from tests.native.views import cluster, collector, host, proxy, public, route, table, tracing
 from vmesh import artifacts
 from vmesh.base.progress import Plain
 from vmesh.compile.host_spec import View
@@ -135,6 +135,14 @@ class Supervisor:
             reasons = [line for line in said if line.startswith("envoy-control: ")]
             raise Failure("\n".join(reasons), said)
 
+    def stop(self) -> float:
+        """Stop the proxy as systemd does; return for how many seconds ExecStop was at work."""
+        began = time.monotonic()
+        assert self._run("stop").wait(60) == 0
+        seconds = time.monotonic() - began
+        self.end_all(signal.SIGTERM)
+        return seconds
+
     def processes(self) -> list[int]:
         """Return all processes of the proxy, as the unit's control group has them."""
         found = []
@@ -145,10 +153,13 @@ class Supervisor:
         return found
 
     def kill_all(self) -> None:
+        self.end_all(signal.SIGKILL)
+
+    def end_all(self, by: signal.Signals) -> None:
         while found := self.processes():
             for pid in found:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, by)
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)
         self.main = 0
@@ -260,14 +271,17 @@ class Running:
 
 @contextmanager
 def supervised(
-    envoy: Path, root: Path, shop: View, end_stream: threading.Event
+    envoy: Path, root: Path, shop: View, end_stream: threading.Event, spans: int | None = None
 ) -> Iterator[Running]:
-    """Run an edge in front of the cluster `shop` under a supervisor."""
+    """Run an edge in front of the cluster `shop` under a supervisor.
+
+    spans: port of 127.0.0.1 that takes them as OTLP over HTTP, where anybody is to have them
+    """
     plan = on_loopback(
         proxy(
-            [public()],
-            {"public": table(host("all", [route("/", "shop", timeout=60.0)]))},
-            [shop, collector(free_port())],
+            [public(tracing=tracing(export="otlp_http", collector_path="/v1/traces"))],
+            {"public": table(host("all", [route("/", "shop", timeout=60.0)]), tell_trace=True)},
+            [shop, {**collector(spans or free_port()), "http2": False}],
             NAME,
         )
     )

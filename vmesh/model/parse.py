@@ -25,6 +25,8 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    OTLP,
+    OTLP_HTTP,
     Acme,
     Address,
     Call,
@@ -351,7 +353,8 @@ def _edge_tls(value: Given | None) -> EdgeTls | None:
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
     collector = value["collector"]
-    port, protocol, path = EXPORTS[value["export"]]
+    export = value["export"] or (OTLP if "collector" in given else OTLP_HTTP)
+    port, protocol, path = EXPORTS[export]
     if collector is not None and collector["host"] is not None:
         collector = {**collector, "port": collector["port"] or port, "protocol": protocol}
     address = None if collector is None else _address(collector)
@@ -362,4 +365,5 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
         collector=address,
         path=(collector or {}).get("path") or path,
         headers=(collector or {}).get("headers") or {},
+        export=export,
     )

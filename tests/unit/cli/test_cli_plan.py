@@ -82,7 +82,7 @@ def test_it_tells_what_the_inventory_means(place: Path, capsys: pytest.CaptureFi
     assert "EDGE FOR ROUTE TO WITH" in lines
     assert "front (web1, web2; 0.0.0.0:8000) * /stock (exactly) [GET] stock 15 s" in lines
     assert "/ shop 15 s" in lines, "what is as above is not repeated"
-    assert "Traced: 100 % of the requests; spans go to 10.0.0.6:4317." in lines
+    assert "Traced: 100 % of the requests; spans go to 10.0.0.6:4318." in lines
 
 
 def test_a_route_that_is_traced_otherwise_says_so(

@@ -296,6 +296,19 @@ def test_spans_go_where_the_inventory_says(export: str) -> None:
     assert "traces1" not in others.hosts
 
 
+def test_spans_go_to_the_meshs_own_jaeger_over_http_and_to_another_collector_over_grpc() -> None:
+    """A refusal is a status over HTTP; who names a collector means what that has always meant."""
+    for given, export, port, http2 in (
+        ({"group": "tracing"}, "otlp_http", 4318, False),
+        ({"collector": {"host": "otel.example.com"}}, "otlp", 4317, True),
+    ):
+        mesh = plan(mesh_tracing=given)
+        assert mesh.mesh.tracing.export == export
+        found = cluster(mesh, "shop", cluster_views.COLLECTOR)
+        assert [each["port"] for each in found["endpoints"]] == [port]
+        assert found["http2"] == http2
+
+
 def test_the_admin_pages_only_tell() -> None:
     (host,) = proxy(plan(), "front").view["routes"]["admin"]["virtual_hosts"]
     *pages, last = host["routes"]

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from plugins.lookup import hardening
+from plugins.module_utils import envoy_stop
 from vmesh.base import paths
 
 TEMPLATES = sorted(
@@ -127,6 +128,16 @@ def test_a_service_is_exposed_to_little(template: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_envoy_has_time_to_stop_and_ends_before_what_it_needs() -> None:
+    text = rendered(paths.PROJECT / "roles" / "envoy" / "templates" / "envoy@.service.j2")
+    (limit,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    # And what a slow machine takes to start a program and to answer.
+    assert int(limit) > envoy_stop.UNDER_WAY_SECONDS + envoy_stop.EXPORT_SECONDS + 20
+    (after,) = re.findall(r"^After=(.*)$", text, re.MULTILINE)
+    # systemd stops units in the reverse order.
+    assert {"network.target", "flask@%i.service", "jaeger.service"} <= set(after.split())
 
 
 def test_no_configuration_of_envoy_makes_code_at_run_time() -> None:

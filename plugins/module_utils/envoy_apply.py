@@ -19,11 +19,12 @@ from pathlib import Path
 from . import acme_store, unix_http
 from .acme_openssl import OpensslFailed
 from .envoy_admin import Admin
-from .envoy_documents import union_of_clusters
+from .envoy_documents import union_of_clusters, union_of_issuers
 from .envoy_files import (
     ACME,
     CERTIFICATES,
     CLUSTERS,
+    FILTERS,
     LISTENERS,
     Files,
     Store,
@@ -87,6 +88,10 @@ class Proxy:
         if clusters in names and clusters in old:
             pair = old[clusters], new[clusters]
             files += [(clusters, union_of_clusters(*each)) for each in (pair, pair[::-1])]
+        for name in names:
+            if name.startswith(f"{FILTERS}/") and name in old and name in new:
+                pair = old[name], new[name]
+                files += [(name, union_of_issuers(*each)) for each in (pair, pair[::-1])]
         self.store.stage(files)
 
     def apply(self, new: Files) -> None:
@@ -105,7 +110,7 @@ class Proxy:
         old = self.store.read()
         clusters, listeners = (in_format(each, format_of(new)) for each in (CLUSTERS, LISTENERS))
         endpoints, routes = _in_folder(new, "endpoints/"), _in_folder(new, "routes/")
-        certificates = _in_folder(new, f"{CERTIFICATES}/")
+        certificates, filters = (_in_folder(new, f"{each}/") for each in (CERTIFICATES, FILTERS))
         # When one file is moved into a folder, Envoy re-reads all that it watches there. Those that
         # it had accepted, and that were removed since, must not be missing then.
         waiting = not_taken(new, self.admin.versions())
@@ -120,16 +125,18 @@ class Proxy:
         # Endpoints of clusters that were just added are subscribed to only now.
         self._confirm(endpoints, before)
         subscribed = self.admin.versions()
+        issuers = {n: union_of_issuers(old.get(n, ""), text) for n, text in filters.items()}
+        self._step({n: text for n, text in issuers.items() if stat_prefix(n) in subscribed}, before)
         known = {n: text for n, text in routes.items() if stat_prefix(n) in subscribed}
         for name in routes.keys() - known.keys():
             self.store.place(name, routes[name])
         self._step(known, before)
-        # Envoy refuses a listener whose certificate has no file.
-        for name, text in certificates.items():
+        # Envoy refuses a listener whose certificate or filter has no file.
+        for name, text in {**certificates, **filters}.items():
             if old.get(name) != text:
                 self.store.place(name, text)
         self._step({listeners: new[listeners]}, before)
-        self._confirm({**routes, **certificates}, before)
+        self._confirm({**routes, **certificates, **filters}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
 

@@ -63,6 +63,23 @@ def union_of_clusters(old: str, new: str) -> str:
     return text_of({**after, "version_info": version, "resources": resources})
 
 
+def union_of_issuers(old: str, new: str) -> str:
+    """Return the file of the filter that checks tokens, with the issuers that only `old` has, too.
+
+    A route that asks for an issuer that the filter does not know lets nobody through.
+    """
+    before, after = document_of(old), document_of(new)
+    leaving = False
+    pairs = zip(before.get("resources", ()), after.get("resources", ()), strict=False)
+    for was, config in ((one["typed_config"], other["typed_config"]) for one, other in pairs):
+        for key in ("providers", "requirement_map"):
+            if was.get(key, {}).keys() - config.get(key, {}).keys():
+                config[key] = {**was[key], **config.get(key, {})}
+                leaving = True
+    version = f"{version_of(old)}+{version_of(new)}"
+    return text_of({**after, "version_info": version}) if leaving else new
+
+
 # Endpoints that drain
 
 

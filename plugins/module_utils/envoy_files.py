@@ -26,7 +26,16 @@ LISTENERS = "listeners/listeners.json"
 ACME = "acme.json"
 # Below it a file for each certificate that comes from the controller.
 CERTIFICATES = "certificates"
-WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES)
+# Below it a file for each HTTP filter that does not stand in a listener.
+FILTERS = "filters"
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS)
+# The stats of the files of which each has one resource, by their folder.
+_STATS = {
+    "routes": "http.{0}.rds.{0}",
+    "endpoints": "cluster.{}",
+    CERTIFICATES: "sds.{}",
+    FILTERS: "extension_config_discovery.http_filter.{}",
+}
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
 MODE = 0o640
 FOLDER_MODE = 0o750
@@ -71,13 +80,7 @@ def stat_prefix(path: str) -> str | None:
         return "cluster_manager.cds"
     if folder == name == "listeners":
         return "listener_manager.lds"
-    if folder == "routes":
-        return f"http.{name}.rds.{name}"
-    if folder == "endpoints":
-        return f"cluster.{name}"
-    if folder == CERTIFICATES:
-        return f"sds.{name}"
-    return None
+    return _STATS[folder].format(name) if folder in _STATS else None
 
 
 def has_version(path: str, text: str, version: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..module_utils.acme_store import Settings
 from ..module_utils.envoy_documents import Document
-from ..module_utils.envoy_files import ACME, BOOTSTRAP, CERTIFICATES, CLUSTERS, LISTENERS
+from ..module_utils.envoy_files import ACME, BOOTSTRAP, CERTIFICATES, CLUSTERS, FILTERS, LISTENERS
 
 _TYPE = "type.googleapis.com/envoy.config."
 
@@ -33,10 +33,11 @@ KINDS = {
     "clusters": Kind(f"{_TYPE}cluster.v3.Cluster"),
     "routes": Kind(f"{_TYPE}route.v3.RouteConfiguration"),
     "endpoints": Kind(f"{_TYPE}endpoint.v3.ClusterLoadAssignment", "cluster_name"),
+    FILTERS: Kind(f"{_TYPE}core.v3.TypedExtensionConfig"),
     CERTIFICATES: Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"),
 }
 # Of these a file has one resource, whose name is the file's.
-_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES)
+_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS)
 
 
 class FolderError(Exception):
@@ -82,8 +83,8 @@ def _parsed(texts: Mapping[str, str]) -> tuple[dict[str, Document], list[str]]:
         if not _is_known(name):
             problems.append(
                 f"{name} is none of an Envoy's files. Remove it; the files are {BOOTSTRAP},"
-                f" {LISTENERS}, {CLUSTERS}, routes/<name>.json, endpoints/<cluster>.json and"
-                f" {CERTIFICATES}/<name>.json."
+                f" {LISTENERS}, {CLUSTERS}, routes/<name>.json, endpoints/<cluster>.json,"
+                f" {CERTIFICATES}/<name>.json and {FILTERS}/<name>.json."
             )
             continue
         try:

@@ -35,6 +35,7 @@ _REFERENCES: dict[str, tuple[Any, ...]] = {
     "group": ("web", "shop", "stores", "pay", "web1", "store2"),
     "ca_file": ("tests/corpus/ca.pem",),
     "certificate": ("tests/corpus/ca.pem",),
+    "jwks_file": ("tests/corpus/jwks.json",),
     "directory_ca_file": ("tests/corpus/ca.pem",),
     "port": (1, 80, 443, 4317, 8001, 9001, 9005, 16686, 65535),
 }

@@ -183,5 +183,6 @@ def proxy(
             "listeners": list(listeners),
             "routes": dict(routes),
             "clusters": list(clusters),
+            "jwt": {},
         },
     )

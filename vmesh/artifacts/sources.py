@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ def check_sources(spec: MeshSpec) -> list[Problem]:
     found = [*_apps(spec.mesh), *_envoy(spec.mesh)]
     now = datetime.datetime.now(datetime.UTC)
     for edge in spec.mesh.edges.values():
+        for name, issuer in edge.jwt.items():
+            found += _keys(f"mesh_edges.{edge.name}.jwt.{name}.jwks_file", issuer.jwks_file)
         found += certificates.check(edge, now)
         if edge.tls and edge.tls.acme and edge.tls.acme.directory_ca_file:
             where = f"mesh_edges.{edge.name}.tls.acme.directory_ca_file"
@@ -150,6 +153,27 @@ def _authorities(where: str, name: str) -> Iterator[Problem]:
         begins = False
     if not begins:
         yield Problem(where, name, "holds no certificate that can be read", remedy)
+
+
+def _keys(where: str, name: str) -> Iterator[Problem]:
+    """Look at a JWKS: https://www.rfc-editor.org/rfc/rfc7517#section-5."""
+    remedy = f"Save the issuer's JWKS there; a relative path begins at {paths.PROJECT}"
+    text = _text(paths.PROJECT / name)
+    if text is None:
+        yield Problem(where, name, "is not a text file that can be read", remedy)
+        return
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    keys = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(keys, list) or not keys or not all(map(_is_public_key, keys)):
+        yield Problem(where, name, "is no JWKS: it lacks a list `keys` of public keys", remedy)
+
+
+def _is_public_key(key: object) -> bool:
+    """Tell whether a key of a JWKS has a kind, and no private part (`d`) and no secret (`k`)."""
+    return isinstance(key, dict) and "kty" in key and not {"d", "k"} & key.keys()
 
 
 def _text(file: Path) -> str | None:

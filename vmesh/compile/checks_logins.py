@@ -24,6 +24,7 @@ def check_logins(mesh: Mesh) -> Iterator[Problem]:
         variable = edge_variable(edge)
         kinds: dict[str, tuple[str, str, Set[str]]] = {
             "users": ("users", "group of users", edge.users.keys()),
+            "jwt": ("jwt", "issuer of tokens", edge.jwt.keys()),
             "external": (
                 "external_authorization",
                 "external authorization",

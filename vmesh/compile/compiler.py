@@ -14,6 +14,7 @@ from vmesh.compile import (
     checks,
     checks_acme,
     cluster_views,
+    edge_login_views,
     edge_route_views,
     edge_tls_views,
     listener_views,
@@ -330,6 +331,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         ),
     ]
     more = edge_tls_views.acme_settings(edge, places.addresses[host])
+    more["jwt"] = edge_login_views.jwt(edge)
     if certificates := edge_tls_views.certificates(edge):
         more["certificates"] = certificates
     return _proxy(places, host, "edge", edge.name, listeners, routes, clusters, more)

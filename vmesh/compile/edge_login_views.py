@@ -13,8 +13,22 @@ USER_HEADER = "x-user"
 
 def host_filters(edge: Edge) -> View:
     """Return what each virtual host of `edge` has: no client says by itself who it is."""
-    proves = edge.users or edge.external_authorization
-    return {"identity_headers": [USER_HEADER]} if proves else {}
+    proves = edge.users or edge.external_authorization or edge.jwt
+    told = {header for issuer in edge.jwt.values() for header in issuer.claims.values()}
+    return {"identity_headers": sorted({USER_HEADER, *told})} if proves else {}
+
+
+def jwt(edge: Edge) -> View:
+    """Return the issuers of tokens by name; `jwks_file` is a path on the controller."""
+    return {
+        name: {
+            "issuer": each.issuer,
+            "audiences": list(each.audiences),
+            "jwks_file": each.jwks_file,
+            "claims": dict(sorted(each.claims.items())),
+        }
+        for name, each in sorted(edge.jwt.items())
+    }
 
 
 def route_filters(edge: Edge, require: Any) -> View:
@@ -24,6 +38,8 @@ def route_filters(edge: Edge, require: Any) -> View:
     """
     if not isinstance(require, dict):
         return {}
+    if require["jwt"] is not None:
+        return {"jwt": {"issuer": require["jwt"]}}
     if require["external"] is not None:
         asked = edge.external_authorization[require["external"]]
         return {

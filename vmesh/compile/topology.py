@@ -228,6 +228,8 @@ def _more(route: Mapping[str, Any]) -> Iterable[str]:
     if route.get("tracing"):
         yield f"{route['tracing']['sampling']:g} % traced"
     filters = route.get("filters") or {}
+    if filters.get("jwt"):
+        yield f"token of {filters['jwt']['issuer']}"
     if filters.get("login"):
         yield f"login of {filters['login']['group']}"
     if filters.get("authorization"):

@@ -34,6 +34,7 @@ from vmesh.model.types import (
     ExternalAuthorization,
     FlaskApp,
     Given,
+    Jwt,
     Match,
     Mesh,
     MeshTracing,
@@ -328,6 +329,10 @@ def _edge(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -> E
         tls=_edge_tls(value["tls"]),
         tracing=_tracing(value["tracing"]),
         users=value["users"] or {},
+        jwt={
+            each: _made(Jwt, said, audiences=tuple(said["audiences"] or ()))
+            for each, said in (value["jwt"] or {}).items()
+        },
         external_authorization={
             name: _made(ExternalAuthorization, each, forward=tuple(each["forward"]))
             for name, each in (value["external_authorization"] or {}).items()

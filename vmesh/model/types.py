@@ -235,6 +235,19 @@ class ExternalAuthorization:
 
 
 @dataclass(frozen=True)
+class Jwt:
+    """Whose tokens count, and for whom they must be; `claims` are claim -> header of the app.
+
+    jwks_file: the path of the issuer's public keys on the controller
+    """
+
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks_file: str
+    claims: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Edge:
     """An Envoy that takes requests from outside the mesh.
 
@@ -247,7 +260,7 @@ class Edge:
     HTTPS; `redirect_port` answers HTTP with redirects there, and `hsts` are the seconds for which
     browsers remember that.
     `users` are groups of users, each with the hashes of their passwords by name; `require` of a
-    virtual host or route names one, or an `external_authorization`.
+    virtual host or route names one, an issuer of tokens in `jwt`, or an `external_authorization`.
     """
 
     name: str
@@ -270,6 +283,7 @@ class Edge:
     hsts: int
     tracing: Tracing
     users: dict[str, dict[str, str]] = field(repr=False)
+    jwt: dict[str, Jwt]
     external_authorization: dict[str, ExternalAuthorization]
 
     @property

@@ -24,6 +24,7 @@ from vmesh.render.static_form import (
     BOOTSTRAP,
     CERTIFICATES,
     CLUSTERS,
+    FILTERS,
     LISTENERS,
     STATIC_SUFFIX,
     Document,
@@ -31,7 +32,7 @@ from vmesh.render.static_form import (
     StaticForms,
 )
 from vmesh.render.target_folder import TargetFolder
-from vmesh.render.templates import Templates
+from vmesh.render.templates import JWT_FILTER, Templates
 
 MAX_CONNECTIONS = 10_000  # downstream, per proxy; the unit's LimitNOFILE allows for twice that
 
@@ -39,6 +40,8 @@ _TYPE = "type.googleapis.com/envoy.config"
 LISTENER, CLUSTER = f"{_TYPE}.listener.v3.Listener", f"{_TYPE}.cluster.v3.Cluster"
 ROUTES = f"{_TYPE}.route.v3.RouteConfiguration"
 ENDPOINTS = f"{_TYPE}.endpoint.v3.ClusterLoadAssignment"
+EXTENSION = f"{_TYPE}.core.v3.TypedExtensionConfig"
+JWT = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Renderer:
         for name, certificate in view.get("certificates", {}).items():
             chain = self._text(certificate.get("certificate"), "tls.certificate")
             documents[certificate_file(name)] = self._watched([secret(name, certificate, chain)])
+        if "jwt" in view:
+            documents[f"{FILTERS}/{JWT_FILTER}.json"] = self._jwt(view["jwt"])
         if "acme" in view:
             documents[ACME] = self._acme(view["acme"])
         patches = view.get("patches")
@@ -212,6 +217,18 @@ class Renderer:
         """Return the settings of the helper that orders an edge's certificate."""
         authorities = self._text(acme["directory_ca_file"], "directory_ca_file")
         return {**_without(acme, "directory_ca_file"), "directory_ca": authorities}
+
+    def _jwt(self, issuers: View) -> Document:
+        """Return the document of the filter that checks tokens."""
+        told = {
+            name: {
+                **_without(each, "jwks_file"),
+                "jwks": self._text(each["jwks_file"], "jwks_file"),
+            }
+            for name, each in issuers.items()
+        }
+        config = {"@type": JWT, **self.templates.read("jwt.yaml.j2", {"issuers": told})}
+        return self._watched([{"@type": EXTENSION, "name": JWT_FILTER, "typed_config": config}])
 
     def _text(self, path: str | None, key: str) -> str | None:
         """Return the text of a PEM file on the controller, at `path`, which stands under `key`."""

@@ -30,8 +30,9 @@ LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
 # Not Envoy's: the helper reads it that orders the certificate.
 ACME = "acme.json"
-# Below it a file for each certificate of the proxy's own.
+# Below them a file for each certificate of the proxy's own, and for each filter that comes by one.
 CERTIFICATES = "certificates"
+FILTERS = "filters"
 STATIC_SUFFIX = ".static.json"
 
 
@@ -97,14 +98,23 @@ class StaticForms:
         return self._shared.once("anonymous", lambda: _without_addresses(part), part)
 
     def _listener(self, listener: Document, documents: Mapping[str, Document]) -> Document:
-        """Return a listener with its route tables in place."""
+        """Return a listener with its route tables, and filters that come by files, in place."""
         chains = listener["filter_chains"]
         tables = {name: _only(documents[f"routes/{name}.json"]) for name in route_tables(chains)}
+        filters = {
+            extension["name"]: extension["typed_config"]
+            for path, document in documents.items()
+            if path.startswith(f"{FILTERS}/")
+            for extension in document["resources"]
+        }
         static = self._shared.once(
             "static chains",
-            lambda: [_with_a_certificate(_with_route_tables(chain, tables)) for chain in chains],
+            lambda: [
+                _with_a_certificate(_with_managers(chain, tables, filters)) for chain in chains
+            ],
             chains,
             *tables.values(),
+            *filters.values(),
         )
         return self._shared.once(
             "static",
@@ -148,18 +158,36 @@ def route_tables(chains: Sequence[Document]) -> list[str]:
     ]
 
 
-def _with_route_tables(chain: Document, tables: Mapping[str, Document]) -> Document:
-    """Return a filter chain with the tables that its HTTP connection managers ask for in place."""
-    filters = []
-    for each in chain.get("filters", ()):
-        manager = each.get("typed_config", {})
-        if "rds" in manager:
-            table = tables[manager["rds"]["route_config_name"]]
-            inlined = {**_without(manager, "rds"), "route_config": _without(table, "@type")}
-            filters.append({**each, "typed_config": inlined})
-        else:
-            filters.append(each)
-    return {**chain, "filters": filters}
+def _with_managers(
+    chain: Document, tables: Mapping[str, Document], filters: Mapping[str, Document]
+) -> Document:
+    """Return a filter chain with what its HTTP connection managers ask for in place."""
+    return {
+        **chain,
+        "filters": [
+            {**each, "typed_config": _manager(each["typed_config"], tables, filters)}
+            if "rds" in each.get("typed_config", {})
+            else each
+            for each in chain.get("filters", ())
+        ],
+    }
+
+
+def _manager(
+    manager: Document, tables: Mapping[str, Document], filters: Mapping[str, Document]
+) -> Document:
+    table = tables[manager["rds"]["route_config_name"]]
+    http_filters = [
+        {**_without(each, "config_discovery"), "typed_config": filters[each["name"]]}
+        if "config_discovery" in each
+        else each
+        for each in manager["http_filters"]
+    ]
+    return {
+        **_without(manager, "rds"),
+        "route_config": _without(table, "@type"),
+        "http_filters": http_filters,
+    }
 
 
 def _with_a_certificate(chain: Document) -> Document:

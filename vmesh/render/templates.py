@@ -23,6 +23,9 @@ from vmesh.compile.cluster_views import HEALTH_CHECK_HEADER
 from vmesh.compile.edge_login_views import USER_HEADER
 from vmesh.render.shared import Shared
 
+# The name of the filter that checks tokens, and of its file.
+JWT_FILTER = "vmesh.jwt"
+
 TEMPLATES = paths.DATA / "files" / "envoy"
 
 # The authorities that the hosts' own system trusts (package ca-certificates).
@@ -108,6 +111,7 @@ def _environment() -> Environment:
         watched=_watched,
         HEALTH_CHECK_HEADER=HEALTH_CHECK_HEADER,
         USER_HEADER=USER_HEADER,
+        JWT_FILTER=JWT_FILTER,
         HOST_AUTHORITIES=HOST_AUTHORITIES,
     )
     return environment

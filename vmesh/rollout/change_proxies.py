@@ -34,7 +34,7 @@ from vmesh.rollout.record import HostRecord
 
 _PROXY_KEYS = ("name", "ports", "view")
 # Parts of a view that have sentences of their own.
-_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme")
+_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme", "jwt")
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -97,6 +97,8 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
     for text in _patch_changes(before.get("patches", []), after.get("patches", [])):
         report.say(part, CHANGE, text)
     for text in _certificate_changes(before, after):
+        report.say(part, CHANGE, text)
+    for text in _issuer_changes(before.get("jwt") or {}, after.get("jwt") or {}):
         report.say(part, CHANGE, text)
     for key, one, other in differing(before, after, _TOLD):
         if key == "node":
@@ -175,6 +177,19 @@ def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]
     yield from changed_keys(old, new, LISTENER_WORDS, told)
 
 
+def _issuer_changes(old: View, new: View) -> Iterator[str]:
+    """Say which issuers of tokens come, go and change."""
+    for name in dict.fromkeys([*new, *old]):
+        if name not in old:
+            yield f"tokens of {new[name]['issuer']} ({name}) count"
+        elif name not in new:
+            yield f"tokens of {old[name]['issuer']} ({name}) count no more"
+        else:
+            for key, one, other in differing(old[name], new[name]):
+                label = f"issuer {name}: {key_words(key)}"
+                yield arrow(label, format_value(one), format_value(other))
+
+
 def _certificate_changes(old: View, new: View) -> Iterator[str]:
     """Say which certificate an edge has; a key is told of only by its certificate."""
     if old.get("certificates") != new.get("certificates"):
@@ -240,11 +255,7 @@ def _rewritten(report: HostReport, old: View, new: View, before: View, after: Vi
         return
     names = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
     if names:
-        files = [
-            cluster["tls"]["ca_file"]
-            for cluster in old["view"]["clusters"]
-            if cluster.get("tls") and cluster["tls"].get("ca_file")
-        ]
+        files = sorted(_named_files(old["view"]))
         cause = f", or {' or '.join(files)} has changed" if files else ""
         report.say(
             _label(new),
@@ -252,6 +263,18 @@ def _rewritten(report: HostReport, old: View, new: View, before: View, after: Vi
             f"Envoy's configuration is written differently by this version of vmesh{cause}"
             f" ({shorter(names)})",
         )
+
+
+def _named_files(view: View) -> Iterator[str]:
+    """Yield the files on the controller of which a proxy's files have the text."""
+    for cluster in view["clusters"]:
+        if cluster.get("tls") and cluster["tls"].get("ca_file"):
+            yield cluster["tls"]["ca_file"]
+    for certificate in view.get("certificates", {}).values():
+        if certificate.get("certificate"):
+            yield certificate["certificate"]
+    for issuer in view.get("jwt", {}).values():
+        yield issuer["jwks_file"]
 
 
 def _virtual_hosts(view: View, table: str) -> Sequence[View]:

@@ -172,6 +172,7 @@ EARLIER_EDGE: View = {
     "merge_slashes": True,
 }
 FILTER_WORDS: Mapping[str, tuple[str, Words]] = {
+    "jwt": ("token", lambda value: f"of {value['issuer']}" if value else "not needed"),
     "login": ("login", _login),
     "authorization": ("authorization", _authorization),
     "identity_headers": ("headers taken from no client", format_value),

@@ -42,11 +42,13 @@ def after(*edits: tuple[str, Any]) -> list[Change]:
     return compared(worlds.states(), worlds.states(worlds.inventory(worlds.changed(*edits))))
 
 
+JWKS = "tests/corpus/jwks.json"
 SHOP, STOCK = "mesh_services/shop", "mesh_services/stock"
 CALL = f"{SHOP}/calls/stock"
 FRONT = "mesh_edges/front"
 ROUTE = f"{FRONT}/routes/0"
 OWN = egress_address("shop")
+ISSUER = {"issuer": "https://login", "audiences": ["shop"], "jwks_file": JWKS}
 HASH = "{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk="
 
 PATCH = {"proxy": "front", "kind": "listener", "name": "public", "merge": {"a": 1}}
@@ -60,6 +62,28 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
             "shop's Envoy: a patch of the bootstrap is new",
             "stock's Envoy: a patch of the bootstrap is new",
             "stock-next's Envoy: a patch of the bootstrap is new",
+        ],
+    ),
+    # HTTPS and tokens
+    (
+        (
+            (f"{FRONT}/tls", {"certificate_on_host": "/c.pem", "key_on_host": "/k.pem"}),
+            (f"{FRONT}/hsts", 60),
+            (f"{FRONT}/redirect_port", 80),
+        ),
+        [
+            "edge front: new listener for redirects to HTTPS on 0.0.0.0:80",
+            "edge front: listener for clients: HTTPS none -> TLS 1.2 and newer",
+            "edge front: routes public: seconds for which browsers use HTTPS only none -> 60",
+            "edge front: its certificate none of these -> /c.pem of the host",
+        ],
+    ),
+    (
+        ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"})),
+        [
+            "edge front: all routes: headers taken from no client none -> x-user",
+            "edge front: route /: token not needed -> of main",
+            "edge front: tokens of https://login (main) count",
         ],
     ),
     # Listeners
@@ -417,6 +441,23 @@ def test_a_new_way_of_writing_is_told_beside_a_change_of_the_inventory() -> None
         "edge front: route /: timeout 15 s -> 5 s",
         "edge front: Envoy's configuration is written differently by this version of vmesh"
         " (rest.yaml)",
+    ]
+
+
+def test_a_file_of_the_users_that_is_new_is_named_as_the_cause() -> None:
+    edits = ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"}))
+    given = worlds.inventory(worlds.changed(*edits))
+    old = worlds.states(
+        given, render=lambda proxy: {**worlds.render(proxy), "rest.yaml": "other keys"}
+    )
+    front = [
+        line
+        for line in sentences(compared(old, worlds.states(given)))
+        if line.startswith("edge front")
+    ]
+    assert front == [
+        "edge front: Envoy's configuration is written differently by this version of vmesh, or"
+        f" {JWKS} has changed (rest.yaml)"
     ]
 
 

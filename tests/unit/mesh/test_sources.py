@@ -13,6 +13,7 @@ from vmesh.base.problems import Problem
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import Inventory
 
+JWKS = paths.PROJECT / "tests" / "corpus" / "jwks.json"
 CERTIFICATE = paths.PROJECT / "tests" / "corpus" / "ca.pem"
 
 
@@ -161,3 +162,41 @@ def test_the_files_of_edges_and_of_the_collector_are_looked_at_too() -> None:
         "mesh_edges.front.calls.bank.tls.ca_file",
         "mesh_tracing.collector.tls.ca_file",
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is not a text file that can be read"),
+        ("keys", "is no JWKS: it lacks a list `keys` of public keys"),
+        ('{"keys": []}', "is no JWKS: it lacks a list `keys` of public keys"),
+        (
+            '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
+            "is no JWKS: it lacks a list `keys` of public keys",
+        ),
+        (JWKS.read_text(), None),
+    ],
+)
+def test_the_keys_of_an_issuer_are_looked_at(
+    content: str | None, message: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_text(content)
+    issuer = {"issuer": "https://login", "audiences": ["shop"], "jwks_file": str(file)}
+    mesh = {
+        "mesh_services": {"shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}}},
+        "mesh_edges": {
+            "front": {
+                "group": "shop",
+                "port": 8000,
+                "jwt": {"main": issuer},
+                "routes": [{"prefix": "/", "to": "shop", "require": {"jwt": "main"}}],
+            }
+        },
+        "mesh_tracing": {"group": "shop"},
+    }
+    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
+    found = check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+    told = [] if message is None else [("mesh_edges.front.jwt.main.jwks_file", message)]
+    assert [(each.variable, each.message) for each in found] == told

@@ -102,11 +102,7 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
     return HostSpec(
         address=places.addresses[host],
         zone=places.zones[host],
-        needs_authorities=any(
-            tls is not None and tls["verify"] and tls["ca_file"] is None
-            for proxy in proxies
-            for tls in (cluster["tls"] for cluster in proxy.view["clusters"])
-        ),
+        needs_authorities=any(map(_needs_authorities, proxies)),
         proxies=proxies,
         flask_services=tuple(
             _flask(mesh, places, host, service, service.app)
@@ -121,6 +117,15 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
             if isinstance(service.app, ExternalApp)
         ),
         jaeger=_jaeger(mesh, places, host) if host in places.jaeger else None,
+    )
+
+
+def _needs_authorities(proxy: ProxySpec) -> bool:
+    """Tell whether Envoy or its certificate helper trusts whom the host trusts."""
+    used = [cluster["tls"] for cluster in proxy.view["clusters"]]
+    acme = proxy.view.get("acme")
+    return any(tls and tls["verify"] and tls["ca_file"] is None for tls in used) or (
+        acme is not None and acme["directory_ca_file"] is None
     )
 
 
@@ -328,6 +333,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         ),
     ]
     more = edge_tls_views.acme_settings(edge, places.addresses[host])
+    more |= edge_tls_views.local_settings(edge, places.addresses[host])
     more["jwt"] = edge_login_views.jwt(edge)
     if certificates := edge_tls_views.certificates(edge):
         more["certificates"] = certificates

@@ -26,6 +26,7 @@ from vmesh.render.static_form import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
     STATIC_SUFFIX,
     Document,
     StaticForm,
@@ -119,6 +120,8 @@ class Renderer:
             documents[f"{FILTERS}/{JWT_FILTER}.json"] = self._jwt(view["jwt"])
         if "acme" in view:
             documents[ACME] = self._acme(view["acme"])
+        if "local" in view:
+            documents[LOCAL] = view["local"]
         patches = view.get("patches")
         return patched(documents, patches, self._version) if patches else documents
 

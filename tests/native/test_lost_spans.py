@@ -109,6 +109,7 @@ def test_a_stop_sends_the_spans_of_the_last_second(front: Running, jaeger: Nativ
 
 def test_without_it_they_would_be_lost(front: Running, jaeger: NativeJaeger) -> None:
     traces = traced(front.port, 40)
+    os.kill(front.supervisor.main, signal.SIGTERM)
     front.supervisor.end_all(signal.SIGTERM)
     assert lost(jaeger, traces) > 0
 

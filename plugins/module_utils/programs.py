@@ -17,6 +17,7 @@ PROGRAMS = {
     "envoy-control": "envoy_control",
     "flask-control": "flask_takeover",
     "leave": "leave",
+    "vmesh-certs": "vmesh_certs",
 }
 
 

@@ -17,7 +17,7 @@ from vmesh.base import paths
 
 TEMPLATES = sorted(
     path
-    for pattern in ("*.service.j2", "*.socket.j2")
+    for pattern in ("*.service.j2", "*.socket.j2", "*.timer.j2")
     for path in (paths.PROJECT / "roles").glob(f"*/templates/{pattern}")
 )
 # What the lookup vmesh.mesh.hardening returns to a template.
@@ -25,6 +25,8 @@ TEMPLATES = sorted(
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
     "envoy_hardening": HARDENING,
+    "identity_hardening": HARDENING,
+    "identity_of": {"shop": "spiffe://web1.shop.mesh/shop"},
     "flask_service_hardening": HARDENING,
     "jaeger_hardening": HARDENING,
     "__jaeger_go_mib": 320,
@@ -88,7 +90,9 @@ def test_systemd_understands_the_unit(template: Path, tmp_path: Path) -> None:
 def test_a_misspelt_directive_would_be_found(template: Path, tmp_path: Path) -> None:
     unit = template.name.removesuffix(".j2")
     units = units_beside(template)
-    units[unit] = re.sub(r"^(Exec|Listen)(Start|Stream)=", r"\1\2s=", units[unit], flags=re.M)
+    units[unit] = re.sub(
+        r"^(Exec|Listen|On)(Start|Stream|BootSec)=", r"\1\2s=", units[unit], flags=re.M
+    )
     done = verify(tmp_path, units, unit)
     assert done.returncode != 0 or "Unknown key" in done.stderr
 

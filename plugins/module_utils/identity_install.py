@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .certificates import CertificateError
+from .envoy_admin import Admin
 from .file_writing import write_whole
 from .host_files import set_owner
 from .host_kit import missing_users
 from .host_parts import IDENTITY, UNITS
 from .identities import FOLDER, SETTINGS, STATE, USER, Settings, ensure_anchor, report
 from .systemd import CommandFailed, Run, journal, show_one, systemctl
+from .unix_http import FAULTS
 
 SERVICE, TIMER = "vmesh-certs.service", "vmesh-certs.timer"
 USERS = "etc/systemd/vmesh-certs-users.conf"
@@ -110,6 +113,32 @@ def identity_folders(root: Path) -> list[str]:
 def is_there(root: Path) -> bool:
     """Tell whether the host has something of identities that going back to none removes."""
     return any((root / name).exists() for name in (*FILES, *FOLDERS))
+
+
+def facts(
+    root: Path, clock: float, run: Run | None, admin: Callable[[str], Admin]
+) -> dict[str, Any]:
+    """Return what identities.report does, and what else there is of identities on the host.
+
+    run: how systemd is asked; None asks no process
+    admin: takes the path of an admin socket, returns the admin interface there
+    installed: whether there is something that going back to none removes
+    timer: state of the timer; served: of each leaf, whether Envoy serves that one: True, False (an
+    earlier one), or None (none, or Envoy does not answer)
+    Raises CertificateError, OSError, ValueError.
+    """
+    found = {**report(root, clock), "installed": is_there(root)}
+    if run is None:
+        return found
+    found["timer"] = show_one(TIMER, "ActiveState", run=run).get("ActiveState", "")
+    for proxy, leaf in found["leaves"].items():
+        try:
+            served = admin(str(root / "run/envoy" / proxy / "admin.sock")).leaves()
+        except (*FAULTS, ValueError, KeyError):
+            served = {}
+        serial = served.get(leaf.get("identity", ""))
+        leaf["served"] = None if serial is None else serial == leaf["serial"].lstrip("0")
+    return found
 
 
 def _differing(root: Path, wanted: Wanted, run: Run, owners: Owners, clock: float) -> Iterator[str]:

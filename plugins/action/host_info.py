@@ -40,6 +40,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         options = dict(self._task.args)
         folder = options.pop("answers", None)
         began = time.time()
+        if anchor := options.get("anchor"):
+            options["anchor"] = {**anchor, "clock": began}
         result: dict[str, Any] = self._execute_module(
             module_name=self.MODULE, module_args=options, task_vars=task_vars
         )

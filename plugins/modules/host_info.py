@@ -28,9 +28,9 @@ options:
     type: str
   anchor:
     description: >-
-      Makes the anchor of the host where it is missing, but not in check mode: for the C(name) of the
-      host in its mesh, as in C(web1.shop.mesh). C(clock) is the time of the controller (Unix
-      seconds), C(replace) whether an anchor for another name is replaced.
+      Makes the anchor of the host where it is missing, but not in check mode: for the C(name) of
+      the host in its mesh, as in C(web1.shop.mesh). C(replace) tells whether an anchor for another
+      name is replaced. The action plugin adds C(clock), the time of the controller (Unix seconds).
     type: dict
   served:
     description: Whether Envoys and systemd are asked too how it is with the identities.

@@ -48,6 +48,11 @@ def keep(place: Path, anchors: Mapping[str, str]) -> None:
         write_whole(_path(place), json.dumps(dict(sorted(anchors.items())), indent=2) + "\n")
 
 
+def forget(place: Path, hosts: Collection[str]) -> None:
+    """Know the anchors of these hosts no more; raises OSError, ValueError."""
+    keep(place, {host: pem for host, pem in load(place).items() if host not in hosts})
+
+
 def seen(
     known: Mapping[str, str],
     told: Mapping[str, str | None],

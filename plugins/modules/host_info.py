@@ -29,8 +29,9 @@ options:
   anchor:
     description: >-
       Makes the anchor of the host where it is missing, but not in check mode: for the C(name) of
-      the host in its mesh, as in C(web1.shop.mesh). C(replace) tells whether an anchor for another
-      name is replaced. The action plugin adds C(clock), the time of the controller (Unix seconds).
+      the host in its mesh, as in C(web1.shop.mesh). C(replace) has the names of hosts, with
+      commas, on which an anchor for another name is replaced. The action plugin makes that a truth
+      value, and adds C(clock), the time of the controller (Unix seconds).
     type: dict
   served:
     description: Whether Envoys and systemd are asked too how it is with the identities.

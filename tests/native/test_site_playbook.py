@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from plugins.module_utils.certificates import new_anchor
 from vmesh.base import paths
 from vmesh.rollout import anchors, desired_state, history, record
 
+NO_CERTS = {"anchor": None, "leaves": {}, "installed": False}
 HOST = {
     "os": "debian",
     "os_version": "12",
@@ -32,7 +33,7 @@ HOST = {
     "parts": [],
     "newest": 0,
     "interrupted": {},
-    "certs": {"anchor": None, "leaves": {}, "installed": False},
+    "certs": NO_CERTS,
 }
 # An action plugin runs instead of the module of its name.
 PLAYED = """
@@ -91,7 +92,7 @@ class Site:
                 path.write_text(ROLE if tasks == "main" else "[]\n")
 
     def run(
-        self, *options: str, playbook: str = "site", **played: Mapping[str, Any]
+        self, *options: str, playbook: str = "site", **played: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run the playbook; `played` says what modules answer other than usual, by host."""
         self.calls.write_text("")
@@ -310,7 +311,7 @@ def anchored(host: str, *, on: str = "") -> dict[str, Any]:
 
 
 def told_as(anchor: str) -> dict[str, Any]:
-    return {"host_info": {"host": {**HOST, "certs": {**HOST["certs"], "anchor": anchor}}}}
+    return {"host_info": {"host": {**HOST, "certs": {**NO_CERTS, "anchor": anchor}}}}
 
 
 def with_identities(site: Site) -> None:
@@ -318,7 +319,7 @@ def with_identities(site: Site) -> None:
     (site.inventory / "group_vars/all/security.yml").write_text(json.dumps(mode))
 
 
-def everyone(**other: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def everyone(**other: Any) -> dict[str, Any]:
     return {host.replace("-", "_"): anchored(host) for host in EVERYONE} | other
 
 
@@ -347,7 +348,9 @@ def test_a_host_with_another_anchor_is_refused_before_anything_is_changed(site: 
     with_identities(site)
     assert site.run(**everyone()).returncode == 0
     known = anchors.load(site.place)
-    changed = {host.replace("-", "_"): told_as(anchor) for host, anchor in known.items()}
+    changed: dict[str, Any] = {
+        host.replace("-", "_"): told_as(anchor) for host, anchor in known.items()
+    }
     changed["service0000_1"] = anchored("service0000-1")
     done = site.run(**changed)
     assert done.returncode == 2

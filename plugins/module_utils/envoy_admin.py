@@ -87,10 +87,13 @@ class Admin:
         return {name: int(value) for name, value in self._stats(REFUSALS).items()}
 
     def leaves(self) -> dict[str, str]:
-        """Return the serial number of every leaf that Envoy serves or shows, by its identity."""
+        """Return the serial number of every leaf that Envoy serves or shows, by its identity.
+
+        It is in hexadecimal, without zeros before it.
+        """
         answer = json.loads(self.get("/certs")[1])
         return {
-            name["uri"]: str(leaf["serial_number"]).lower()
+            name["uri"]: str(leaf["serial_number"]).lower().lstrip("0")
             for each in answer.get("certificates", [])
             for leaf in each.get("cert_chain", [])
             for name in leaf.get("subject_alt_names", [])

@@ -23,7 +23,7 @@ from plugins.module_utils.certificates import new_anchor
 from vmesh.base import paths
 from vmesh.rollout import anchors, desired_state, history, record
 
-NO_CERTS = {"anchor": None, "leaves": {}, "installed": False}
+NO_CERTS: dict[str, Any] = {"anchor": None, "leaves": {}, "installed": False}
 HOST = {
     "os": "debian",
     "os_version": "12",

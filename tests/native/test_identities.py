@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils import certificates, identities
+from plugins.module_utils import certificates, identities, vmesh_certs
 from plugins.module_utils.certificates import ANCHOR_SECONDS, CertificateError, Pair, read
 from plugins.module_utils.identities import (
     CERTIFICATE,
@@ -302,3 +302,56 @@ def test_without_openssl_the_package_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CertificateError, match="Install the package openssl"):
         ensure_anchor(tmp_path, NAME, NOW)
+
+
+@pytest.fixture
+def command(host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(vmesh_certs, "ROOT", host.root)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    return host
+
+
+def test_the_command_renews_what_is_due_and_nothing_to_do_is_no_failure(
+    command: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vmesh_certs.main(["renew"]) == 0
+    assert "shop: a new leaf for" in capsys.readouterr().out
+    assert vmesh_certs.main(["renew"]) == 0
+    assert capsys.readouterr().out == "all leaves are good\n"
+    first = command.leaf().serial
+    assert vmesh_certs.main(["renew", "stock"]) == 0
+    assert command.leaf().serial == first
+    assert vmesh_certs.main(["renew", "--all"]) == 0
+    assert command.leaf().serial != first
+    capsys.readouterr()
+    assert vmesh_certs.main(["show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["leaves"]["shop"]["identity"] == SHOP
+
+
+def test_the_command_takes_the_key_that_systemd_hands_it(
+    command: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (command.root / KEY).rename(credentials / "anchor.key")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert vmesh_certs.main(["renew"]) == 0
+    assert command.is_good_at(NOW)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["renew", "nobody"], 2, "no proxy of this host: nobody. There is: shop, stock"),
+        (["renew", "--al"], 2, "vmesh-certs renew --all"),
+        (["renew", "--all", "shop"], 2, "vmesh-certs renew --all"),
+        (["reset"], 2, "vmesh-certs renew --all"),
+        (["renew"], 1, "vmesh-certs: "),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    command: Host, capsys: pytest.CaptureFixture[str], words: list[str], code: int, told: str
+) -> None:
+    (command.root / KEY).unlink()
+    assert vmesh_certs.main(words) == code
+    assert told in capsys.readouterr().err

@@ -154,7 +154,8 @@ def time_now(root: Path, clock: float, anchor: Certificate) -> float:
 
 def keep_time(root: Path, clock: float, now: float) -> None:
     """Note the time, for the next look; raises OSError."""
-    write_whole(root / LAST, json.dumps({"clock": int(clock), "time": int(now)}) + "\n")
+    content = json.dumps({"clock": int(clock), "time": int(now)}) + "\n"
+    _move_in(root / LAST, content, 0o600)
 
 
 def leaf_of(root: Path, proxy: str, settings: Settings, anchor: Certificate, now: float) -> Leaf:
@@ -233,13 +234,18 @@ def _put(folder: Path, leaf: Pair) -> None:
     }
     version = hashlib.sha256(leaf.certificate.encode()).hexdigest()[:12]
     content = json.dumps({"version_info": version, "resources": [secret]})
-    beside = write_incoming(folder, content.encode())
+    _move_in(folder / Path(DOCUMENT).name, content, 0o640)
+
+
+def _move_in(path: Path, content: str, mode: int) -> None:
+    """Make a file whole, for the user to whom its folder belongs; raises OSError."""
+    beside = write_incoming(path.parent, content.encode())
     try:
-        if os.geteuid() == 0:  # by hand: the next renewal by the timer must be able to replace it
-            whose = folder.stat()
+        if os.geteuid() == 0:  # by hand: the timer's next look must be able to read it
+            whose = path.parent.stat()
             os.chown(beside, whose.st_uid, whose.st_gid)
-        beside.chmod(0o640)
-        beside.replace(folder / Path(DOCUMENT).name)
+        beside.chmod(mode)
+        beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise

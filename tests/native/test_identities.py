@@ -355,3 +355,14 @@ def test_the_command_says_what_is_wrong(
     (command.root / KEY).unlink()
     assert vmesh_certs.main(words) == code
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_renews_by_hand_belongs_to_the_signer(host: Host) -> None:
+    """Else the timer would lose the time of the last signature."""
+    nobody = 65534
+    for folder in (host.root / STATE, folder_of(host.root, "shop")):
+        os.chown(folder, nobody, nobody)
+    host.renew(which=None)
+    for file in (host.root / LAST, host.file()):
+        assert (file.stat().st_uid, file.stat().st_gid) == (nobody, nobody)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 # isort: split
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, desired_state, history, record, run_lock
+from vmesh.rollout import anchors, changes, desired_state, history, record, run_lock
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 from vmesh.rollout.decision_table import decision_lines
 
@@ -49,6 +50,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     order: the hosts of all batches, one after the other, those on which nothing should change last
     batches: how many hosts each batch has; the last one has those too on which nothing changes
     new, removed: host -> parts; changing: hosts on which something that runs changes
+    forget: hosts whose keys and leaves are removed
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get, `leaving` what
     mesh_plan returned. mesh_plan has left what each host will have; what changes there is added to
@@ -78,9 +80,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             if not self._task.check_mode:
                 self._refuse_second_run(known)
+            self._see_anchors(known, place)
             plan, policy = decide(known)
         except desired_state.NoPlanError as error:
             raise AnsibleActionFail(str(error)) from None
+        except ValueError as error:
+            raise AnsibleActionFail(f"{error}. Nothing was changed.") from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         changing = [host for batch in plan.batches for host in batch]
@@ -103,6 +108,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "new": {host: list(parts) for host, parts in plan.new.items()},
             "changing": changing,
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
+            "forget": self._forgetting(known, place),
         }
 
     def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy]:
@@ -137,6 +143,49 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         plan = rollback(known.recorded, policy)
         self._tell(decision_lines(plan, {host: ["goes back"] for host in known.recorded}))
         return plan, policy
+
+    def _see_anchors(self, known: Known, place: Path) -> None:
+        """Keep the anchors that the hosts have told, as known ones; fail where one is refused.
+
+        Raises OSError, and ValueError where the list of those that are known is damaged.
+        """
+        names = {host: identity["name"] for host, identity in self._identities(known).items()}
+        if not names:
+            return
+        told = {host: answer["certs"]["anchor"] for host, answer in known.answers.items()}
+        found, refused = anchors.seen(
+            anchors.load(place),
+            told,
+            {host: name for host, name in names.items() if host in told},
+            datetime.datetime.now(datetime.UTC),
+            str(known.variables.get(anchors.NEW_ANCHOR, "")).split(","),
+        )
+        if refused:
+            raise AnsibleActionFail("\n".join([*refused, "Nothing was changed."]))
+        if not self._task.check_mode:
+            anchors.keep(place, {host: pem for host, pem in found.items() if host in names})
+
+    @staticmethod
+    def _identities(known: Known) -> dict[str, Any]:
+        """Return what the hosts of the mesh need to renew identities, of those that have some."""
+        hosts = known.variables.get("vmesh_plan", {}).get("hosts", {})
+        return {host: spec["identity"] for host, spec in hosts.items() if spec["identity"]}
+
+    def _forgetting(self, known: Known, place: Path) -> list[str]:
+        """Return the hosts that have what proves identities, and whose proxies have none."""
+        if "rollback" in self._task.args:
+            return []
+        identities = self._identities(known)
+        found = [
+            host
+            for host, answer in known.answers.items()
+            if answer["certs"]["installed"] and host not in identities
+        ]
+        for host in self._task.args["leaving"]:
+            state = record.earlier(place, host)
+            if state and state["host"].get("identity"):
+                found.append(host)
+        return found
 
     def _tell(self, lines: list[str]) -> None:
         for line in lines:

@@ -22,7 +22,11 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
     rollout: what mesh_rollout returned
     """
     found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
-    for group, hosts in (("mesh_add", rollout["new"]), ("mesh_remove", rollout["removed"])):
+    for group, hosts in (
+        ("mesh_add", rollout["new"]),
+        ("mesh_remove", rollout["removed"]),
+        ("mesh_forget", rollout["forget"]),
+    ):
         for host in hosts:
             found.setdefault(host, []).append(group)
     return [{"name": host, "groups": groups} for host, groups in found.items()]

@@ -86,6 +86,20 @@ class Admin:
         """Return the counters that tell of refused files, by name."""
         return {name: int(value) for name, value in self._stats(REFUSALS).items()}
 
+    def leaves(self) -> dict[str, str]:
+        """Return the serial number of every leaf that Envoy serves or shows, by its identity.
+
+        It is in hexadecimal, without zeros before it.
+        """
+        answer = json.loads(self.get("/certs")[1])
+        return {
+            name["uri"]: str(leaf["serial_number"]).lower().lstrip("0")
+            for each in answer.get("certificates", [])
+            for leaf in each.get("cert_chain", [])
+            for name in leaf.get("subject_alt_names", [])
+            if "uri" in name
+        }
+
     def under_way(self) -> int:
         """Return how many requests, streams and TCP connections of clients Envoy serves now."""
         gauges = self._stats(UNDER_WAY)

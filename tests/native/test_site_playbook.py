@@ -6,21 +6,24 @@ ones. Modules and roles, which would change the hosts, are played: they answer w
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import scale_inventory
+from plugins.module_utils.certificates import new_anchor
 from vmesh.base import paths
-from vmesh.rollout import desired_state, history, record
+from vmesh.rollout import anchors, desired_state, history, record
 
+NO_CERTS: dict[str, Any] = {"anchor": None, "leaves": {}, "installed": False}
 HOST = {
     "os": "debian",
     "os_version": "12",
@@ -30,6 +33,7 @@ HOST = {
     "parts": [],
     "newest": 0,
     "interrupted": {},
+    "certs": NO_CERTS,
 }
 # An action plugin runs instead of the module of its name.
 PLAYED = """
@@ -58,7 +62,9 @@ ROLE = """
   vmesh.mesh.played_configure:
   tags: configure
 """
-ACTIONS = ("host_info", "host_snapshot", "host_kit", "canary_check", "artifacts")
+ACTIONS = (
+    *("host_info", "host_snapshot", "host_kit", "host_identity", "canary_check", "artifacts"),
+)
 
 
 class Site:
@@ -74,6 +80,8 @@ class Site:
             shutil.copytree(paths.COLLECTION / name, collection / name)
         # The actions import the package beside them.
         (collection / "vmesh").symlink_to(paths.PROJECT / "vmesh")
+        (collection / "files").symlink_to(paths.PROJECT / "files")
+        shutil.copytree(paths.COLLECTION / "roles/identity", collection / "roles/identity")
         for name in (*ACTIONS, "played_install", "played_configure"):
             (collection / "plugins/action" / f"{name}.py").write_text(PLAYED)
             (collection / "plugins/modules" / f"{name}.py").touch()
@@ -84,7 +92,7 @@ class Site:
                 path.write_text(ROLE if tasks == "main" else "[]\n")
 
     def run(
-        self, *options: str, playbook: str = "site", **played: Mapping[str, Any]
+        self, *options: str, playbook: str = "site", **played: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run the playbook; `played` says what modules answer other than usual, by host."""
         self.calls.write_text("")
@@ -292,3 +300,72 @@ def test_a_rollback_says_what_the_host_has(
     assert told in done.stdout.partition("PLAY [Tell of failures]")[2]
     assert results(site) == {"edge000-0": result}
     assert history.read(site.place)[-1]["asked"] == "rollback to 0"
+
+
+NOW = datetime.datetime.now(datetime.UTC).timestamp()
+
+
+def anchored(host: str, *, on: str = "") -> dict[str, Any]:
+    """Return what host_info tells of a host that has made an anchor, for itself or for `on`."""
+    return told_as(new_anchor(f"{on or host}.scale.mesh", NOW).certificate)
+
+
+def told_as(anchor: str) -> dict[str, Any]:
+    return {"host_info": {"host": {**HOST, "certs": {**NO_CERTS, "anchor": anchor}}}}
+
+
+def with_identities(site: Site) -> None:
+    mode = {"mesh_security": {"mtls": "permissive", "trust_domain": "scale.mesh"}}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps(mode))
+
+
+def everyone(**other: Any) -> dict[str, Any]:
+    return {host.replace("-", "_"): anchored(host) for host in EVERYONE} | other
+
+
+def test_identities_come_before_an_envoy_names_them_and_go_last(site: Site) -> None:
+    assert site.run().returncode == 0
+    assert "host_identity" not in site.calls.read_text()
+    with_identities(site)
+    told = everyone()
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    found = site.called("service0000-0")
+    assert found.index("host_identity") < len(found) - 1 - found[::-1].index("played_install")
+    assert "host_identity" not in site.called("tracing-0")  # it has no Envoy
+    known = anchors.load(site.place)
+    assert sorted(known) == ["edge000-0", "service0000-0", "service0000-1"]
+    assert sorted(record.read(site.place)) == EVERYONE
+    (site.inventory / "group_vars/all/security.yml").unlink()
+    for each in told.values():
+        each["host_info"]["host"]["certs"]["installed"] = True
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert site.called("service0000-0")[-2:] == ["commit", "host_identity"]
+
+
+def test_a_host_with_another_anchor_is_refused_before_anything_is_changed(site: Site) -> None:
+    with_identities(site)
+    assert site.run(**everyone()).returncode == 0
+    known = anchors.load(site.place)
+    changed: dict[str, Any] = {
+        host.replace("-", "_"): told_as(anchor) for host, anchor in known.items()
+    }
+    changed["service0000_1"] = anchored("service0000-1")
+    done = site.run(**changed)
+    assert done.returncode == 2
+    assert "service0000-1: its anchor is another one than before" in done.stdout
+    assert "begin" not in site.called("service0000-0")
+    assert anchors.load(site.place) == known
+    done = site.run("-e", "vmesh_new_anchor=service0000-1", **changed)
+    assert done.returncode == 0, done.stdout
+    assert anchors.load(site.place)["service0000-1"] != known["service0000-1"]
+
+
+def test_a_host_that_makes_itself_an_anchor_for_another_is_refused_by_name(site: Site) -> None:
+    with_identities(site)
+    done = site.run(**everyone(edge000_0=anchored("edge000-0", on="service0000-0")))
+    assert done.returncode == 2
+    assert "edge000-0: its anchor is refused: it can sign for other names" in done.stdout
+    assert anchors.load(site.place) == {}
+    assert "begin" not in site.calls.read_text()

@@ -8,6 +8,7 @@ hosts are and what they run), the `*_views` (what Envoy gets), `ports` (clashes 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vmesh.base.problems import ERROR, Problem, Problems, without
 from vmesh.compile import (
@@ -17,6 +18,7 @@ from vmesh.compile import (
     edge_login_views,
     edge_route_views,
     edge_tls_views,
+    identities,
     listener_views,
     patches,
     route_views,
@@ -78,9 +80,10 @@ def _compile(inventory: Inventory) -> MeshSpec:
     places = Places(inventory, mesh)
     problems += places.problems
     problems += checks_acme.check_acme(mesh, places.edges)
+    problems += identities.check(mesh.security, places.used)
     _stop_at_errors(problems)
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
-    hosts = {host: _host(mesh, places, host, shared) for host in places.used}
+    hosts = {host: _host(mesh, places, host, shared, inventory.source) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
@@ -92,7 +95,9 @@ def _stop_at_errors(problems: list[Problem]) -> None:
         raise Problems(problems)
 
 
-def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> HostSpec:
+def _host(
+    mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared], source: Path
+) -> HostSpec:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
     proxies = tuple(
@@ -120,6 +125,7 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
             if isinstance(service.app, ExternalApp)
         ),
         jaeger=_jaeger(mesh, places, host) if host in places.jaeger else None,
+        identity=identities.of_host(mesh.security, source, host, [proxy.name for proxy in proxies]),
     )
 
 

@@ -25,6 +25,7 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    OFF,
     Acme,
     Address,
     Call,
@@ -43,6 +44,7 @@ from vmesh.model.types import (
     Retries,
     RolloutPolicy,
     Route,
+    Security,
     Service,
     Tls,
     Tracing,
@@ -80,6 +82,10 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
+        # YAML reads `off` without quotes as false.
+        security=Security(
+            **{**mesh["mesh_security"], "mtls": mesh["mesh_security"]["mtls"] or OFF}
+        ),
         patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],

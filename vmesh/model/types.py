@@ -331,6 +331,18 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
+class Security:
+    """Who may talk to whom, and how that is proven.
+
+    mtls: one of the modes OFF, PERMISSIVE, STRICT; trust_domain: None for that of the inventory
+    """
+
+    mtls: str
+    trust_domain: str | None
+    leaf_hours: int
+
+
+@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -355,12 +367,15 @@ class Mesh:
     edges: dict[str, Edge]
     tracing: MeshTracing
     rollout: RolloutPolicy
+    security: Security
     patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
     envoy_version: str | None = None
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
+# Modes of mTLS between the proxies.
+OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.

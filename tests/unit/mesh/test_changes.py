@@ -333,6 +333,24 @@ def test_two_hosts_that_swap_addresses_are_not_mixed_up() -> None:
     assert "shop's Envoy: endpoint of stock on store2: 10.0.0.5:9002 -> 10.0.0.4:9002" in found
 
 
+def test_identities_are_told_by_proxy() -> None:
+    def states(**security: Any) -> dict[str, Any]:
+        mesh = {
+            **worlds.inventory().mesh,
+            "mesh_security": {"trust_domain": "shop.mesh", **security},
+        }
+        return worlds.states(worlds.inventory(mesh))
+
+    name = "spiffe://shop1.shop.mesh/shop"
+    on, longer = states(mtls="permissive"), states(mtls="permissive", leaf_hours=168)
+    assert f"host: identity of shop none -> {name}" in sentences(compared(states(), on))
+    assert f"host: identity of shop {name} -> none" in sentences(compared(on, states()))
+    assert set(sentences(compared(on, longer))) == {
+        "host: hours that an identity is good 72 -> 168"
+    }
+    assert sentences(compared(worlds.states(), states(mtls="off"))) == []
+
+
 def test_zones_are_told_by_what_they_do() -> None:
     hosts = copy.deepcopy(worlds.HOSTS)
     for host, zone in (("shop1", "east"), ("store1", "east"), ("store2", "west")):

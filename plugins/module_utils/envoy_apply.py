@@ -26,6 +26,7 @@ from .envoy_files import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    TRUST,
     Files,
     Store,
     bootstrap_of,
@@ -111,6 +112,7 @@ class Proxy:
         clusters, listeners = (in_format(each, format_of(new)) for each in (CLUSTERS, LISTENERS))
         endpoints, routes = _in_folder(new, "endpoints/"), _in_folder(new, "routes/")
         certificates, filters = (_in_folder(new, f"{each}/") for each in (CERTIFICATES, FILTERS))
+        trust = _in_folder(new, f"{TRUST}/")
         # When one file is moved into a folder, Envoy re-reads all that it watches there. Those that
         # it had accepted, and that were removed since, must not be missing then.
         waiting = not_taken(new, self.admin.versions())
@@ -118,7 +120,8 @@ class Proxy:
             self.store.place(name, new[name])
             old[name] = new[name]
         before = self.admin.refusals()
-        for name, text in endpoints.items():
+        # Envoy refuses a cluster or a listener of which a secret has no file.
+        for name, text in {**trust, **endpoints}.items():
             if old.get(name) != text:
                 self.store.place(name, text)
         self._step({clusters: union_of_clusters(old.get(clusters, ""), new[clusters])}, before)
@@ -136,7 +139,7 @@ class Proxy:
             if old.get(name) != text:
                 self.store.place(name, text)
         self._step({listeners: new[listeners]}, before)
-        self._confirm({**routes, **certificates, **filters}, before)
+        self._confirm({**routes, **certificates, **filters, **trust}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
 

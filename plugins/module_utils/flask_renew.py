@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import systemd
+from . import mutual_tls, systemd
 from .environment_file import read_environment
 from .unix_http import FAULTS, UnixConnection, status_of
 
@@ -48,7 +47,7 @@ class Apps:
 
     run: executes commands
     timeout: seconds that a service may take until it answers
-    settings: folder with each one's settings
+    settings, envoys: folders with each one's settings, and with the files of its Envoy
     """
 
     def __init__(
@@ -57,8 +56,10 @@ class Apps:
         timeout: float,
         run: systemd.Run = systemd.run,
         settings: Path = Path("/etc/flask"),
+        envoys: Path = Path("/etc/envoy"),
     ) -> None:
         self.apps, self.run, self.timeout, self.settings = apps, run, timeout, settings
+        self.envoys = envoys
         self.at_once = os.cpu_count() or 1
         self.units = self._show()
 
@@ -177,7 +178,7 @@ class Apps:
         ways = {"on its socket": lambda: get_unix(f"/run/flask/{app['name']}/app.sock", path)}
         envoy = ["systemctl", "is-active", "--quiet", f"envoy@{app['name']}.service"]
         if app["address"] and self.run(envoy).code == 0:
-            ways["through its Envoy"] = lambda: get_tcp(app["address"], app["port"], path)
+            ways["through its Envoy"] = lambda: self._get_by_envoy(app)
         deadline = time.monotonic() + self.timeout
         for way, ask in ways.items():
             while fault := _fault(ask, f"{path} {way}"):
@@ -185,6 +186,12 @@ class Apps:
                 if time.monotonic() > deadline or fault.endswith(" with 500"):
                     raise Failed(f"{app['name']} {fault}\n{self.journal([app], since)}")
                 time.sleep(0.3)
+
+    def _get_by_envoy(self, app: App) -> int:
+        """Return the status with which a service answers at the address of its Envoy."""
+        folder = self.envoys / app["name"]
+        connection = mutual_tls.connection_to(folder, app["address"], app["port"])
+        return status_of(connection, app["health"], {HEALTH_CHECK_HEADER: "1"})
 
     def journal(self, apps: Sequence[App], since: float) -> str:
         """Return what the services said since a time in seconds since the epoch."""
@@ -199,7 +206,7 @@ def _fault(ask: Callable[[], int], request: str) -> str:
     """Return how a service does not serve; empty when it answers with a status below 500."""
     try:
         status = ask()
-    except FAULTS as error:
+    except (ValueError, *FAULTS) as error:
         return f"does not answer {request}: {error}"
     return "" if status < 500 else f"answers {request} with {status}"
 
@@ -207,12 +214,6 @@ def _fault(ask: Callable[[], int], request: str) -> str:
 def get_unix(path: str, url: str) -> int:
     """Return the status of a GET of `url` on a unix socket."""
     return status_of(UnixConnection(path), url, {HEALTH_CHECK_HEADER: "1"})
-
-
-def get_tcp(address: str, port: int, url: str) -> int:
-    """Return the status of a GET of `url` at an address."""
-    connection = http.client.HTTPConnection(address, port, timeout=30)
-    return status_of(connection, url, {HEALTH_CHECK_HEADER: "1"})
 
 
 def _socket(app: App) -> str:

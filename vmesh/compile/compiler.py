@@ -14,6 +14,7 @@ from vmesh.base.problems import ERROR, Problem, Problems, without
 from vmesh.compile import (
     checks,
     checks_acme,
+    checks_security,
     cluster_views,
     edge_login_views,
     edge_route_views,
@@ -22,6 +23,7 @@ from vmesh.compile import (
     listener_views,
     patches,
     route_views,
+    security_views,
 )
 from vmesh.compile.host_spec import (
     ExternalSpec,
@@ -41,6 +43,7 @@ from vmesh.compile.host_spec import (
 )
 from vmesh.compile.places import Places
 from vmesh.compile.ports import port_clashes
+from vmesh.compile.security import SecurityPlan
 from vmesh.model.inventory import Inventory
 from vmesh.model.parse import parse, policies
 from vmesh.model.types import (
@@ -61,19 +64,20 @@ JAEGER_UI_PORT = 16686
 JAEGER_GRPC_QUERY_PORT = 16685
 
 
-def compile_mesh(inventory: Inventory) -> MeshSpec:
+def compile_mesh(inventory: Inventory, plan: SecurityPlan | None = None) -> MeshSpec:
     """Return what `inventory` means; raises Problems with every mistake in it.
 
+    plan: how the proxies speak with each other; without it, in plaintext
     No problem and no warning shows a text that the inventory keeps in Ansible Vault.
     """
     try:
-        spec = _compile(inventory)
+        spec = _compile(inventory, plan or SecurityPlan())
     except Problems as found:
         raise Problems(without(item, inventory.secrets) for item in found.items) from None
     return replace(spec, warnings=tuple(without(item, inventory.secrets) for item in spec.warnings))
 
 
-def _compile(inventory: Inventory) -> MeshSpec:
+def _compile(inventory: Inventory, plan: SecurityPlan) -> MeshSpec:
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
     problems += checks.check(mesh, inventory.hidden)
@@ -81,10 +85,13 @@ def _compile(inventory: Inventory) -> MeshSpec:
     problems += places.problems
     problems += checks_acme.check_acme(mesh, places.edges)
     problems += identities.check(mesh.security, places.used)
+    problems += checks_security.check_revoked(mesh, places.used)
     _stop_at_errors(problems)
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
     hosts = {host: _host(mesh, places, host, shared, inventory.source) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
+    domain = identities.trust_domain(mesh.security, inventory.source)
+    hosts = security_views.with_security(hosts, mesh, domain, plan)
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
     return MeshSpec(hosts, mesh, tuple(problems))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmesh.base.problems import Problem
 from vmesh.compile.host_spec import HostIdentity
-from vmesh.model.types import OFF, Security
+from vmesh.model.types import OFF, Mesh, Security
 
 LONGEST_LABEL = 63  # RFC 1035, section 2.3.4
 
@@ -32,6 +32,18 @@ def identity(host: str, domain: str, proxy: str) -> str:
     return f"spiffe://{host_label(host)}.{domain}/{proxy}"
 
 
+def callers(mesh: Mesh) -> dict[str, list[str]]:
+    """Return service -> the proxies that call it: services and edges."""
+    calls = {
+        **{name: {call.upstream for call in each.calls} for name, each in mesh.services.items()},
+        **{name: set(edge.upstreams) for name, edge in mesh.edges.items()},
+    }
+    return {
+        service: sorted(name for name, upstreams in calls.items() if service in upstreams)
+        for service in mesh.services
+    }
+
+
 def of_host(
     security: Security, source: Path, host: str, proxies: Iterable[str]
 ) -> HostIdentity | None:
@@ -44,7 +56,7 @@ def of_host(
 
 
 def check(security: Security, hosts: Iterable[str]) -> Iterator[Problem]:
-    """Find hosts that would have one name, and tell what is not there yet."""
+    """Find hosts that would have one name."""
     if security.mtls == OFF:
         return
     seen: dict[str, str] = {}

@@ -16,7 +16,7 @@ from typing import Any
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
-from vmesh.render.certificates import secret, without_key
+from vmesh.render.certificates import bundle, secret, without_key
 from vmesh.render.patches import patched
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.static_form import (
@@ -27,6 +27,7 @@ from vmesh.render.static_form import (
     FILTERS,
     LISTENERS,
     STATIC_SUFFIX,
+    TRUST,
     Document,
     StaticForm,
     StaticForms,
@@ -117,6 +118,8 @@ class Renderer:
             documents[certificate_file(name)] = self._watched([secret(name, certificate, chain)])
         if "jwt" in view:
             documents[f"{FILTERS}/{JWT_FILTER}.json"] = self._jwt(view["jwt"])
+        for name, trusted in view.get("trust", {}).items():
+            documents[f"{TRUST}/{name}.json"] = self._watched([bundle(name, trusted)])
         if "acme" in view:
             documents[ACME] = self._acme(view["acme"])
         patches = view.get("patches")

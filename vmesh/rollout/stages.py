@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vmesh.base.words import shortened
 
@@ -53,6 +54,16 @@ class Seen:
     speaks: Mapping[str, str] = field(default_factory=dict)
     knows: frozenset[str] = frozenset()
     lets: frozenset[str] = frozenset()
+
+    @classmethod
+    def told(cls, answer: Mapping[str, Any]) -> Seen:
+        """Return what a host has told of a proxy (plugins/module_utils/envoy_security.py)."""
+        return cls(
+            answer["accepts"],
+            dict(answer["speaks"]),
+            frozenset(answer["knows"]),
+            frozenset(answer["lets"]),
+        )
 
 
 # host -> proxy -> what it has; a proxy that is not there yet is not named.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +16,10 @@ from plugins.module_utils.envoy_apply import bring
 from plugins.module_utils.envoy_documents import text_of
 from plugins.module_utils.envoy_files import CLUSTERS, LISTENERS
 from plugins.module_utils.envoy_security import BOTH, MTLS, PLAINTEXT, digests, security_of
-from tests.native.certificates import Authority
 from tests.native.edges import service_plan
+from tests.native.mtls import Document, Proof, matching
 from tests.native.native import Native, Upstream, native, port_of, send_to
 from vmesh.rollout.stages import Seen
-
-NAME = "shop.test"
-# https://www.envoyproxy.io/docs/envoy/latest/configuration/listeners/listener_filters/tls_inspector
-_FILTERS = "type.googleapis.com/envoy.extensions.filters.listener"
-INSPECTOR = {
-    "name": "envoy.filters.listener.tls_inspector",
-    "typed_config": {"@type": f"{_FILTERS}.tls_inspector.v3.TlsInspector"},
-}
-TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
 
 
 @dataclass
@@ -39,37 +27,16 @@ class Shop:
     """A running Envoy of a service, and what its callers prove themselves with."""
 
     made: Native
-    authority: Authority
-    pair: Path
+    proof: Proof
 
-    def transport_socket(self) -> dict[str, Any]:
-        """Return a TLS context that asks callers for a certificate."""
-        pem = {"inline_string": self.pair.read_text()}
-        common = {
-            "tls_certificates": [{"certificate_chain": pem, "private_key": pem}],
-            "validation_context": {
-                "trusted_ca": {"inline_string": self.authority.file.read_text()}
-            },
-        }
-        context = {
-            "@type": f"{TLS}.DownstreamTlsContext",
-            "require_client_certificate": True,
-            "common_tls_context": common,
-        }
-        return {"name": "envoy.transport_sockets.tls", "typed_config": context}
-
-    def with_chains(self, make: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> None:
+    def with_chains(self, make: Callable[[Document], list[Document]]) -> None:
         """Give the ingress the chains that `make` makes of its plaintext one."""
         files = self.made.files()
         document = json.loads(files[LISTENERS])
         document["version_info"] += make.__name__
         for listener in document["resources"]:
             if listener["name"] == "ingress":
-                listener["listener_filters"] = [
-                    INSPECTOR,
-                    *listener.get("listener_filters", ()),
-                ]
-                listener["filter_chains"] = make(listener["filter_chains"][0])
+                self.proof.replace_chains(listener, make(listener["filter_chains"][0]))
         bring(self.made.proxy, {**files, LISTENERS: text_of(document)})
 
     def accepts(self) -> str | None:
@@ -79,38 +46,17 @@ class Shop:
 
     def answers(self) -> set[str]:
         """Return the ways in which it can be asked."""
-        return {way for way in (PLAINTEXT, MTLS) if self._asked(way)}
-
-    def _asked(self, way: str) -> bool:
-        place = ("127.0.0.1", port_of(self.made.plan, "ingress"))
-        try:
-            with (
-                socket.create_connection(place, timeout=10) as plain,
-                self._speaking(way, plain) as connection,
-            ):
-                connection.sendall(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
-                head: bytes = connection.recv(64)
-                return head.startswith(b"HTTP/1.1 200")
-        except OSError:
-            return False
-
-    def _speaking(self, way: str, plain: socket.socket) -> socket.socket:
-        if way == PLAINTEXT:
-            return plain
-        context = ssl.create_default_context(cafile=str(self.authority.file))
-        context.load_cert_chain(self.pair)
-        return context.wrap_socket(plain, server_hostname=NAME)
+        return self.proof.answers(port_of(self.made.plan, "ingress"))
 
 
 @pytest.fixture(scope="module")
 def shop(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("security")
-    authority = Authority(folder)
     plan = service_plan("shop")
     with Upstream("app") as app, native(envoy, folder, plan) as made:
         send_to(plan, "local_app", app.port)
         bring(made.proxy, made.files())
-        yield Shop(made, authority, authority.certificate(NAME))
+        yield Shop(made, Proof(folder))
 
 
 def test_an_envoy_of_today_speaks_plaintext(shop: Shop) -> None:
@@ -126,7 +72,7 @@ def test_an_envoy_of_today_speaks_plaintext(shop: Shop) -> None:
 
 def test_an_envoy_with_a_chain_of_each_kind_accepts_both(shop: Shop) -> None:
     def both(plain: dict[str, Any]) -> list[dict[str, Any]]:
-        return [mtls_chain(shop, plain), matching(plain, transport_protocol="raw_buffer")]
+        return [shop.proof.mtls_chain(plain), matching(plain, transport_protocol="raw_buffer")]
 
     shop.with_chains(both)
     before = shop.made.proxy.admin.plaintext_requests()
@@ -138,7 +84,7 @@ def test_an_envoy_with_a_chain_of_each_kind_accepts_both(shop: Shop) -> None:
 
 def test_an_envoy_without_a_plaintext_chain_accepts_mtls(shop: Shop) -> None:
     def strict(plain: dict[str, Any]) -> list[dict[str, Any]]:
-        return [mtls_chain(shop, plain)]
+        return [shop.proof.mtls_chain(plain)]
 
     shop.with_chains(strict)
     assert shop.answers() == {MTLS}
@@ -149,26 +95,11 @@ def test_plaintext_for_some_networks_is_not_for_callers_in_the_mesh(shop: Shop) 
     def for_one(plain: dict[str, Any]) -> list[dict[str, Any]]:
         one = [{"address_prefix": "127.0.0.9", "prefix_len": 32}]
         only = matching(plain, transport_protocol="raw_buffer", source_prefix_ranges=one)
-        return [mtls_chain(shop, plain), only]
+        return [shop.proof.mtls_chain(plain), only]
 
     shop.with_chains(for_one)
     assert shop.answers() == {MTLS}
     assert shop.accepts() == MTLS
-
-
-def matching(plain: dict[str, Any], **match: Any) -> dict[str, Any]:
-    """Return a filter chain for the connections that match."""
-    chain = copy.deepcopy(plain)
-    if match["transport_protocol"] == "raw_buffer":
-        chain["filters"][-1]["typed_config"]["stat_prefix"] = "ingress_plain"
-    return {**chain, "name": match["transport_protocol"], "filter_chain_match": match}
-
-
-def mtls_chain(shop: Shop, plain: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **matching(plain, transport_protocol="tls"),
-        "transport_socket": shop.transport_socket(),
-    }
 
 
 def test_a_run_takes_its_stages_from_what_the_files_say(shop: Shop) -> None:
@@ -187,7 +118,7 @@ def test_calls_of_services_are_told_from_others(shop: Shop) -> None:
 
 
 def test_who_may_call_is_told_by_digests_and_names(shop: Shop) -> None:
-    bundle = shop.authority.file.read_text()
+    bundle = shop.proof.authority.file.read_text()
     context = {"trusted_ca": {"inline_string": bundle + bundle}}
     principal = {"authenticated": {"principal_name": {"suffix": "/front"}}}
     files = {

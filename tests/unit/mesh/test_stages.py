@@ -107,6 +107,17 @@ def test_a_host_of_which_nothing_is_known_may_speak_plaintext() -> None:
     assert got.narrow.accept["service2"] == BOTH
 
 
+def test_callers_wait_for_a_host_of_which_nothing_is_known_also_in_the_next_run() -> None:
+    there = settled(shop(PERMISSIVE))
+    del there["web2"]
+    for host, name, service in (("gw1", "front", "service1"), ("web1", "service1", "service2")):
+        seen = there[host][name]
+        there[host][name] = Seen(seen.accepts, {service: PLAINTEXT}, seen.knows, seen.lets)
+    got = stages(shop(STRICT), there, {"gw1", "web1", "web3"})
+    assert got.rollout.speak["service1"] == got.narrow.speak["service1"] == PLAINTEXT
+    assert got.narrow.accept["service1"] == BOTH
+
+
 def test_a_service_that_was_spoken_to_in_plaintext_stays_permissive() -> None:
     got = stages(
         shop(STRICT),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.base.words import shortened
+from vmesh.compile.host_spec import MeshSpec
 
 OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
 PLAINTEXT, MTLS, BOTH = "plaintext", "mtls", "both"
@@ -86,6 +87,19 @@ class Wanted:
     calls: Mapping[str, Collection[str]]
     services: Collection[str]
     anchors: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: MeshSpec, mode: str, anchors: Mapping[str, str]) -> Wanted:
+        """Return what a compiled mesh says, with the digests of the anchors that are known."""
+        hosts: dict[str, list[str]] = {}
+        calls: dict[str, list[str]] = {}
+        services = frozenset(spec.mesh.services)
+        for host, each in spec.hosts.items():
+            for proxy in each.proxies:
+                hosts.setdefault(proxy.name, []).append(host)
+                clusters = [each for each in proxy.view["clusters"] if each["type"] == "eds"]
+                calls[proxy.name] = [c["name"] for c in clusters if c["name"] in services]
+        return cls(mode, hosts, calls, services, anchors)
 
     def callers(self, service: str) -> list[tuple[str, str]]:
         """Return host and name of each proxy that is to call `service`."""

@@ -9,6 +9,7 @@ from itertools import chain
 
 import pytest
 
+from tests.unit.mesh import worlds
 from vmesh.rollout.stages import (
     BOTH,
     GOALS,
@@ -163,6 +164,25 @@ def test_a_run_that_was_interrupted_among_the_callers_is_completed() -> None:
 
 def _trust(seen: Seen) -> tuple[frozenset[str], frozenset[str]]:
     return seen.knows, seen.lets
+
+
+def test_who_calls_whom_comes_from_the_compiled_mesh() -> None:
+    wanted = Wanted.of(worlds.plan(worlds.inventory()), STRICT, {"web1": "one"})
+    assert {name: sorted(hosts) for name, hosts in wanted.hosts.items()} == {
+        "front": ["web1", "web2"],
+        "shop": ["shop1"],
+        "stock": ["store1", "store2"],
+        "stock-next": ["jaeger1"],
+    }
+    # Not what is outside the mesh, such as the shop's bank.
+    assert {name: sorted(calls) for name, calls in wanted.calls.items()} == {
+        "front": ["shop", "stock"],
+        "shop": ["stock"],
+        "stock": [],
+        "stock-next": [],
+    }
+    assert wanted.callers("stock") == [("web1", "front"), ("web2", "front"), ("shop1", "shop")]
+    assert set(wanted.services) == {"shop", "stock", "stock-next"}
 
 
 # Any mesh, any change, any order

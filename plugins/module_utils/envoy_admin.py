@@ -21,6 +21,10 @@ UNDER_WAY = (
     "/stats?format=json&type=Gauges"
     "&filter=%5E%28http%5C..*downstream_rq%7Ctcp%5C..*downstream_cx%29_active%24"
 )
+# Requests by way of the plaintext chain of a listener that has one for mTLS, too.
+IN_PLAINTEXT = (
+    "/stats?format=json&type=Counters&filter=%5Ehttp%5C..*_plain%5C.downstream_rq_total%24"
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ class Admin:
         """Return how many requests, streams and TCP connections of clients Envoy serves now."""
         gauges = self._stats(UNDER_WAY)
         return sum(int(n) for name, n in gauges.items() if not name.startswith("http.admin."))
+
+    def plaintext_requests(self) -> int:
+        """Return how many requests came in plaintext to listeners that accept mTLS as well.
+
+        Counted since the process began; https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/stats
+        """
+        return sum(int(count) for count in self._stats(IN_PLAINTEXT).values())
 
     def _stats(self, url: str) -> dict[str, Any]:
         stats = json.loads(self.get(url)[1]).get("stats", [])

@@ -35,13 +35,14 @@ from vmesh.compile.host_spec import ProxySpec
 EDGE = "front"
 NAMES = ("shop.example", "www.shop.example")
 ASKED = {"domains": list(NAMES), "email": "ops@example.com"}
-# Runs the program of the host kit as its unit does: argv, folder of the proxies.
+# Runs the program of the host kit as its unit does. Takes how many seconds Envoy may take to lead
+# challenges there, the folder of the proxies, and the program's arguments.
 HELPER = """
 import sys
 from pathlib import Path
 from plugins.module_utils import acme_renew, vmesh_acme
-acme_renew._ENVOY_SECONDS = 3
-sys.exit(vmesh_acme.main(sys.argv[2:], Path(sys.argv[1])))
+acme_renew._ENVOY_SECONDS = float(sys.argv[1])
+sys.exit(vmesh_acme.main(sys.argv[3:], Path(sys.argv[2])))
 """
 
 
@@ -112,11 +113,11 @@ class Edge(Native):
         self.plan.view["acme"] |= wanted
         bring(self.proxy, self.files())
 
-    def helper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the helper's program."""
+    def helper(self, *arguments: str, patience: int = 30) -> subprocess.CompletedProcess[str]:
+        """Run the helper's program; it waits `patience` seconds for Envoy."""
         folder = str(self.root / "etc")
         return subprocess.run(
-            [sys.executable, "-c", HELPER, folder, *arguments],
+            [sys.executable, "-c", HELPER, str(patience), folder, *arguments],
             cwd=paths.PROJECT,
             capture_output=True,
             text=True,
@@ -349,14 +350,15 @@ def test_no_order_before_envoy_leads_challenges_to_the_helper(
     ):
         front.ask_of(authority)
         front.service.stop()
-        failed = front.helper("renew", EDGE)
+        failed = front.helper("renew", EDGE, patience=1)
         assert failed.returncode == 1
         assert "does not lead challenges here" in failed.stderr
         assert "The authority was not asked" in failed.stderr
         assert authority.said("GET /dir") == 0
         # As when a run of site.yml starts the helper just before Envoy is ready.
         threading.Timer(1, front.service.start).start()
-        assert front.helper("renew", EDGE).returncode == 0
+        done = front.helper("renew", EDGE)
+        assert done.returncode == 0, done.stderr
 
 
 def test_of_several_hosts_the_one_that_is_asked_finds_the_one_that_knows(

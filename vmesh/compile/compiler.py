@@ -113,11 +113,7 @@ def _host(
     return HostSpec(
         address=places.addresses[host],
         zone=places.zones[host],
-        needs_authorities=any(
-            tls is not None and tls["verify"] and tls["ca_file"] is None
-            for proxy in proxies
-            for tls in (cluster["tls"] for cluster in proxy.view["clusters"])
-        ),
+        needs_authorities=any(map(_needs_authorities, proxies)),
         proxies=proxies,
         flask_services=tuple(
             _flask(mesh, places, host, service, service.app)
@@ -133,6 +129,15 @@ def _host(
         ),
         jaeger=_jaeger(mesh, places, host) if host in places.jaeger else None,
         identity=identities.of_host(mesh.security, source, host, [proxy.name for proxy in proxies]),
+    )
+
+
+def _needs_authorities(proxy: ProxySpec) -> bool:
+    """Tell whether Envoy or its certificate helper trusts whom the host trusts."""
+    used = [cluster["tls"] for cluster in proxy.view["clusters"]]
+    acme = proxy.view.get("acme")
+    return any(tls and tls["verify"] and tls["ca_file"] is None for tls in used) or (
+        acme is not None and acme["directory_ca_file"] is None
     )
 
 

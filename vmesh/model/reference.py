@@ -278,7 +278,7 @@ def _keys(rule: Schema, anchor: str, prefix: str) -> Iterator[str]:
         yield from _key(name, given, f"{anchor}.{name}", prefix, required=required)
         if given.get("$ref") in LINKS:
             continue
-        inner = given
+        inner = schema.resolved(given)
         dotted = f"{prefix}{name}."
         if (
             isinstance(given.get("additionalProperties"), Mapping)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from plugins.module_utils import mutual_tls
 from plugins.module_utils.certificates import Pair, new_anchor, new_leaf
 from plugins.module_utils.envoy_apply import bring
 from tests.native.native import Answer, Client, Native, Upstream, ask, eventually, free_port
@@ -78,6 +79,16 @@ def compiled(
     groups = {name: tuple(host for host in hosts if name in hosts[host][1]) for name in NAMES}
     addresses = {host: {"ansible_host": address} for host, (address, _) in hosts.items()}
     return compile_mesh(Inventory(Path("shop"), groups, addresses, dict(variables)), plan)
+
+
+def identity_text(leaf: Pair) -> str:
+    """Return the text of the file that has the identity of a proxy."""
+    pair = {
+        "certificate_chain": {"inline_string": leaf.certificate},
+        "private_key": {"inline_string": leaf.key},
+    }
+    secret = {"@type": SECRET, "name": "identity", "tls_certificate": pair}
+    return json.dumps({"version_info": leaf.certificate[-60:-40], "resources": [secret]})
 
 
 class MutualMesh:
@@ -163,15 +174,9 @@ class MutualMesh:
         made = self.proxies[proxy]
         return Path(made.layout.config_dir(proxy))
 
-    def show(self, proxy: str, leaf: Pair, version: str = "") -> None:
+    def show(self, proxy: str, leaf: Pair) -> None:
         """Have a proxy show a leaf, as the host's own program does."""
-        pair = {
-            "certificate_chain": {"inline_string": leaf.certificate},
-            "private_key": {"inline_string": leaf.key},
-        }
-        secret = {"@type": SECRET, "name": "identity", "tls_certificate": pair}
-        content = {"version_info": version or leaf.certificate[-60:-40], "resources": [secret]}
-        self.move(proxy, "identity/identity.json", json.dumps(content))
+        self.move(proxy, mutual_tls.IDENTITY, identity_text(leaf))
 
     def move(self, proxy: str, name: str, text: str) -> None:
         """Move a file to a proxy past the module that does it on a host."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from plugins.module_utils import mutual_tls
+from plugins.module_utils.canary import QUERY, count
 from plugins.module_utils.certificates import new_anchor, new_leaf
 from plugins.module_utils.envoy_apply import Refused
 from plugins.module_utils.unix_http import status_of
@@ -54,6 +55,8 @@ def test_permissive_takes_both_and_counts_plaintext_apart(made: MutualMesh) -> N
     counted = made.stat("service2", "downstream_rq_total")
     assert counted["http.ingress.downstream_rq_total"] == 1
     assert counted["http.ingress_plain.downstream_rq_total"] == 1
+    # Who watches a canary sees either kind.
+    assert count(made.proxies["service2"].proxy.admin.get(QUERY)[1])["requests"] == 2
 
 
 def test_strict_takes_mtls_alone(made: MutualMesh) -> None:

@@ -34,7 +34,8 @@ from tests.native.native import (
 )
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import ProxySpec
-from vmesh.rollout.stages import OFF, PERMISSIVE, STRICT, Seen, Wanted, Wire, stages
+from vmesh.model.types import OFF, PERMISSIVE, STRICT
+from vmesh.rollout.stages import Seen, Wanted, Wire, stages
 
 CALLER, CALLEE = "gw1", "web1"  # their hosts
 

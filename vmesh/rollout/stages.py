@@ -24,9 +24,7 @@ from typing import Any
 
 from vmesh.base.words import shortened
 from vmesh.compile.host_spec import MeshSpec
-
-OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
-PLAINTEXT, MTLS, BOTH = "plaintext", "mtls", "both"
+from vmesh.compile.security import BOTH, GOALS, MTLS, PLAINTEXT
 
 Ways = frozenset[str]
 _WAYS: Mapping[str, Ways] = {
@@ -37,8 +35,6 @@ _WAYS: Mapping[str, Ways] = {
 _NAMES = {ways: name for name, ways in _WAYS.items()}
 # What a person calls a service that accepts it.
 _STATES = {PLAINTEXT: "in plaintext", MTLS: "strict", BOTH: "permissive"}
-# What a service accepts in a mode, and what is spoken to it.
-GOALS = {OFF: (PLAINTEXT, PLAINTEXT), PERMISSIVE: (BOTH, MTLS), STRICT: (MTLS, MTLS)}
 
 
 @dataclass(frozen=True)

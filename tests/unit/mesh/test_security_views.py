@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plugins.module_utils.envoy_security import security_of
 from tests.unit.mesh import worlds
 from vmesh.compile import security
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View
@@ -153,6 +154,27 @@ def test_an_anchor_that_is_not_known_is_left_out() -> None:
     )
     # Envoy refuses this, and would take a bundle without this field for one that trusts everybody.
     assert bundle["resources"][0]["validation_context"]["trusted_ca"] == {"inline_string": ""}
+
+
+@pytest.mark.parametrize(
+    ("mode", "accepts", "speaks"),
+    [
+        ("off", "plaintext", "plaintext"),
+        ("permissive", "both", "mtls"),
+        ("strict", "mtls", "mtls"),
+    ],
+)
+def test_a_host_can_tell_from_its_files_what_was_planned(
+    mode: str, accepts: str, speaks: str
+) -> None:
+    edits: tuple[Edit, ...] = (
+        ("mesh_security", {"mtls": mode}),
+        ("mesh_services/shop/plaintext_from", ["10.9.0.0/16"]),
+    )
+    files = Renderer().files(proxy(compiled(*edits), "shop1", "shop"))
+    told = security_of(files)
+    assert (told["accepts"], told["speaks"]) == (accepts, {"stock": speaks})
+    assert told["lets"] == ([] if mode == "off" else ["front", "shop"])
 
 
 PERMISSIVE: Edit = ("mesh_security", {"mtls": "permissive", "trust_domain": "shop.mesh"})

@@ -10,20 +10,9 @@ from itertools import chain
 import pytest
 
 from tests.unit.mesh import worlds
-from vmesh.rollout.stages import (
-    BOTH,
-    GOALS,
-    MTLS,
-    OFF,
-    PERMISSIVE,
-    PLAINTEXT,
-    STRICT,
-    Seen,
-    Stages,
-    Wanted,
-    Wire,
-    stages,
-)
+from vmesh.compile.security import BOTH, GOALS, MTLS, PLAINTEXT
+from vmesh.model.types import OFF, PERMISSIVE, STRICT
+from vmesh.rollout.stages import Seen, Stages, Wanted, Wire, stages
 
 SERVICES = ("service1", "service2", "service3")
 HOSTS = ("web1", "web2", "web3", "web4")

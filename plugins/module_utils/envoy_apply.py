@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import acme_store, unix_http
 from .acme_openssl import OpensslFailed
+from .edge_certificate import Local
 from .envoy_admin import Admin
 from .envoy_documents import union_of_clusters, union_of_issuers
 from .envoy_files import (
@@ -26,6 +27,7 @@ from .envoy_files import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
     TRUST,
     Files,
     Store,
@@ -233,9 +235,11 @@ def bring(proxy: Proxy, new: Files) -> None:
     try:
         proxy.store.sweep()
         proxy.store.mend_rights()
+        # Envoy refuses a listener whose certificate is not there.
         if ACME in new:
-            # Envoy refuses a listener whose certificate is not there.
             acme_store.prepare(acme_store.Settings.of(new[ACME]), proxy.store.gid)
+        if LOCAL in new:
+            Local.of(new[LOCAL]).prepare(proxy.store.gid, began)
         proxy.stage(new)
     except (OSError, OpensslFailed) as error:
         raise Refused(f"{reason(error)}. Its files are as they were.") from error
@@ -283,7 +287,9 @@ def configure(
     With `dry`, only tell. Raises Refused and CommandFailed.
     """
     old, running = proxy.store.read(), proxy.service.is_running()
-    settled = running and old == new and not proxy.store.wrong_rights() and proxy.accepts(new)
+    certified = LOCAL not in new or Local.of(new[LOCAL]).is_good(time.time())
+    right = old == new and certified and not proxy.store.wrong_rights()
+    settled = running and right and proxy.accepts(new)
     enabled = proxy.service.is_enabled()
     if not dry and not settled:
         bring(proxy, new)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..module_utils.acme_store import Settings
+from ..module_utils.edge_certificate import Local
 from ..module_utils.envoy_documents import Document
 from ..module_utils.envoy_files import (
     ACME,
@@ -22,6 +23,7 @@ from ..module_utils.envoy_files import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
     TRUST,
 )
 
@@ -45,6 +47,11 @@ KINDS = {
     FILTERS: Kind(f"{_TYPE}core.v3.TypedExtensionConfig"),
     CERTIFICATES: _SECRET,
     TRUST: _SECRET,
+}
+# What is said of a certificate that the host makes; Envoy does not read it.
+_SETTINGS = {
+    name: {field.name for field in fields(kind)}
+    for name, kind in ((ACME, Settings), (LOCAL, Local))
 }
 # Of these a file has one resource, whose name is the file's.
 _ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS, TRUST)
@@ -116,21 +123,21 @@ def _wrong(documents: Mapping[str, Document], path: str, admin_socket: str) -> I
     for name, document in documents.items():
         if name == BOOTSTRAP:
             yield from _wrong_bootstrap(document, path, admin_socket)
-        elif name == ACME:
-            yield from _wrong_acme(document)
+        elif name in _SETTINGS:
+            yield from _wrong_settings(name, document)
         else:
             yield from _wrong_resources(name, document)
     yield from _wrong_places(documents, path)
 
 
-def _wrong_acme(document: Document) -> Iterator[str]:
-    lacking = sorted(Settings.__dataclass_fields__.keys() - document.keys())
+def _wrong_settings(name: str, document: Document) -> Iterator[str]:
+    lacking = sorted(_SETTINGS[name] - document.keys())
     if lacking:
-        yield f"{ACME} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
+        yield f"{name} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
 
 
 def _is_known(name: str) -> bool:
-    if name in (ACME, BOOTSTRAP, LISTENERS, CLUSTERS):
+    if name in (*_SETTINGS, BOOTSTRAP, LISTENERS, CLUSTERS):
         return True
     folder, _, file = name.partition("/")
     return folder in _ONE_A_FILE and file.endswith(".json") and "/" not in file

@@ -344,6 +344,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         ),
     ]
     more = edge_tls_views.acme_settings(edge, places.addresses[host])
+    more |= edge_tls_views.local_settings(edge, places.addresses[host])
     more["jwt"] = edge_login_views.jwt(edge)
     if certificates := edge_tls_views.certificates(edge):
         more["certificates"] = certificates

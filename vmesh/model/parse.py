@@ -356,7 +356,7 @@ def _edge_tls(value: Given | None) -> EdgeTls | None:
         return None
     acme = value["acme"]
     given = acme and _made(Acme, acme, domains=tuple(map(without_dot, acme["domains"] or ())))
-    return _made(EdgeTls, value, acme=given or None)
+    return _made(EdgeTls, value, acme=given or None, local=bool(value["local"]))
 
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:

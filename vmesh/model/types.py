@@ -211,11 +211,12 @@ class Acme:
 
 @dataclass(frozen=True)
 class EdgeTls:
-    """How an edge speaks TLS: with one of three kinds of certificates.
+    """How an edge speaks TLS: with one of four kinds of certificates.
 
     certificate, key: the path of a PEM file on the controller, and the text of its private key
     certificate_on_host, key_on_host: the paths of PEM files on the edge's hosts
     acme: who signs certificates for keys that the hosts make
+    local: whether each host signs its certificate itself
     minimum: the oldest version, 1.2 or 1.3
     """
 
@@ -224,6 +225,7 @@ class EdgeTls:
     certificate_on_host: str | None
     key_on_host: str | None
     acme: Acme | None
+    local: bool
     minimum: float
 
 

@@ -26,6 +26,7 @@ from vmesh.render.static_form import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
     STATIC_SUFFIX,
     TRUST,
     Document,
@@ -122,6 +123,8 @@ class Renderer:
             documents[f"{TRUST}/{name}.json"] = self._watched([bundle(name, trusted)])
         if "acme" in view:
             documents[ACME] = self._acme(view["acme"])
+        if "local" in view:
+            documents[LOCAL] = view["local"]
         patches = view.get("patches")
         return patched(documents, patches, self._version) if patches else documents
 

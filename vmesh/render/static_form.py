@@ -30,6 +30,8 @@ LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
 # Not Envoy's: the helper reads it that orders the certificate.
 ACME = "acme.json"
+# Nor is this: the module envoy_config reads for what it is to make a certificate.
+LOCAL = "local.json"
 # Below them a file for each certificate of the proxy's own, and for each filter that comes by one.
 CERTIFICATES = "certificates"
 FILTERS = "filters"

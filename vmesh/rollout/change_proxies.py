@@ -35,7 +35,17 @@ from vmesh.rollout.record import HostRecord
 
 _PROXY_KEYS = ("name", "ports", "view")
 # Parts of a view that have sentences of their own.
-_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme", "jwt", "trust")
+_TOLD = (
+    "listeners",
+    "routes",
+    "clusters",
+    "patches",
+    "certificates",
+    "acme",
+    "local",
+    "jwt",
+    "trust",
+)
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -196,9 +206,8 @@ def _issuer_changes(old: View, new: View) -> Iterator[str]:
 
 def _certificate_changes(old: View, new: View) -> Iterator[str]:
     """Say which certificate an edge has; a key is told of only by its certificate."""
-    if old.get("certificates") != new.get("certificates"):
-        said = [_certificate_words(view.get("certificates")) for view in (old, new)]
-        yield arrow("its certificate", *said)
+    if any(old.get(key) != new.get(key) for key in ("certificates", "local")):
+        yield arrow("its certificate", _certificate_words(old), _certificate_words(new))
     yield from (
         changed_inside("ACME", old.get("acme"), new.get("acme"))
         if (old.get("acme") != new.get("acme"))
@@ -206,10 +215,12 @@ def _certificate_changes(old: View, new: View) -> Iterator[str]:
     )
 
 
-def _certificate_words(certificates: View | None) -> str:
+def _certificate_words(view: View) -> str:
+    if "local" in view:
+        return f"signed by its host, for {', '.join(view['local']['names'])}"
     names = [
         each.get("certificate") or f"{each['certificate_on_host']} of the host"
-        for each in (certificates or {}).values()
+        for each in view.get("certificates", {}).values()
     ]
     return shorter(names) if names else "none of these"
 

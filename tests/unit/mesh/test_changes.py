@@ -74,6 +74,17 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
         ],
     ),
     (
+        ((f"{FRONT}/tls", {"local": True}),),
+        [
+            "edge front: listener for clients: HTTPS none -> TLS 1.2 and newer",
+            *(
+                "edge front: its certificate none of these -> signed by its host,"
+                f" for {address}, 127.0.0.1, localhost"
+                for address in ("10.0.0.1", "10.0.0.2")
+            ),
+        ],
+    ),
+    (
         ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"})),
         [
             "edge front: all routes: headers taken from no client none -> x-user",

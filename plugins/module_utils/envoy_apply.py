@@ -123,9 +123,7 @@ class Proxy:
             old[name] = new[name]
         before = self.admin.refusals()
         # Envoy refuses a cluster or a listener of which a secret has no file.
-        for name, text in {**trust, **endpoints}.items():
-            if old.get(name) != text:
-                self.store.place(name, text)
+        self._place_changed({**trust, **endpoints}, old)
         self._step({clusters: union_of_clusters(old.get(clusters, ""), new[clusters])}, before)
         # Endpoints of clusters that were just added are subscribed to only now.
         self._confirm(endpoints, before)
@@ -137,13 +135,17 @@ class Proxy:
             self.store.place(name, routes[name])
         self._step(known, before)
         # Envoy refuses a listener whose certificate or filter has no file.
-        for name, text in {**certificates, **filters}.items():
-            if old.get(name) != text:
-                self.store.place(name, text)
+        self._place_changed({**certificates, **filters}, old)
         self._step({listeners: new[listeners]}, before)
         self._confirm({**routes, **certificates, **filters, **trust}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
+
+    def _place_changed(self, files: Files, old: Mapping[str, str]) -> None:
+        """Place those of `files` that differ from `old`; nothing is confirmed."""
+        for name, text in files.items():
+            if old.get(name) != text:
+                self.store.place(name, text)
 
     def _lay(self, new: Files, staying: Iterable[str] = ()) -> None:
         """Place what is not there yet, remove what is neither in `new` nor `staying`.

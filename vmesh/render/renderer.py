@@ -233,7 +233,7 @@ class Renderer:
             }
             for name, each in issuers.items()
         }
-        config = {"@type": JWT, **self.templates.read("jwt.yaml.j2", {"issuers": told})}
+        config = self._resource(JWT, "jwt.yaml.j2", {"issuers": told})
         return self._watched([{"@type": EXTENSION, "name": JWT_FILTER, "typed_config": config}])
 
     def _text(self, path: str | None, key: str) -> str | None:

@@ -106,10 +106,8 @@ class StaticForms:
         chains = listener["filter_chains"]
         tables = {name: _only(documents[f"routes/{name}.json"]) for name in route_tables(chains)}
         filters = {
-            extension["name"]: extension["typed_config"]
-            for path, document in documents.items()
-            if path.startswith(f"{FILTERS}/")
-            for extension in document["resources"]
+            name: _only(documents[f"{FILTERS}/{name}.json"])["typed_config"]
+            for name in file_filters(chains)
         }
         static = self._shared.once(
             "static chains",
@@ -157,6 +155,17 @@ def route_tables(chains: Sequence[Document]) -> list[str]:
         for chain in chains
         for each in chain.get("filters", ())
         if "rds" in each.get("typed_config", {})
+    ]
+
+
+def file_filters(chains: Sequence[Document]) -> list[str]:
+    """Return the names of the HTTP filters that a listener's filter chains take from files."""
+    return [
+        http_filter["name"]
+        for chain in chains
+        for each in chain.get("filters", ())
+        for http_filter in each.get("typed_config", {}).get("http_filters", ())
+        if "config_discovery" in http_filter
     ]
 
 

@@ -208,11 +208,8 @@ def _certificate_changes(old: View, new: View) -> Iterator[str]:
     """Say which certificate an edge has; a key is told of only by its certificate."""
     if any(old.get(key) != new.get(key) for key in ("certificates", "local")):
         yield arrow("its certificate", _certificate_words(old), _certificate_words(new))
-    yield from (
-        changed_inside("ACME", old.get("acme"), new.get("acme"))
-        if (old.get("acme") != new.get("acme"))
-        else ()
-    )
+    if old.get("acme") != new.get("acme"):
+        yield from changed_inside("ACME", old.get("acme"), new.get("acme"))
 
 
 def _certificate_words(view: View) -> str:

@@ -23,8 +23,11 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
     for group, hosts in (
+        ("mesh_grant", rollout["stages"]["grant"]),
         ("mesh_add", rollout["new"]),
         ("mesh_remove", rollout["removed"]),
+        ("mesh_speak", rollout["stages"]["speak"]),
+        ("mesh_narrow", rollout["stages"]["narrow"]),
         ("mesh_forget", rollout["forget"]),
     ):
         for host in hosts:

@@ -22,6 +22,7 @@ from bench import scale_inventory
 from plugins.module_utils.certificates import new_anchor
 from vmesh.base import paths
 from vmesh.rollout import anchors, desired_state, history, record
+from vmesh.rollout.security_run import digest_of, seen_in
 
 NO_CERTS: dict[str, Any] = {"anchor": None, "leaves": {}, "installed": False}
 HOST = {
@@ -34,6 +35,7 @@ HOST = {
     "newest": 0,
     "interrupted": {},
     "certs": NO_CERTS,
+    "security": {},
 }
 # An action plugin runs instead of the module of its name.
 PLAYED = """
@@ -64,6 +66,7 @@ ROLE = """
 """
 ACTIONS = (
     *("host_info", "host_snapshot", "host_kit", "host_identity", "canary_check", "artifacts"),
+    *("plaintext_callers", "envoy_config"),
 )
 
 
@@ -103,6 +106,7 @@ class Site:
             "commit": {"number": 1, "from": 0, "parts": ["envoy"], "removed": []},
             "restore": {"restored": ["envoy"], "errors": {}, "number": 0, "from": 0},
             "canary_check": {"counted": {}},
+            "plaintext_callers": {"callers": {}},
             "artifacts": {
                 "artifacts": {
                     "envoy": {"x86_64": {**release, "version": "1.40.0"}},
@@ -369,3 +373,129 @@ def test_a_host_that_makes_itself_an_anchor_for_another_is_refused_by_name(site:
     assert "edge000-0: its anchor is refused: it can sign for other names" in done.stdout
     assert anchors.load(site.place) == {}
     assert "begin" not in site.calls.read_text()
+
+
+PLAIN, BOTH, MTLS = "plaintext", "both", "mtls"
+EDGE, SERVICE = "edge000", "service0000"
+
+
+def speaking(
+    accepts: str, speaks: str, known: dict[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return what the hosts tell when the service accepts and the edge speaks so.
+
+    known: host -> anchor, of a mesh whose hosts have anchors and know the edge's
+    """
+    knows = [digest_of(known["edge000-0"])] if known else []
+    service = {"accepts": accepts, "speaks": {}, "knows": knows, "lets": [EDGE] if knows else []}
+    edge = {"accepts": None, "speaks": {SERVICE: speaks}, "knows": [], "lets": []}
+    told: dict[str, Any] = {}
+    for host in EVERYONE:
+        name = host.rpartition("-")[0]
+        proxies = {EDGE: {EDGE: edge}, SERVICE: {SERVICE: service}}.get(name, {})
+        parts = {EDGE: [f"envoy@{EDGE}"], SERVICE: [f"envoy@{SERVICE}", f"flask@{SERVICE}"]}
+        anchor = (known or {}).get(host) or new_anchor(f"{host}.scale.mesh", NOW).certificate
+        told[host.replace("-", "_")] = {
+            "host_info": {
+                "host": {
+                    **HOST,
+                    "newest": 1,
+                    "parts": parts.get(name, ["jaeger"]),
+                    "security": proxies,
+                    "certs": {**NO_CERTS, "anchor": anchor, "installed": True},
+                }
+            }
+        } | more.get(host.replace("-", "_"), {})
+    return told
+
+
+def strict(site: Site) -> None:
+    mode = {"mesh_security": {"mtls": "strict", "trust_domain": "scale.mesh"}}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps(mode))
+
+
+def view(site: Site, host: str, name: str) -> dict[str, Any]:
+    (proxy,) = record.read(site.place)[host]["host"]["proxies"]
+    assert proxy["name"] == name
+    found: dict[str, Any] = proxy["view"]
+    return found
+
+
+def accepted(site: Site, host: str = "service0000-0") -> str:
+    return seen_in(view(site, host, SERVICE)).accepts or ""
+
+
+def test_a_mesh_goes_from_plaintext_to_strict_in_stages_with_a_barrier_between_them(
+    site: Site,
+) -> None:
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    strict(site)
+    done = site.run("-v", **speaking(PLAIN, PLAIN))
+    assert done.returncode == 0, done.stdout
+    calls = [line for line in site.calls.read_text().splitlines() if line.endswith("commit")]
+    # All in the rollout, then who calls, then who is called.
+    assert sorted(calls[:4]) == [f"{host} commit" for host in EVERYONE]
+    assert calls[4] == "edge000-0 commit"
+    assert sorted(calls[5:]) == ["service0000-0 commit", "service0000-1 commit"]
+    assert "mesh_stage: speak: edge000 on edge000-0" in done.stdout
+    assert "mesh_stage: narrow: service0000 on service0000-0" in done.stdout
+    assert accepted(site) == MTLS
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: MTLS}
+    known = anchors.load(site.place)
+    again = site.run("-v", **speaking(MTLS, MTLS, known))
+    assert again.returncode == 0, again.stdout
+    assert "4 with nothing to change" in again.stdout
+    assert len([c for c in site.calls.read_text().splitlines() if c.endswith("commit")]) == 4
+
+
+def test_who_still_speaks_plaintext_is_named_and_its_service_stays_permissive(site: Site) -> None:
+    strict(site)
+    heard = {"plaintext_callers": {"callers": {SERVICE: ["10.9.9.9"]}}}
+    told = speaking(BOTH, MTLS, service0000_1=heard)
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    warned = " ".join(done.stdout.split() + done.stderr.split())
+    assert "service0000 stays permissive: 10.9.9.9 spoke plaintext." in warned
+    assert accepted(site) == accepted(site, "service0000-1") == BOTH
+
+
+def test_callers_go_on_in_plaintext_when_a_service_could_not_be_changed(site: Site) -> None:
+    strict(site)
+    failing = {"played_configure": {"failed": True, "msg": "no room"}}
+    done = site.run(**speaking(PLAIN, PLAIN, service0000_1=failing))
+    assert done.returncode == 2
+    assert "mesh_stage" not in done.stdout
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN}
+    assert accepted(site) == BOTH
+
+
+def test_a_new_caller_is_known_before_it_is_there(site: Site) -> None:
+    strict(site)
+    assert site.run(**speaking(MTLS, MTLS)).returncode == 0
+    known = anchors.load(site.place)
+    told = speaking(MTLS, MTLS, known)
+    for host in ("service0000_0", "service0000_1"):
+        told[host]["host_info"]["host"]["security"][SERVICE]["knows"] = []
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert site.called("service0000-0")[:2] == ["host_info", "envoy_config"]
+    # Those that take no part would refuse it.
+    told["edge000_0"] = speaking(MTLS, MTLS)["edge000_0"]
+    options = ("--limit", "edge000-0", "-e", "vmesh_new_anchor=edge000-0")
+    done = site.run(*options, **told)
+    assert done.returncode == 2, done.stdout
+    assert "service0000 on service0000-0 does not know it" in " ".join(done.stdout.split())
+    assert site.called("edge000-0") == ["host_info", "artifacts"]
+
+
+def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    strict(site)
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    assert "edge000 on edge000-0 spoke with others in another way" in " ".join(done.stdout.split())
+    assert "restore" not in site.calls.read_text()

@@ -7,6 +7,7 @@ hosts are and what they run), the `*_views` (what Envoy gets), `ports` (clashes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vmesh.compile import (
     listener_views,
     patches,
     route_views,
+    security,
     security_views,
 )
 from vmesh.compile.host_spec import (
@@ -64,20 +66,27 @@ JAEGER_UI_PORT = 16686
 JAEGER_GRPC_QUERY_PORT = 16685
 
 
-def compile_mesh(inventory: Inventory, plan: SecurityPlan | None = None) -> MeshSpec:
+def compile_mesh(
+    inventory: Inventory,
+    plan: SecurityPlan | None = None,
+    anchors: Mapping[str, str] | None = None,
+) -> MeshSpec:
     """Return what `inventory` means; raises Problems with every mistake in it.
 
-    plan: how the proxies speak with each other; without it, in plaintext
+    plan: how the proxies speak with each other; without it, as `mesh_security.mtls` wants
+    anchors: host -> its anchor (PEM) where that is known; a plan has its own
     No problem and no warning shows a text that the inventory keeps in Ansible Vault.
     """
     try:
-        spec = _compile(inventory, plan or SecurityPlan())
+        spec = _compile(inventory, plan, anchors or {})
     except Problems as found:
         raise Problems(without(item, inventory.secrets) for item in found.items) from None
     return replace(spec, warnings=tuple(without(item, inventory.secrets) for item in spec.warnings))
 
 
-def _compile(inventory: Inventory, plan: SecurityPlan) -> MeshSpec:
+def _compile(
+    inventory: Inventory, plan: SecurityPlan | None, anchors: Mapping[str, str]
+) -> MeshSpec:
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
     problems += checks.check(mesh, inventory.hidden)
@@ -91,6 +100,7 @@ def _compile(inventory: Inventory, plan: SecurityPlan) -> MeshSpec:
     hosts = {host: _host(mesh, places, host, shared, inventory.source) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
     domain = identities.trust_domain(mesh.security, inventory.source)
+    plan = plan or security.target(mesh, anchors)
     hosts = security_views.with_security(hosts, mesh, domain, plan)
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)

@@ -62,6 +62,17 @@ class Seen:
             frozenset(answer["lets"]),
         )
 
+    def speaks_like(self, other: Seen) -> bool:
+        """Tell whether both accept the same and speak in the same way to those that both call."""
+        common = self.speaks.keys() & other.speaks
+        return self.accepts == other.accepts and all(
+            self.speaks[name] == other.speaks[name] for name in common
+        )
+
+    def is_plaintext(self) -> bool:
+        """Tell whether the proxy neither accepts nor speaks mTLS."""
+        return self.accepts in {None, PLAINTEXT} and MTLS not in self.speaks.values()
+
 
 # host -> proxy -> what it has; a proxy that is not there yet is not named.
 Reports = Mapping[str, Mapping[str, Seen]]
@@ -85,7 +96,7 @@ class Wanted:
     anchors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spec: MeshSpec, mode: str, anchors: Mapping[str, str]) -> Wanted:
+    def of(cls, spec: MeshSpec, anchors: Mapping[str, str]) -> Wanted:
         """Return what a compiled mesh says, with the digests of the anchors that are known."""
         hosts: dict[str, list[str]] = {}
         calls: dict[str, list[str]] = {}
@@ -95,7 +106,7 @@ class Wanted:
                 hosts.setdefault(proxy.name, []).append(host)
                 clusters = [each for each in proxy.view["clusters"] if each["type"] == "eds"]
                 calls[proxy.name] = [c["name"] for c in clusters if c["name"] in services]
-        return cls(mode, hosts, calls, services, anchors)
+        return cls(spec.mesh.security.mtls, hosts, calls, services, anchors)
 
     def callers(self, service: str) -> list[tuple[str, str]]:
         """Return host and name of each proxy that is to call `service`."""
@@ -121,6 +132,7 @@ class Stages:
 
     grant: host -> those of its proxies that must know new callers before these are there
     rollout, speak, narrow: how the mesh speaks in each of these stages
+    gone: service -> (host, proxy) of those that call it and that the inventory has no more
     forget: the services that no longer know who called them before, from the last stage on
     refused: sentences on calls that this run would make fail; with any, it must not begin
     stays: sentences on what does not become what the mode wants
@@ -130,6 +142,7 @@ class Stages:
     rollout: Wire
     speak: Wire
     narrow: Wire
+    gone: Mapping[str, frozenset[tuple[str, str]]]
     forget: frozenset[str]
     refused: tuple[str, ...] = ()
     stays: tuple[str, ...] = ()
@@ -148,26 +161,27 @@ def stages(
         such a service goes on accepting it
     """
     left = {name for seen in reports.values() for name, each in seen.items() if each.accepts}
-    found = [
+    courses = [
         _Course(name, wanted, reports, frozenset(taking_part), (plaintext or {}).get(name, ()))
         for name in sorted({*wanted.services, *left})
     ]
     grant: dict[str, list[str]] = {}
-    for course in found:
+    for course in courses:
         for host in course.to_grant():
             grant.setdefault(host, []).append(course.service)
-    before = {course.service: course.spoken() for course in found}
-    after = {course.service: course.to_speak() for course in found}
-    wide = {course.service: _NAMES[course.wide()] for course in found}
-    narrow = {course.service: _NAMES[course.narrow()] for course in found}
+    before = {course.service: course.spoken() for course in courses}
+    after = {course.service: course.to_speak() for course in courses}
+    wide = {course.service: _NAMES[course.wide()] for course in courses}
+    narrow = {course.service: _NAMES[course.narrow()] for course in courses}
     return Stages(
         {host: tuple(names) for host, names in sorted(grant.items())},
         Wire(wide, before),
         Wire(wide, after),
         Wire(narrow, after),
-        frozenset(course.service for course in found if not course.still_called()),
-        tuple(sentence for course in found for sentence in course.refused()),
-        tuple(sentence for course in found for sentence in course.stays()),
+        {course.service: found for course in courses if (found := course.gone())},
+        frozenset(course.service for course in courses if not course.still_called()),
+        tuple(sentence for course in courses for sentence in course.refused()),
+        tuple(sentence for course in courses for sentence in course.stays()),
     )
 
 
@@ -266,9 +280,15 @@ class _Course:
 
     def still_called(self) -> list[str]:
         """Return the hosts with callers that the inventory has no more, and that go on calling."""
-        wanted = set(self.wanted.callers(self.service))
-        gone = {host for host, name in self.calling() if (host, name) not in wanted}
-        return sorted((gone & self.in_inventory()) - self.taking_part)
+        hosts = {host for host, _ in self.gone()}
+        return sorted((hosts & self.in_inventory()) - self.taking_part)
+
+    def gone(self) -> frozenset[tuple[str, str]]:
+        """Return (host, proxy) of those that call the service and that the inventory has no more.
+
+        A host that runs another proxy now is one of them too.
+        """
+        return frozenset(self.calling().keys() - set(self.wanted.callers(self.service)))
 
     def in_inventory(self) -> set[str]:
         return {host for hosts in self.wanted.hosts.values() for host in hosts}

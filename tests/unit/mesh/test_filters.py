@@ -71,10 +71,16 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
 
 
 def test_hosts_come_in_the_order_of_their_batches() -> None:
-    rollout = {"order": ["b", "a"], "new": {"c": [], "a": []}, "removed": {"b": []}, "forget": []}
+    rollout = {
+        "order": ["b", "a"],
+        "new": {"c": [], "a": []},
+        "removed": {"b": []},
+        "forget": [],
+        "stages": {"grant": {"b": []}, "speak": {"a": []}, "narrow": {"b": []}},
+    }
     assert play_groups(rollout) == [
-        {"name": "b", "groups": ["mesh_rollout", "mesh_remove"]},
-        {"name": "a", "groups": ["mesh_rollout", "mesh_add"]},
+        {"name": "b", "groups": ["mesh_rollout", "mesh_grant", "mesh_remove", "mesh_narrow"]},
+        {"name": "a", "groups": ["mesh_rollout", "mesh_add", "mesh_speak"]},
         {"name": "c", "groups": ["mesh_add"]},
     ]
 

@@ -156,7 +156,7 @@ def _trust(seen: Seen) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def test_who_calls_whom_comes_from_the_compiled_mesh() -> None:
-    wanted = Wanted.of(worlds.plan(worlds.inventory()), STRICT, {"web1": "one"})
+    wanted = Wanted.of(worlds.plan(worlds.inventory()), {"web1": "one"})
     assert {name: sorted(hosts) for name, hosts in wanted.hosts.items()} == {
         "front": ["web1", "web2"],
         "shop": ["shop1"],

@@ -387,8 +387,13 @@ def speaking(
     known: host -> anchor, of a mesh whose hosts have anchors and know the edge's
     """
     knows = [digest_of(known["edge000-0"])] if known else []
-    service = {"accepts": accepts, "speaks": {}, "knows": knows, "lets": [EDGE] if knows else []}
-    edge = {"accepts": None, "speaks": {SERVICE: speaks}, "knows": [], "lets": []}
+    service: dict[str, Any] = {
+        "accepts": accepts,
+        "speaks": {},
+        "knows": knows,
+        "lets": [EDGE] if knows else [],
+    }
+    edge: dict[str, Any] = {"accepts": None, "speaks": {SERVICE: speaks}, "knows": [], "lets": []}
     told: dict[str, Any] = {}
     for host in EVERYONE:
         name = host.rpartition("-")[0]

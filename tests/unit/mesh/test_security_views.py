@@ -11,6 +11,7 @@ import pytest
 from plugins.module_utils.envoy_security import security_of
 from tests.unit.mesh import worlds
 from vmesh.compile import security
+from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View
 from vmesh.compile.security import SecurityPlan
 from vmesh.render.renderer import Renderer
@@ -42,12 +43,12 @@ def rules(spec: MeshSpec, host: str, name: str) -> View:
 
 
 @pytest.mark.parametrize("mode", ["off", "permissive", "strict"])
-def test_without_a_plan_every_byte_is_as_in_plaintext(mode: str) -> None:
-    """A mesh that was never told of mTLS, and one of which no host has an anchor yet."""
+def test_a_plan_in_plaintext_is_in_plaintext_whatever_the_mode(mode: str) -> None:
+    """As before the first stage of a run, and on a mesh that was never told of mTLS."""
     renderer = Renderer()
 
     def files(*edits: Edit) -> dict[str, dict[str, str]]:
-        spec = worlds.plan(worlds.inventory(worlds.changed(*edits)))
+        spec = worlds.plan(worlds.inventory(worlds.changed(*edits)), SecurityPlan())
         return {
             f"{host}/{each.name}": renderer.files(each)
             for host, found in spec.hosts.items()
@@ -65,6 +66,14 @@ def test_without_a_plan_every_byte_is_as_in_plaintext(mode: str) -> None:
     }
     for name, text in inside.items():
         assert not any(word in text.lower() for word in ("tls", "rbac", "trust/")), name
+
+
+@pytest.mark.parametrize("mode", ["off", "permissive", "strict"])
+def test_without_a_plan_proxies_speak_as_the_mode_wants(mode: str) -> None:
+    edit = ("mesh_security", {"mtls": mode, "trust_domain": "shop.mesh"})
+    inventory = worlds.inventory(worlds.changed(edit))
+    anchors = {host: f"<{host}>" for host in worlds.HOSTS}
+    assert compile_mesh(inventory, anchors=anchors).hosts == compiled(edit).hosts
 
 
 def test_the_mode_off_is_a_plan_without_effect() -> None:

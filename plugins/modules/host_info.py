@@ -89,6 +89,12 @@ host:
         The run that began on the host and did not end: its number (C(run)), who ran it (C(who)),
         and how many seconds ago it began (C(seconds)); empty without one.
       type: dict
+    security:
+      description: >-
+        By proxy: what it accepts (C(accepts): plaintext, mtls or both; none where nobody calls it),
+        how it calls each service (C(speaks)), the digests of the anchors of those who may call it by
+        mTLS (C(knows)), and the names of these proxies (C(lets)).
+      type: dict
     certs:
       description: >-
         The host's C(anchor) (PEM, or none), its C(clock) (Unix seconds), by how many seconds that

@@ -91,9 +91,9 @@ host:
       type: dict
     security:
       description: >-
-        By proxy: what it accepts (C(accepts): plaintext, mtls or both; none where nobody calls it),
-        how it calls each service (C(speaks)), the digests of the anchors of those who may call it by
-        mTLS (C(knows)), and the names of these proxies (C(lets)).
+        By proxy: what it accepts (C(accepts): plaintext, mtls or both; none where nobody calls
+        it), how it calls each service (C(speaks)), the digests of the anchors of those who may call
+        it by mTLS (C(knows)), and the names of these proxies (C(lets)).
       type: dict
     certs:
       description: >-

@@ -191,7 +191,7 @@ SECTIONS = (
     Section(
         "mesh_security",
         "mesh_security: how proxies speak with each other",
-        "[From plaintext to mTLS](operating.md#from-plaintext-to-mtls-and-back) describes what a run"
+        "[From plaintext to mTLS](operating.md#from-plaintext-to-mtls-and-back) tells what a run"
         " does.",
         "mesh_security",
     ),

@@ -134,6 +134,21 @@ def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     return found
 
 
+def left_by_callers(drained: Mapping[str, Any]) -> list[str]:
+    """Return the services that all their callers leave out.
+
+    drained: the result of envoy_endpoint in a loop over what `callers_of` returns. A caller that is
+    not there or of an earlier release (`left_alone`), or that cannot be reached, may go on.
+    """
+    told, lost = set(), set()
+    for result in drained.get("results", ()):
+        name = result["item"]["cluster"]
+        told.add(name)
+        if any(result.get(key) for key in ("skipped", "unreachable", "failed", "left_alone")):
+            lost.add(name)
+    return sorted(told - lost)
+
+
 class FilterModule:
     """Offers the filters to Ansible."""
 
@@ -143,6 +158,7 @@ class FilterModule:
             "cause": cause,
             "failed_hosts": failed_hosts,
             "failure_summary": failure_summary,
+            "left_by_callers": left_by_callers,
             "play_groups": play_groups,
             "restoration": restoration,
             "wanted_artifacts": wanted_artifacts,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Apps:
     run: executes commands
     timeout: seconds that a service may take until it answers
     settings, envoys: folders with each one's settings, and with the files of its Envoy
+    left: names of those that all their callers leave out meanwhile
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Apps:
         run: systemd.Run = systemd.run,
         settings: Path = Path("/etc/flask"),
         envoys: Path = Path("/etc/envoy"),
+        left: Collection[str] = (),
     ) -> None:
         self.apps, self.run, self.timeout, self.settings = apps, run, timeout, settings
-        self.envoys = envoys
+        self.envoys, self.left = envoys, left
         self.at_once = os.cpu_count() or 1
         self.units = self._show()
 
@@ -99,7 +101,7 @@ class Apps:
     def _is_current(self, app: App) -> bool:
         return self.config_id(app) in self._property(_service(app), "StatusText")
 
-    def _needs_restart(self, app: App) -> bool:
+    def has_older_unit(self, app: App) -> bool:
         """Tell whether the unit has changed since the service was started."""
         unit = _service(app)
         return (
@@ -128,10 +130,16 @@ class Apps:
         return stopped
 
     def renew(self) -> list[App]:
-        """Renew what is outdated; return it. Raises Failed when one does not come to answer."""
+        """Renew what is outdated; return it. Raises Failed when one does not come to answer.
+
+        Settings of a unit count for what systemd starts, not for what takes over. A restart waits
+        for the requests under way, and new ones wait for it: so only those restart that get none.
+        """
         outdated = self.outdated()
         if outdated:
-            restarted = [app for app in outdated if self._needs_restart(app)]
+            restarted = [
+                app for app in outdated if app["name"] in self.left and self.has_older_unit(app)
+            ]
             taken_over = [app for app in outdated if app not in restarted]
             self._reload_manager(outdated)
             began = time.time()
@@ -251,6 +259,7 @@ def work(
         "changed": bool(disabled or stopped or (outdated and renew)),
         "outdated": [app["name"] for app in outdated],
         "started": [app["name"] for app in stopped],
+        "older_units": [],
         "diff": [{"prepared": line} for line in lines],
     }
     try:
@@ -258,7 +267,9 @@ def work(
             apps.enable()
             apps.start()
             if renew:
-                apps.renew()
+                renewed = apps.renew()
+                older = [_service(app) for app in renewed if apps.has_older_unit(app)]
+                result["older_units"] = older
     except Failed as failure:
         return result, str(failure)
     return result, ""

@@ -70,8 +70,8 @@ class Manager:
                 self.unit(name, ActiveState="active", StatusText=f"configuration {config_id}")
         return Done(0)
 
-    def apps(self, at_once: int = 2) -> Apps:
-        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder)
+    def apps(self, at_once: int = 2, left: Sequence[str] = ()) -> Apps:
+        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder, left=left)
         made.at_once = at_once
         return made
 
@@ -119,12 +119,24 @@ def test_no_more_start_at_once_than_there_are_processors(manager: Manager) -> No
 
 
 @pytest.mark.parametrize("changed", [{"ExecMainStartTimestamp": "@1"}, {"NeedDaemonReload": "yes"}])
-def test_a_changed_unit_takes_a_restart(manager: Manager, changed: dict[str, str]) -> None:
+@pytest.mark.parametrize(("left", "verb"), [(["shop"], "restart"), (["stock"], "reload")])
+def test_with_a_changed_unit_only_a_service_without_callers_restarts(
+    manager: Manager, changed: dict[str, str], left: list[str], verb: str
+) -> None:
     manager.settings("shop", "00000002")
     manager.unit("flask@shop.service", **changed)
-    manager.apps().renew()
-    assert manager.told[-1] == ["restart", "flask@shop.service"]
+    manager.apps(left=left).renew()
+    assert manager.told[-1] == [verb, "flask@shop.service"]
     assert (["daemon-reload"] in manager.told) == ("NeedDaemonReload" in changed)
+
+
+def test_units_whose_changes_do_not_count_yet_are_told(manager: Manager) -> None:
+    manager.settings("shop", "00000002")
+    manager.settings("stock", "00000002")
+    manager.unit("flask@shop.service", ExecMainStartTimestamp="@1")
+    result, failure = flask_renew.work(manager.apps(), renew=True, check=False, changing=[])
+    assert failure == ""
+    assert result["older_units"] == ["flask@shop.service"]
 
 
 def test_a_service_that_does_not_come_up_is_told_with_its_journal(manager: Manager) -> None:

@@ -51,12 +51,13 @@ class Apps:
     left: names of those that all their callers leave out meanwhile
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by name
         self,
         apps: Sequence[App],
         timeout: float,
         run: systemd.Run = systemd.run,
         settings: Path = Path("/etc/flask"),
+        *,
         envoys: Path = Path("/etc/envoy"),
         left: Collection[str] = (),
     ) -> None:

@@ -71,7 +71,7 @@ class Manager:
         return Done(0)
 
     def apps(self, at_once: int = 2, left: Sequence[str] = ()) -> Apps:
-        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder, left)
+        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder, left=left)
         made.at_once = at_once
         return made
 

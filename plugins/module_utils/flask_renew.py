@@ -102,7 +102,7 @@ class Apps:
     def _is_current(self, app: App) -> bool:
         return self.config_id(app) in self._property(_service(app), "StatusText")
 
-    def has_older_unit(self, app: App) -> bool:
+    def _has_older_unit(self, app: App) -> bool:
         """Tell whether the unit has changed since the service was started."""
         unit = _service(app)
         return (
@@ -130,24 +130,24 @@ class Apps:
             self.see_answers(stopped, began)
         return stopped
 
-    def renew(self) -> list[App]:
-        """Renew what is outdated; return it. Raises Failed when one does not come to answer.
+    def renew(self) -> list[str]:
+        """Renew what is outdated. Raises Failed when one does not come to answer.
 
+        Returns the units that have changed since systemd started them, and that were not restarted.
         Settings of a unit count for what systemd starts, not for what takes over. A restart waits
         for the requests under way, and new ones wait for it: so only those restart that get none.
         """
-        outdated = self.outdated()
+        outdated, older, restarted = self.outdated(), list[App](), list[App]()
         if outdated:
-            restarted = [
-                app for app in outdated if app["name"] in self.left and self.has_older_unit(app)
-            ]
+            older = [app for app in outdated if self._has_older_unit(app)]
+            restarted = [app for app in older if app["name"] in self.left]
             taken_over = [app for app in outdated if app not in restarted]
             self._reload_manager(outdated)
             began = time.time()
             self._each("reload", taken_over, began)
             self._each("restart", restarted, began)
             self.see_answers(outdated, began)
-        return outdated
+        return [_service(app) for app in older if app not in restarted]
 
     def _each(self, verb: str, apps: Sequence[App], since: float) -> None:
         """Do it with as many at once as the host has processors: a start is nothing but work."""
@@ -268,9 +268,7 @@ def work(
             apps.enable()
             apps.start()
             if renew:
-                renewed = apps.renew()
-                older = [_service(app) for app in renewed if apps.has_older_unit(app)]
-                result["older_units"] = older
+                result["older_units"] = apps.renew()
     except Failed as failure:
         return result, str(failure)
     return result, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,6 +66,8 @@ class Manager:
             if verb == "enable":
                 self.unit(name, UnitFileState="enabled")
             elif verb in {"start", "restart", "reload"}:
+                # As systemd has it, also when another process has become the main one.
+                self.unit(name, ExecMainStartTimestamp=f"@{time.time() + 60}")
                 text = (self.folder / name.split("@")[1].split(".")[0] / "env").read_text()
                 config_id = text.split('CONFIG_ID="')[1][:8]
                 self.unit(name, ActiveState="active", StatusText=f"configuration {config_id}")
@@ -105,7 +108,7 @@ def test_what_runs_with_something_older_is_taken_over_from(manager: Manager) -> 
     manager.settings("stock", "00000003")
     apps = manager.apps()
     assert apps.outdated() == [SHOP, STOCK]
-    assert apps.renew() == [SHOP, STOCK]
+    assert apps.renew() == []
     assert manager.told == [["reload", "flask@shop.service", "flask@stock.service"]]
     assert manager.apps().outdated() == []
 

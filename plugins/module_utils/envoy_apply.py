@@ -49,6 +49,11 @@ class Refused(Exception):  # noqa: N818 - an answer of Envoy, not a fault of our
     """Envoy did not accept a file, or did not say so in time."""
 
 
+# Counted when a listener whose file was accepted cannot be opened.
+CREATE_FAILURE = ".listener_create_failure"
+# How long a file may take to be accepted after a refusal was counted.
+REFUSED_SECONDS = 2.0
+
 # What a step can raise: ValueError where the admin interface says what Envoy does not say.
 FAULTS = (Refused, CommandFailed, ValueError, *unix_http.FAULTS)
 
@@ -183,15 +188,22 @@ class Proxy:
         before: how often it had refused something before the step
         """
         deadline = time.monotonic() + self.timeout
+        told = 0.0  # since when a refusal is counted
         while True:
             try:
                 counted = self.admin.refusals().items()
                 risen = sorted(name for name, count in counted if count > before.get(name, 0))
-                if risen:
-                    raise Refused(f"Envoy counted a refusal in {', '.join(risen)}")
+                told = told or (time.monotonic() if risen else 0.0)
                 lacking = not_taken(files, self.admin.versions())
-                if not lacking and self.admin.is_ready():
+                failed = any(name.endswith(CREATE_FAILURE) for name in risen)
+                if not lacking and not failed and self.admin.is_ready():
                     return
+                # A process that drains after a hot restart counts here too
+                # (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart),
+                # and one of an earlier release does not find the files that it watches. So a
+                # refusal is one when the version does not come either.
+                if failed or (risen and time.monotonic() > told + REFUSED_SECONDS):
+                    raise Refused(f"Envoy counted a refusal in {', '.join(risen)}")
             except (ValueError, *unix_http.FAULTS) as error:
                 lacking = [f"an answer on {self.admin.path} ({error})"]
             if time.monotonic() > deadline:

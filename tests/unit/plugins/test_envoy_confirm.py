@@ -28,7 +28,7 @@ class Played:
     def versions(self) -> dict[str, str]:
         self.looks += 1
         version = "new" if self.looks >= self.accepts else "old"
-        return {stat_prefix(CLUSTERS): version}
+        return {str(stat_prefix(CLUSTERS)): version}
 
     def is_ready(self) -> bool:
         return True

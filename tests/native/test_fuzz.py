@@ -139,7 +139,8 @@ def with_certificates(plan: ProxySpec, folder: Path) -> ProxySpec:
 def test_every_file_of_the_rich_inventory_is_accepted_as_files(
     name: str, envoy: Path, tmp_path: Path
 ) -> None:
-    plan = with_certificates(on_loopback(proxies_of(beginning("rich"))[name]), tmp_path)
+    proxy = proxies_of(beginning("rich"), SecurityPlan())[name]
+    plan = with_certificates(on_loopback(proxy), tmp_path)
     with native(envoy, tmp_path, plan) as made:
         bring(made.proxy, made.files())
         assert made.proxy.accepts(made.files())
@@ -167,7 +168,7 @@ def test_every_file_of_the_rich_inventory_is_accepted_with_mtls(
 @examples(1, share=0.02)
 @given(fitting_inventories())
 def test_what_compiles_is_accepted_as_files(envoy: Path, given: Inventory) -> None:
-    for name, proxy in proxies_of(given).items():
+    for name, proxy in proxies_of(given, SecurityPlan()).items():
         with (
             tempfile.TemporaryDirectory() as folder,
             native(

@@ -496,7 +496,9 @@ def test_a_new_caller_is_known_before_it_is_there(site: Site) -> None:
 def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
     assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
     strict(site)
-    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
+    told = speaking(PLAIN, PLAIN)
+    assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
     wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
     options = ("-e", json.dumps({"vmesh_rollback": wanted}))
     known = anchors.load(site.place)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from . import acme_openssl
-from .edge_certificate import FILE_MODE, chain_in, document, place_self_signed
+from .edge_certificate import chain_in, place, place_self_signed
 from .envoy_documents import document_of
-from .file_writing import sweep, write_incoming, write_whole
+from .file_writing import sweep, write_whole
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,9 @@ class Store:
 
     def install(self, chain: str, key: str, directory: str) -> None:
         """Move a certificate and its key to where Envoy sees them; raises OSError."""
-        self._place(chain, key)
+        place(self.certificate_file, chain, key)
         write_whole(self._issued, json.dumps({"directory": directory}))
         self.forget_attempts()
-
-    def _place(self, chain: str, key: str) -> None:
-        incoming = write_incoming(self.folder, document(chain, key).encode())
-        incoming.chmod(FILE_MODE)
-        # Envoy sees a file that is moved into the folder, not one that is written there.
-        incoming.replace(self.certificate_file)
 
     def directory(self) -> str:
         """Return the directory that the certificate is from; empty where none is known."""

@@ -27,7 +27,7 @@ USER = "vmesh-acme"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 # What Envoy's listener asks for, by this name.
 NAME = "certificate"
-FILE_MODE = 0o640
+_FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 # A certificate of the host's own is made anew so many seconds before its end.
 _EARLY = 30 * 86400.0
@@ -55,6 +55,19 @@ def chain_in(file: Path) -> str:
     return ""
 
 
+def place(file: Path, chain: str, key: str, owner: tuple[int, int] | None = None) -> None:
+    """Move a certificate and its key, both PEM, to where Envoy sees them; raises OSError.
+
+    owner: user and group of the file, None for those of this process
+    """
+    incoming = write_incoming(file.parent.parent, document(chain, key).encode())
+    if owner is not None:
+        os.chown(incoming, *owner)
+    incoming.chmod(_FILE_MODE)
+    # Envoy sees a file that is moved into the folder, not one that is written there.
+    incoming.replace(file)
+
+
 def place_self_signed(file: Path, names: Sequence[str], gid: int) -> None:
     """Make a certificate that nobody trusts, and its key; raises OSError, OpensslFailed.
 
@@ -70,11 +83,7 @@ def place_self_signed(file: Path, names: Sequence[str], gid: int) -> None:
         each.mkdir(exist_ok=True)
         os.chown(each, uid, gid, follow_symlinks=False)
         each.chmod(_FOLDER_MODE)
-    incoming = write_incoming(folder, document(*acme_openssl.self_signed(names)).encode())
-    os.chown(incoming, uid, gid)
-    incoming.chmod(FILE_MODE)
-    # Envoy sees a file that is moved into the folder, not one that is written there.
-    incoming.replace(file)
+    place(file, *acme_openssl.self_signed(names), owner=(uid, gid))
 
 
 def _uid() -> int:

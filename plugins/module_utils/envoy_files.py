@@ -28,14 +28,17 @@ ACME = "acme.json"
 LOCAL = "local.json"
 # Below it a file for each certificate that comes from the controller.
 CERTIFICATES = "certificates"
+# Below it a file for each bundle: the anchors of the hosts that are trusted in one place.
+TRUST = "trust"
 # Below it a file for each HTTP filter that does not stand in a listener.
 FILTERS = "filters"
-WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS)
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS, TRUST)
 # The stats of the files of which each has one resource, by their folder.
 _STATS = {
     "routes": "http.{0}.rds.{0}",
     "endpoints": "cluster.{}",
     CERTIFICATES: "sds.{}",
+    TRUST: "sds.{}",
     FILTERS: "extension_config_discovery.http_filter.{}",
 }
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"

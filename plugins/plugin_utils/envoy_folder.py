@@ -24,6 +24,7 @@ from ..module_utils.envoy_files import (
     FILTERS,
     LISTENERS,
     LOCAL,
+    TRUST,
 )
 
 _TYPE = "type.googleapis.com/envoy.config."
@@ -37,13 +38,15 @@ class Kind:
     key: str = "name"
 
 
+_SECRET = Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret")
 KINDS = {
     "listeners": Kind(f"{_TYPE}listener.v3.Listener"),
     "clusters": Kind(f"{_TYPE}cluster.v3.Cluster"),
     "routes": Kind(f"{_TYPE}route.v3.RouteConfiguration"),
     "endpoints": Kind(f"{_TYPE}endpoint.v3.ClusterLoadAssignment", "cluster_name"),
     FILTERS: Kind(f"{_TYPE}core.v3.TypedExtensionConfig"),
-    CERTIFICATES: Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"),
+    CERTIFICATES: _SECRET,
+    TRUST: _SECRET,
 }
 # What is said of a certificate that the host makes; Envoy does not read it.
 _SETTINGS = {
@@ -51,7 +54,9 @@ _SETTINGS = {
     for name, kind in ((ACME, Settings), (LOCAL, Local))
 }
 # Of these a file has one resource, whose name is the file's.
-_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS)
+_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS, TRUST)
+# Each host makes it for its proxies (plugins/module_utils/identities.py).
+_IDENTITY = "identity/identity.json"
 
 
 class FolderError(Exception):
@@ -98,7 +103,7 @@ def _parsed(texts: Mapping[str, str]) -> tuple[dict[str, Document], list[str]]:
             problems.append(
                 f"{name} is none of an Envoy's files. Remove it; the files are {BOOTSTRAP},"
                 f" {LISTENERS}, {CLUSTERS}, routes/<name>.json, endpoints/<cluster>.json,"
-                f" {CERTIFICATES}/<name>.json and {FILTERS}/<name>.json."
+                f" {CERTIFICATES}/<name>.json, {TRUST}/<name>.json and {FILTERS}/<name>.json."
             )
             continue
         try:
@@ -209,7 +214,9 @@ def _wrong_places(documents: Mapping[str, Document], path: str) -> Iterator[str]
         for place in _sources(document):
             inside = place.removeprefix(f"{path}/")
             named.add(inside)
-            if place.startswith(own) and inside not in documents and name != BOOTSTRAP:
+            if inside == _IDENTITY or name == BOOTSTRAP:
+                continue
+            if place.startswith(own) and inside not in documents:
                 yield (
                     f"{name} names the file {json.dumps(place)}, which is not one of the folder."
                     f" Add it, or name one of the folder, whose place on the host is {path}."

@@ -150,6 +150,16 @@ def edge(envoy: Path, root: Path, plan: ProxySpec | None = None) -> Iterator[Edg
             made.service.stop()
 
 
+@contextmanager
+def certified(envoy: Path, program: Path, root: Path) -> Iterator[tuple[Edge, Pebble]]:
+    """Run an edge, and an authority that asks it for the answers of challenges."""
+    with (
+        edge(envoy, root / "edge") as front,
+        pebble(program, root / "pebble", front.challenges) as authority,
+    ):
+        yield front, authority
+
+
 def insecure() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -209,10 +219,7 @@ def load(port: int) -> Iterator[list[Load]]:
 def test_a_certificate_is_ordered_served_and_renewed_under_load(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.served().self_signed
         with load(front.port) as clients:
@@ -249,10 +256,7 @@ def test_a_certificate_is_ordered_served_and_renewed_under_load(
 def test_keys_stay_on_the_host_and_are_for_their_owner(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
         store = front.store
@@ -274,10 +278,7 @@ def test_keys_stay_on_the_host_and_are_for_their_owner(
 def test_an_authority_that_cannot_be_reached_or_trusted_is_told_once_and_left_alone(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority, directory="https://127.0.0.1:9/dir")
         failed = front.helper("renew", EDGE)
         assert failed.returncode == 1
@@ -324,10 +325,7 @@ def test_a_refused_challenge_or_name_is_told_by_name_and_is_not_repeated(
 
 
 def test_an_account_that_is_gone_is_made_anew(envoy: Path, program: Path, tmp_path: Path) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
         store, settings = front.store, front.settings
@@ -344,10 +342,7 @@ def test_an_account_that_is_gone_is_made_anew(envoy: Path, program: Path, tmp_pa
 def test_no_order_before_envoy_leads_challenges_to_the_helper(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         front.service.stop()
         failed = front.helper("renew", EDGE, patience=1)

@@ -108,7 +108,7 @@ def local_settings(edge: Edge, address: str) -> View:
     if edge.tls is None or not edge.tls.local:
         return {}
     names = {domain.removesuffix(".") for host in edge.virtual_hosts for domain in host.domains}
-    names |= {*_LOOPBACK, address if edge.address == EVERYWHERE else edge.address}
+    names |= {*_LOOPBACK, _reached_at(edge, address)}
     certificate = acme_views.certificate(edge.name)
     return {"local": {"certificate": certificate, "names": sorted(names - {"*"})}}
 
@@ -118,12 +118,16 @@ def acme_settings(edge: Edge, address: str) -> View:
     acme = _acme(edge)
     if acme is None:
         return {}
-    port, by_http = edge.redirect_port, edge.redirect_port is not None
-    bound = address if edge.address == EVERYWHERE else edge.address
+    here = f"{_reached_at(edge, address)}:{edge.redirect_port or edge.port}"
     # Behind the PROXY protocol the helper cannot ask the edge whether it answers.
-    listens = f"{bound}:{port or edge.port}" if not edge.proxy_protocol else None
-    challenge = acme_views.HTTP if by_http else acme_views.TLS_ALPN
+    listens = None if edge.proxy_protocol else here
+    challenge = acme_views.HTTP if edge.redirect_port else acme_views.TLS_ALPN
     return {"acme": acme_views.settings(edge.name, acme, challenge, listens)}
+
+
+def _reached_at(edge: Edge, address: str) -> str:
+    """Return the address at which a host at `address` has the edge."""
+    return address if edge.address == EVERYWHERE else edge.address
 
 
 def _acme(edge: Edge) -> Acme | None:

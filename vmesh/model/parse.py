@@ -25,6 +25,7 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    OFF,
     OTLP,
     OTLP_HTTP,
     Acme,
@@ -45,6 +46,7 @@ from vmesh.model.types import (
     Retries,
     RolloutPolicy,
     Route,
+    Security,
     Service,
     Tls,
     Tracing,
@@ -82,11 +84,18 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
+        security=_security(mesh["mesh_security"]),
         patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],
         given=variables,
     )
+
+
+def _security(value: Given) -> Security:
+    # YAML reads `off` without quotes as false.
+    mode, revoked = value["mtls"] or OFF, tuple(value["revoked"] or ())
+    return _made(Security, value, mtls=mode, revoked=revoked)
 
 
 def _patches(given: Any, wrong: frozenset[KeyPath]) -> tuple[Patch, ...]:
@@ -161,6 +170,7 @@ def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -
         operation=value["operation"] or name,
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
+        plaintext_from=tuple(value["plaintext_from"] or ()),
     )
 
 

@@ -189,6 +189,13 @@ SECTIONS = (
         "tag",
     ),
     Section(
+        "mesh_security",
+        "mesh_security: how proxies speak with each other",
+        "[From plaintext to mTLS](operating.md#from-plaintext-to-mtls-and-back) tells what a run"
+        " does.",
+        "mesh_security",
+    ),
+    Section(
         "mesh_rollout",
         "mesh_rollout: how a change goes from host to host",
         "[Operating vmesh](operating.md) describes a rollout.",

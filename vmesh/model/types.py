@@ -113,7 +113,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of the mesh; every host of `group` runs an instance of it."""
+    """One service of the mesh; every host of `group` runs an instance of it.
+
+    plaintext_from: networks whose callers speak plaintext, whatever the mesh does
+    identify_callers: whether its app is told which proxy calls
+    """
 
     name: str
     group: str
@@ -123,6 +127,8 @@ class Service:
     operation: str
     calls: tuple[Call, ...]
     given: Given  # its own policies, for all its callers
+    plaintext_from: tuple[str, ...] = ()
+    identify_callers: bool = False
 
 
 @dataclass(frozen=True)
@@ -333,6 +339,22 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
+class Security:
+    """Who may talk to whom, and how that is proven.
+
+    mtls: one of the modes OFF, PERMISSIVE, STRICT; trust_domain: None for that of the inventory
+    authorization: ENFORCE or WATCH; revoked: names of hosts
+    """
+
+    mtls: str
+    trust_domain: str | None
+    leaf_hours: int
+    authorization: str
+    revoked: tuple[str, ...]
+    accept_expired: bool
+
+
+@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -357,12 +379,17 @@ class Mesh:
     edges: dict[str, Edge]
     tracing: MeshTracing
     rollout: RolloutPolicy
+    security: Security
     patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
     envoy_version: str | None = None
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
+# Modes of mTLS between the proxies.
+OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
+# What becomes of a caller that names the service nowhere.
+ENFORCE, WATCH = "enforce", "watch"
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.

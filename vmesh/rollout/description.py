@@ -31,9 +31,14 @@ Render = Callable[[ProxySpec], Mapping[str, str]]
 Hashes = Mapping[str, str]
 
 # The user's settings of a role: inventory variables with the role's name in front.
-SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jaeger_"}
+SETTINGS = {
+    "envoy": "envoy_",
+    "flask_service": "flask_service_",
+    "jaeger": "jaeger_",
+    "identity": "identity_",
+}
 # Roles that install the host kit.
-WITH_HOST_KIT = ("envoy", "flask_service")
+WITH_HOST_KIT = ("envoy", "flask_service", "identity")
 # Its version is recorded already.
 NO_SETTINGS = frozenset({"jaeger_release"})
 
@@ -52,6 +57,8 @@ class Described:
 def shown(spec: HostSpec, secrets: Secrets) -> dict[str, Any]:
     """Return the spec of a host as plain data without what is hidden."""
     host = dataclasses.asdict(spec)
+    if spec.identity is None:
+        del host["identity"]
     for proxy in host["proxies"]:
         proxy["view"] = secrets.masked(proxy["view"])
         for listener in proxy["view"]["listeners"]:
@@ -162,6 +169,7 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
         "flask_service": host["flask_services"],
         "external_app": host.get("external_apps"),
         "jaeger": host["jaeger"],
+        "identity": host.get("identity"),
     }
     return [role for role, there in parts.items() if there]
 

@@ -115,8 +115,8 @@ def main() -> None:
         if not options["identities"]:
             if proxies := in_use(root):
                 module.warn(
-                    f"{', '.join(proxies)} still accepts or speaks mTLS, so its identity stays here."
-                    " Run site.yml again when all hosts answer."
+                    f"{', '.join(proxies)}: mTLS is accepted or spoken there, so all identities"
+                    " stay on this host. Run site.yml again when all hosts answer."
                 )
                 module.exit_json(changed=False, what=[], missing=False)
             what = remove(root, run, dry=dry)

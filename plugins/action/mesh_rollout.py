@@ -228,8 +228,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not names:
             return before
         told = {host: answer["certs"]["anchor"] for host, answer in known.answers.items()}
+        # A run that left a host without identities has removed its anchor there.
+        without = {h for h, state in known.recorded.items() if not state["host"].get("identity")}
         found, refused = anchors.seen(
-            before,
+            {host: pem for host, pem in before.items() if host not in without},
             told,
             {host: name for host, name in names.items() if host in told},
             datetime.datetime.now(datetime.UTC),

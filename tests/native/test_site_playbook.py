@@ -515,3 +515,17 @@ def test_check_mode_goes_through_the_stages_and_keeps_nothing(site: Site) -> Non
     assert "commit" not in site.calls.read_text()
     assert site.called("edge000-0").count("played_configure") == 2
     assert anchors.load(site.place) == {}
+
+
+def test_a_mesh_that_had_no_identities_for_a_while_makes_new_anchors(site: Site) -> None:
+    strict(site)
+    assert site.run(**everyone()).returncode == 0
+    before = anchors.load(site.place)
+    (site.inventory / "group_vars/all/security.yml").unlink()
+    assert site.run(**everyone()).returncode == 0
+    strict(site)
+    done = site.run(**everyone())
+    assert done.returncode == 0, done.stdout
+    now = anchors.load(site.place)
+    assert now.keys() == before.keys()
+    assert all(now[host] != before[host] for host in before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
@@ -22,7 +22,11 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
     rollout: what mesh_rollout returned
     """
     found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
-    for group, hosts in (("mesh_add", rollout["new"]), ("mesh_remove", rollout["removed"])):
+    for group, hosts in (
+        ("mesh_firewall", rollout["firewall"]),
+        ("mesh_add", rollout["new"]),
+        ("mesh_remove", rollout["removed"]),
+    ):
         for host in hosts:
             found.setdefault(host, []).append(group)
     return [{"name": host, "groups": groups} for host, groups in found.items()]
@@ -35,6 +39,12 @@ def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]
     """
     results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
     return [host for host, result in results.items() if result.get("result") == history.FAILED]
+
+
+def not_applied(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """Return those of `hosts` that do not have the state of this run by now."""
+    results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
+    return [host for host, result in results.items() if result.get("result") != history.APPLIED]
 
 
 def failure_summary(result: Mapping[str, Any], hosts: Mapping[str, Sequence[str]]) -> str:
@@ -136,6 +146,7 @@ class FilterModule:
             "cause": cause,
             "failed_hosts": failed_hosts,
             "failure_summary": failure_summary,
+            "not_applied": not_applied,
             "play_groups": play_groups,
             "restoration": restoration,
             "wanted_artifacts": wanted_artifacts,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import releases
+from . import firewall, releases
 from .envoy_admin import Admin
 from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
 from .host_parts import ACME_STATE, FOLDERS, UNITS, parts_on, shared_files, units_of
@@ -88,6 +88,7 @@ def uninstall(
     if dry or not result["removed"]:
         return result
     _stop(machine, found, drain_seconds)
+    firewall.remove(firewall.Host(root, machine.run, None))
     _remove_users(machine, found.users)
     # The kept snapshots go last: they tell the next try what was here.
     for name in (*(f"opt/{each}" for each in found.releases), *found.folders):
@@ -111,10 +112,11 @@ def find(machine: Machine, *, traces: bool) -> Found:
     """
     root = machine.root
     shared = [str(path.relative_to(root)) for path in shared_files(root)]
+    rules = [each for each in firewall.FILES if (root / each).exists()]
     of_apps = [str(path.relative_to(root)) for path in sorted(root.glob("etc/vmesh/*.env"))]
     accounts = _accounts(machine)
     users = [name for name, description in accounts.items() if description.startswith(USERS)]
-    if not (shared or of_apps or users or (root / KEPT_SNAPSHOTS).exists()):
+    if not (shared or of_apps or rules or users or (root / KEPT_SNAPSHOTS).exists()):
         return Found([], [], [], [], [])
     names = _releases(root)
     has_jaeger, has_traces = "jaeger" in names, (root / TRACES).exists()
@@ -127,7 +129,7 @@ def find(machine: Machine, *, traces: bool) -> Found:
         folders.append(KEPT_SNAPSHOTS)
     if has_jaeger and (traces or not has_traces) and JAEGER_USER in accounts:
         users.append(JAEGER_USER)
-    return Found(parts_on(root), names, users, [*shared, *of_apps, *configuration], folders)
+    return Found(parts_on(root), names, users, [*shared, *of_apps, *rules, *configuration], folders)
 
 
 def _part_folders(root: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ from vmesh.compile import (
     edge_login_views,
     edge_route_views,
     edge_tls_views,
+    firewall,
     listener_views,
     patches,
     route_views,
@@ -84,6 +85,7 @@ def _compile(inventory: Inventory) -> MeshSpec:
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
+    hosts = firewall.with_firewalls(hosts, mesh)
     return MeshSpec(hosts, mesh, tuple(problems))
 
 

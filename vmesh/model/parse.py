@@ -32,12 +32,14 @@ from vmesh.model.types import (
     EdgeTls,
     ExternalApp,
     ExternalAuthorization,
+    Firewall,
     FlaskApp,
     Given,
     Jwt,
     Match,
     Mesh,
     MeshTracing,
+    Opening,
     Patch,
     Policies,
     Retries,
@@ -80,10 +82,26 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
+        firewall=_firewall(mesh["mesh_firewall"]),
         patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],
         given=variables,
+    )
+
+
+def _firewall(given: Given) -> Firewall:
+    """Return the firewall; openings that are not well formed are left out."""
+    return _made(
+        Firewall,
+        given,
+        ssh_from=tuple(given["ssh_from"] or ()),
+        operators=tuple(given["operators"] or ()),
+        open=tuple(
+            Opening(each["port"], each["protocol"], tuple(each["from"]))
+            for each in given["open"] or ()
+            if each and each["port"] and each["from"]
+        ),
     )
 
 

@@ -331,6 +331,28 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """A port that can be reached from some networks; `protocol` is "tcp" or "udp"."""
+
+    port: int
+    protocol: str
+    networks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """Who may connect to the hosts of the mesh, beside the mesh itself.
+
+    ssh_from, operators: networks that reach ssh, and the pages for operators
+    """
+
+    enabled: bool
+    ssh_from: tuple[str, ...]
+    operators: tuple[str, ...]
+    open: tuple[Opening, ...]
+
+
+@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -355,6 +377,7 @@ class Mesh:
     edges: dict[str, Edge]
     tracing: MeshTracing
     rollout: RolloutPolicy
+    firewall: Firewall
     patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
     envoy_version: str | None = None

@@ -31,7 +31,12 @@ Render = Callable[[ProxySpec], Mapping[str, str]]
 Hashes = Mapping[str, str]
 
 # The user's settings of a role: inventory variables with the role's name in front.
-SETTINGS = {"envoy": "envoy_", "flask_service": "flask_service_", "jaeger": "jaeger_"}
+SETTINGS = {
+    "envoy": "envoy_",
+    "flask_service": "flask_service_",
+    "jaeger": "jaeger_",
+    "firewall": "firewall_",
+}
 # Roles that install the host kit.
 WITH_HOST_KIT = ("envoy", "flask_service")
 # Its version is recorded already.
@@ -162,6 +167,7 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
         "flask_service": host["flask_services"],
         "external_app": host.get("external_apps"),
         "jaeger": host["jaeger"],
+        "firewall": host.get("firewall"),
     }
     return [role for role, there in parts.items() if there]
 

@@ -581,7 +581,7 @@ def repeated(way: tuple[Any, ...]) -> bool:
         or way[-2:] == ("node", "zone")  # the host's
         or way[-1] in {"MESH_ADDRESS", "SERVICE_NAME"}  # the host's, the Envoy's
         or way[0] in {"needs_authorities"}  # TLS of its upstreams
-        or way == ("jaeger",)  # None, where there is none
+        or way in {("jaeger",), ("firewall",)}  # None, where there is none
     )
 
 

@@ -72,10 +72,11 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
 
 def test_hosts_come_in_the_order_of_their_batches() -> None:
     rollout = {"order": ["b", "a"], "new": {"c": [], "a": []}, "removed": {"b": []}}
+    rollout["firewall"] = ["c"]
     assert play_groups(rollout) == [
         {"name": "b", "groups": ["mesh_rollout", "mesh_remove"]},
         {"name": "a", "groups": ["mesh_rollout", "mesh_add"]},
-        {"name": "c", "groups": ["mesh_add"]},
+        {"name": "c", "groups": ["mesh_firewall", "mesh_add"]},
     ]
 
 

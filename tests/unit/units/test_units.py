@@ -27,6 +27,7 @@ WORKED_OUT = {
     "envoy_hardening": HARDENING,
     "flask_service_hardening": HARDENING,
     "jaeger_hardening": HARDENING,
+    "firewall_hardening": HARDENING,
     "__jaeger_go_mib": 320,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",

@@ -32,6 +32,7 @@ REVERT_UNIT, REVERT_SECONDS = "vmesh-firewall-revert", 60
 # A host keeps its last three states, so a rollback needs at most what the last three runs closed.
 KEPT_CLOSED = 3
 NFT = "/usr/sbin/nft"
+DELETE = (NFT, "delete", "table", *TABLE)
 
 
 class Refused(CommandFailed):
@@ -166,7 +167,7 @@ def remove(host: Host, *, dry: bool = False) -> bool:
     if (host.root / UNITS / UNIT).exists():
         host.command("systemctl", "disable", "--now", UNIT)
     if _listed(host.run):
-        host.command(NFT, "delete", "table", *TABLE)
+        host.command(*DELETE)
     for path in there:
         path.unlink(missing_ok=True)
     systemctl("daemon-reload", run=host.run)

@@ -320,7 +320,8 @@ def test_a_firewall_opens_before_anything_changes_and_closes_when_all_have_chang
     site: Site,
 ) -> None:
     walled(site)
-    done = site.run("-v", **{host.replace("-", "_"): MORE for host in EVERYONE})
+    everywhere: dict[str, Any] = {host.replace("-", "_"): MORE for host in EVERYONE}
+    done = site.run("-v", **everywhere)
     assert done.returncode == 0, done.stdout
     assert site.called("edge000-0") == [
         *("host_info", "open ssh,8000", "begin", "played_install", "played_configure"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
 
 from plugins.action import host_firewall
 
@@ -52,8 +53,7 @@ class Played(host_firewall.ActionModule):
 
 @pytest.fixture(autouse=True)
 def no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = host_firewall.ActionBase
-    monkeypatch.setattr(base, "run", lambda *_: {})
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
 
 
 PENDING = {"changed": True, "pending": True, "more": True}

@@ -149,8 +149,8 @@ def confirm(host: Host, wanted: Target) -> None:
     if _listed(host.run) != _tried(host, wanted.text()):
         raise Refused(
             f"No new connection came within {REVERT_SECONDS} seconds, and the earlier rules are"
-            " back. Either the new ones let none in from here (see mesh_firewall.ssh_from), or the host"
-            " answered too slowly: then run again."
+            " back. Either the new ones let none in from here (see mesh_firewall.ssh_from), or the"
+            " host answered too slowly: then run again."
         )
     _keep(host, wanted)
     _forget_promise(host)

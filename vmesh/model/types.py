@@ -2,8 +2,7 @@
 
 Only their shape and the constants of the model stand here. `vmesh.model.parse` makes the objects.
 
-Where there are problems, what is wrong is left out (None), so that the rest can be checked
-in the same run; such a mesh must not be used for anything else.
+What is wrong is left out (None), so that the rest can be checked; such a mesh is for no other use.
 """
 
 from __future__ import annotations
@@ -341,10 +340,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Firewall:
-    """Who may connect to the hosts of the mesh, beside the mesh itself.
-
-    ssh_from, operators: networks that reach ssh, and the pages for operators
-    """
+    """Who, beside the mesh itself, may connect to its hosts: networks for ssh, pages and `open`."""
 
     enabled: bool
     ssh_from: tuple[str, ...]

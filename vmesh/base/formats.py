@@ -95,9 +95,9 @@ def never_resolves(value: str) -> bool:
 
 
 def _is_any_network(value: str) -> bool:
-    """Tell whether `value` is a network of IPv4 or IPv6 without bits of a host."""
+    """Tell whether `value` is a network of IPv4 or IPv6, without bits of a host or an interface."""
     try:
-        ipaddress.ip_network(value if "/" in value else "")
+        ipaddress.ip_network(value if "/" in value and "%" not in value else "")
     except ValueError:
         return False
     return True

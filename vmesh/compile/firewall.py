@@ -28,7 +28,7 @@ def with_firewalls(hosts: Mapping[str, HostSpec], mesh: Mesh) -> dict[str, HostS
         return dict(hosts)
     callers = _callers(hosts.values())
     return {
-        name: replace(spec, firewall=tuple(_opened(spec, mesh.firewall, callers)))
+        name: replace(spec, firewall=_merged(_opened(spec, mesh.firewall, callers)))
         for name, spec in hosts.items()
     }
 
@@ -49,18 +49,28 @@ def _callers(hosts: Iterable[HostSpec]) -> dict[_Place, set[str]]:
 def _opened(
     host: HostSpec, firewall: Firewall, callers: Mapping[_Place, set[str]]
 ) -> Iterator[Opened]:
-    yield Opened(SSH, "tcp", SSH, _networks(firewall.ssh_from))
+    yield Opened(SSH, "tcp", SSH, firewall.ssh_from)
     for port, what, everybody in _listening(host):
         if everybody:
             yield Opened(port.port, "tcp", what, EVERYBODY)
         # Loopback is open, so a host needs no rule for itself.
         elif sources := callers.get((host.address, port.port), set()) - {host.address}:
-            yield Opened(port.port, "tcp", what, _networks(sources))
+            yield Opened(port.port, "tcp", what, tuple(sources))
     for port, what in _for_operators(host):
         if firewall.operators:
-            yield Opened(port.port, "tcp", what, _networks(firewall.operators))
+            yield Opened(port.port, "tcp", what, firewall.operators)
     for each in firewall.open:
-        yield Opened(each.port, each.protocol, "others", _networks(each.networks))
+        yield Opened(each.port, each.protocol, "others", each.networks)
+
+
+def _merged(rules: Iterable[Opened]) -> tuple[Opened, ...]:
+    """Return one rule for each port and who answers there, in the same order for the same mesh."""
+    found: dict[tuple[int | str, str, str], list[str]] = {}
+    for rule in rules:
+        found.setdefault((rule.port, rule.protocol, rule.what), []).extend(rule.sources)
+    # By the number of the port; ssh comes first.
+    order = sorted(found, key=lambda target: (0 if target[0] == SSH else target[0], target[1:]))
+    return tuple(Opened(*target, _networks(found[target])) for target in order)
 
 
 def _listening(host: HostSpec) -> Iterator[tuple[Port, str, bool]]:

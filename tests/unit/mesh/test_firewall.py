@@ -84,6 +84,14 @@ def test_the_users_own_openings_are_on_every_host() -> None:
         assert found["161/udp"] == ["10.9.0.5/32"]
 
 
+def test_the_order_of_openings_does_not_count_and_one_port_has_one_rule() -> None:
+    one = {"port": 9100, "from": ["10.9.0.5/32"]}
+    other = {"port": 161, "protocol": "udp", "from": ["10.9.0.5/32"]}
+    assert states(open=[one, other, one]) == states(open=[other, one])
+    wider = {"port": 9100, "from": ["10.9.0.0/16"]}
+    assert let_in("web1", open=[one, wider])["9100/tcp"] == ["10.9.0.0/16"]
+
+
 def test_a_plan_says_what_opens_and_closes() -> None:
     before = states()
     said = mesh(ssh_from=["10.0.0.0/8"])

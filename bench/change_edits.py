@@ -16,7 +16,7 @@ from bench import change_layers as layers
 from bench.change_layers import BACK, EDGE, Layer, Values
 from bench.change_measure import BACK_HELLO, Measure, measured
 from bench.change_report import Row, overlapping, windows
-from bench.change_world import World
+from bench.change_world import HELLO, World
 from vmesh import artifacts
 from vmesh.base import paths
 
@@ -187,6 +187,39 @@ def envoy_back(world: World) -> Row:
     world.write(world.layer)
     envoy_is(measure, OLD_ENVOY)
     return measure.row()
+
+
+def strict(_: World) -> Edit:
+    """Have the mesh, which speaks plaintext, speak mTLS alone."""
+
+    def check(measure: Measure) -> None:
+        in_order(measure)
+        measure.expect(not in_plaintext(measure.world), "a service answers in plaintext")
+        told = measure.world.mesh("certs")
+        measure.expect(told.code == 0, f"mesh certs {told.reason}")
+
+    return Edit("plaintext to strict mTLS", lambda _: layers.mtls("strict"), check)
+
+
+def unsecured(_: World) -> Edit:
+    """Have the mesh, which speaks mTLS, speak plaintext alone."""
+
+    def check(measure: Measure) -> None:
+        in_order(measure)
+        measure.expect(in_plaintext(measure.world), "no service answers in plaintext")
+        keys = measure.world.ssh("one", "find /etc/envoy /etc/vmesh -name '*identity*'").strip()
+        measure.expect(not keys, f"what proves identities is still there: {keys}")
+
+    return Edit("strict mTLS to plaintext", lambda _: layers.mtls("off"), check)
+
+
+def in_plaintext(world: World) -> bool:
+    """Tell whether an instance of streams answers who asks it past the edge, in plaintext."""
+    address = world.base.spec.hosts["one"].address
+    port = world.base.spec.mesh.services["streams"].port
+    ask = f"urlopen('http://{address}:{port}{HELLO}', timeout=10).status"
+    python = f"from urllib.request import urlopen; print({ask})"
+    return "200" in world.ssh("front", f'python3 -c "{python}" 2>&1 || true')
 
 
 def new_release(world: World) -> tuple[Path, str, str]:

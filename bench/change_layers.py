@@ -107,6 +107,11 @@ def timeout(mesh: Values, prefix: str, seconds: float) -> Layer:
     return Layer({"mesh_edges": edges})
 
 
+def mtls(mode: str) -> Layer:
+    """Return a way in which the proxies speak with each other: off, permissive or strict."""
+    return Layer({"mesh_security": {"mtls": mode}})
+
+
 def admin_port(mesh: Values, port: int) -> Layer:
     """Return another port of the edge's admin pages."""
     edges = _edges(mesh)

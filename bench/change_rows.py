@@ -27,6 +27,8 @@ CHANGES: Mapping[str, Callable[[World], Row]] = {
     "release-rollback": edits.release_back,
     "jaeger": _row(edits.jaeger_settings),
     "jaeger-release": _row(edits.jaeger_release),
+    "mtls-strict": _row(edits.strict),
+    "mtls-off": _row(edits.unsecured),
     "kill-envoy": lambda world: accidents.killed(world, edits.ENVOY_UNIT),
     "kill-app": lambda world: accidents.killed(world, edits.APP_UNIT),
     "vanish": accidents.vm_vanished,

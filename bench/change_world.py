@@ -23,7 +23,7 @@ from bench.live.site import run_site
 from bench.live.waiting import until
 from bench.live.web import Reply, request
 from vmesh.base import paths
-from vmesh.base.progress import new_log
+from vmesh.base.progress import logs_of, new_log
 from vmesh.remote import playbook
 from vmesh.remote.mesh import Mesh, read
 
@@ -162,7 +162,7 @@ class World:
         seconds = time.time() - began
         log.write_text(done.stdout + done.stderr)
         # What it ran of Ansible, it has logged under its own name.
-        own = [p for p in paths.log_dir().glob(f"{command}-*.events") if p.stat().st_mtime >= began]
+        own = [p for p in logs_of(command, ".events") if p.stat().st_mtime >= began]
         events = _events(max(own)) if own else ()
         told = {e["host"]: e["message"] for e in events if e["event"] == "failed"}
         changed: dict[str, tuple[str, ...]] = {}

@@ -27,11 +27,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         options = dict(self._task.args)
         folder = Path(options.pop("config_dir"))
         keys = options.pop("private_keys", None) or {}
+        only = options.get("only") or []
         try:
             documents = read(folder, options["path"], options["admin_socket"])
         except FolderError as error:
             raise AnsibleActionFail(str(error)) from None
-        parts = {name: hide_secrets(document) for name, document in documents.items()}
+        parts = {
+            name: hide_secrets(document)
+            for name, document in documents.items()
+            if not only or name in only
+        }
         # Ansible logs a module's options on the host, but for those that it is told not to.
         options["files"] = {name: document for name, (document, _) in parts.items()}
         options["secrets"] = {name: secrets for name, (_, secrets) in parts.items() if secrets}

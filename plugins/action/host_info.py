@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
 # isort: split
 from vmesh.remote import answers
+
+
+def offset(clock: int, began: float, ended: float) -> int:
+    """Return by how many seconds a host's clock is off at least; less than 0 is behind.
+
+    clock: of the host at some moment between two of the controller
+    """
+    return round(clock - min(max(clock, began - 1), ended))
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -30,9 +39,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         super().run(tmp, task_vars)
         options = dict(self._task.args)
         folder = options.pop("answers", None)
+        began = time.time()
+        if anchor := options.get("anchor"):
+            confirmed = str(anchor["replace"]).split(",")
+            replace = (task_vars or {})["inventory_hostname"] in confirmed
+            options["anchor"] = {**anchor, "clock": began, "replace": replace}
         result: dict[str, Any] = self._execute_module(
             module_name=self.MODULE, module_args=options, task_vars=task_vars
         )
+        if certs := result.get("host", {}).get("certs"):
+            certs["offset"] = offset(certs["clock"], began, time.time())
         if folder and (answer := self.answer(result)) is not None:
             answers.write(Path(folder), (task_vars or {})["inventory_hostname"], answer)
         return result

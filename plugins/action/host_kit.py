@@ -23,6 +23,7 @@ def kit() -> tuple[str, dict[str, str]]:
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs the module host_kit; once more, with the sources, where the host lacks the version."""
 
+    MODULE = "vmesh.mesh.host_kit"
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _supports_diff = False
@@ -41,6 +42,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _module(self, given: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(
-            module_name="vmesh.mesh.host_kit", module_args=given, task_vars=task_vars
+            module_name=self.MODULE, module_args=given, task_vars=task_vars
         )
         return result

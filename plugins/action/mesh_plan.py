@@ -14,16 +14,14 @@ from ansible.plugins.action import ActionBase
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
 # isort: split
-from vmesh.artifacts import ArtifactError, envoy_binary
+from vmesh.artifacts import ArtifactError
 from vmesh.artifacts.sources import check_sources
 from vmesh.base.problems import WARNING, Problem, Problems, errors
 from vmesh.base.words import plural
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import HostSpec, MeshSpec
 from vmesh.model.inventory import from_hostvars
-from vmesh.render.renderer import write_files
-from vmesh.render.validate import validate_all
-from vmesh.rollout import desired_state, record, run_lock
+from vmesh.rollout import anchors, desired_state, record, run_lock
 
 
 def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
@@ -126,20 +124,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             inventory = from_hostvars(Path(sources[-1]), variables["groups"], variables["hostvars"])
             watch.took("inventory")
-            spec = compile_mesh(inventory)
+            place = record.folder(*map(Path, sources))
+            # What is rendered is where the mesh is to be in the end. A run that must take it there
+            # in stages renders each of these: see mesh_rollout.
+            spec = compile_mesh(inventory, anchors=anchors.load(place))
             watch.took("compile")
             sources_said = check_sources(spec)
             _stop_at(errors(sources_said))
             if not check and (reason := run_lock.held_locally(desired_state.lock(sources))):
                 raise AnsibleActionFail(reason)
-            rendered = desired_state.Rendered()
-            forms = write_files(spec, folder, seen=rendered)
-            watch.took("render")
-            _stop_at(validate_all(envoy_binary(version=spec.mesh.envoy_version), forms))
-            watch.took("validate")
-            states = desired_state.describe(inventory, spec, rendered)
-            desired_state.keep(folder, spec.mesh.rollout, states)
-            watch.took("describe")
+            desired_state.make(inventory, spec, folder, watch.took)
         except Problems as found:
             self._warn(found.items)
             wrong = errors(found.items)
@@ -149,6 +143,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ) from None
         except ArtifactError as missing:
             raise AnsibleActionFail(str(missing)) from None
+        except ValueError as error:  # of the anchors
+            raise AnsibleActionFail(f"{error}. Nothing was changed.") from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         self._warn([*spec.warnings, *sources_said])

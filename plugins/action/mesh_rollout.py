@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,20 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
+from ..plugin_utils import (
+    package,  # noqa: F401 - makes vmesh importable
+    run_security,
+)
+from ..plugin_utils.run_security import Course
 
 # isort: split
+from vmesh.artifacts import ArtifactError
+from vmesh.base.problems import Problems
+from vmesh.compile.security import target
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import (
+    anchors,
     changes,
     desired_state,
     firewall_preflight,
@@ -27,6 +36,8 @@ from vmesh.rollout import (
 )
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 from vmesh.rollout.decision_table import decision_lines
+from vmesh.rollout.security_run import NARROW, ROLLOUT, SPEAK, same, seen_in
+from vmesh.rollout.stages import Seen
 
 _HAND_OVER = (
     "What is new begins before anything that is there ends, so two Envoys would want the same port."
@@ -57,12 +68,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     batches: how many hosts each batch has; the last one has those too on which nothing changes
     firewall: the hosts that have a firewall of vmesh, or are to have one
     new, removed: host -> parts; changing: hosts on which something that runs changes
+    forget: hosts whose keys and leaves are removed
+    taking_part: the hosts of this run
+    stages: of a run that changes how proxies speak with each other (vmesh.rollout.stages):
+        `grant`, `speak` and `narrow`, each host -> the proxies that the stage changes
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get, `leaving` what
     mesh_plan returned. mesh_plan has left what each host will have; what changes there is added to
     it for mesh_record. With `rollback` (any mapping) the hosts go back to what they had, which they
     know themselves. Fails, with nothing done, where another run goes on (vmesh.rollout.run_lock),
-    except in check mode. Never "changed". With -v it tells which host takes part, when and why.
+    except in check mode; where a host that takes no part would refuse a new caller; and where a
+    rollback would have proxies speak in another way than their peers. Never "changed". With -v it
+    tells which host takes part, when and why.
     """
 
     _requires_connection = False
@@ -86,9 +103,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             if not self._task.check_mode:
                 self._refuse_second_run(known)
+            course = self._course(known, place)
             plan, policy, walled = decide(known)
-        except desired_state.NoPlanError as error:
+        except (desired_state.NoPlanError, ArtifactError) as error:
             raise AnsibleActionFail(str(error)) from None
+        except Problems as error:
+            raise AnsibleActionFail(f"{error}\nNothing was changed.") from None
+        except ValueError as error:
+            raise AnsibleActionFail(f"{error}. Nothing was changed.") from None
         except OSError as error:
             raise AnsibleActionFail(f"The build folder cannot be written: {error}") from None
         changing = [host for batch in plan.batches for host in batch]
@@ -112,6 +134,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "new": {host: list(parts) for host, parts in plan.new.items()},
             "changing": changing,
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
+            "forget": self._forgetting(known, place, course),
+            "taking_part": list(answers),
+            "stages": self._stages(known, course),
         }
 
     def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy, list[str]]:
@@ -145,9 +170,115 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         policy = desired_state.rollout_policy(
             known.sources, known.variables["groups"], known.variables["hostvars"]
         )
+        if other := self._of_another_mode(known):
+            raise AnsibleActionFail("\n".join([*other, "Nothing was changed."]))
         plan = rollback(known.recorded, policy)
         self._tell(decision_lines(plan, {host: ["goes back"] for host in known.recorded}))
         return plan, policy, firewall_preflight.with_firewall({}, known.answers)
+
+    def _of_another_mode(self, known: Known) -> list[str]:
+        """Return, in sentences, what a rollback would have speak in another way than its peers."""
+        wanted, place = self._task.args["rollback"], record.folder(*known.sources)
+        found = []
+        for host, answer in known.answers.items():
+            number = max(
+                (n for n in history.numbers(place, host) if n <= int(wanted["to"])), default=0
+            )
+            then = history.state(place, host, number)
+            for proxy in then["host"]["proxies"] if then else ():
+                name, was = proxy["name"], seen_in(proxy["view"])
+                told = answer["security"].get(name)
+                picked = not wanted["parts"] or f"envoy@{name}" in wanted["parts"]
+                if picked and told and not was.speaks_like(Seen.told(told)):
+                    found.append(
+                        f"{name} on {host} spoke with others in another way in state {number} than"
+                        " now (mesh_security.mtls), so one of them could not understand the other."
+                        " Correct the inventory and run site.yml, which changes both."
+                    )
+        return found
+
+    def _course(self, known: Known, place: Path) -> Course | None:
+        """Return how this run changes the way proxies speak; None where it does not.
+
+        Where the mesh gets there in stages, the first of them replaces what mesh_plan has rendered.
+        """
+        if "rollback" in self._task.args:
+            return None
+        rendered = anchors.load(place)
+        found = self._see_anchors(known, place, rendered)
+        course = run_security.course(
+            known.variables, known.answers, self._task.args["leaving"], found
+        )
+        if course is None:
+            return None
+        stages = course.run.stages
+        if stages.refused:
+            raise AnsibleActionFail("\n".join([*stages.refused, "Nothing was changed."]))
+        for sentence in stages.stays:
+            self._display.warning(sentence)
+        services = course.spec.mesh.services
+        if not same(course.run.plan(ROLLOUT), target(course.spec.mesh, rendered), services):
+            folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
+            desired_state.make(course.inventory, course.compiled(ROLLOUT), folder)
+        return course
+
+    @staticmethod
+    def _stages(known: Known, course: Course | None) -> dict[str, Any]:
+        if course is None:
+            return {"grant": {}, SPEAK: {}, NARROW: {}}
+        changed = {stage: course.changed_by(stage, known.answers) for stage in (SPEAK, NARROW)}
+        return {"grant": {h: list(p) for h, p in course.run.stages.grant.items()}, **changed}
+
+    def _see_anchors(
+        self, known: Known, place: Path, before: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """Keep the anchors that the hosts have told, and return those that are known now.
+
+        Fails where one is refused. Raises OSError, and ValueError where the list is damaged.
+        """
+        names = {host: identity["name"] for host, identity in self._identities(known).items()}
+        if not names:
+            return before
+        told = {host: answer["certs"]["anchor"] for host, answer in known.answers.items()}
+        found, refused = anchors.seen(
+            before,
+            told,
+            {host: name for host, name in names.items() if host in told},
+            datetime.datetime.now(datetime.UTC),
+            str(known.variables.get(anchors.NEW_ANCHOR, "")).split(","),
+        )
+        if refused:
+            raise AnsibleActionFail("\n".join([*refused, "Nothing was changed."]))
+        # A host that leaves may call for as long as it is there.
+        staying = {*names, *self._task.args["leaving"]}
+        found = {host: pem for host, pem in found.items() if host in staying}
+        if not self._task.check_mode:
+            anchors.keep(place, found)
+        return found
+
+    @staticmethod
+    def _identities(known: Known) -> dict[str, Any]:
+        """Return what the hosts of the mesh need to renew identities, of those that have some."""
+        hosts = known.variables.get("vmesh_plan", {}).get("hosts", {})
+        return {host: spec["identity"] for host, spec in hosts.items() if spec["identity"]}
+
+    def _forgetting(self, known: Known, place: Path, course: Course | None) -> list[str]:
+        """Return the hosts that have what proves identities, and whose proxies have none."""
+        if "rollback" in self._task.args:
+            return []
+        identities = self._identities(known)
+        found = [
+            host
+            for host, answer in known.answers.items()
+            if answer["certs"]["installed"] and host not in identities
+        ]
+        if found and course:
+            found = [host for host in found if host not in course.needing_identities()]
+        for host in self._task.args["leaving"]:
+            state = record.earlier(place, host)
+            if state and state["host"].get("identity"):
+                found.append(host)
+        return found
 
     def _tell(self, lines: list[str]) -> None:
         for line in lines:

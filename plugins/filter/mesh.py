@@ -24,8 +24,12 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
     found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
     for group, hosts in (
         ("mesh_firewall", rollout["firewall"]),
+        ("mesh_grant", rollout["stages"]["grant"]),
         ("mesh_add", rollout["new"]),
         ("mesh_remove", rollout["removed"]),
+        ("mesh_speak", rollout["stages"]["speak"]),
+        ("mesh_narrow", rollout["stages"]["narrow"]),
+        ("mesh_forget", rollout["forget"]),
     ):
         for host in hosts:
             found.setdefault(host, []).append(group)
@@ -137,6 +141,21 @@ def callers_of(hosts: Mapping[str, Spec], host: str) -> list[dict[str, Any]]:
     return found
 
 
+def left_by_callers(drained: Mapping[str, Any]) -> list[str]:
+    """Return the services that all their callers leave out.
+
+    drained: the result of envoy_endpoint in a loop over what `callers_of` returns. A caller that is
+    not there or of an earlier release (`left_alone`), or that cannot be reached, may go on.
+    """
+    told, lost = set(), set()
+    for result in drained.get("results", ()):
+        name = result["item"]["cluster"]
+        told.add(name)
+        if any(result.get(key) for key in ("skipped", "unreachable", "failed", "left_alone")):
+            lost.add(name)
+    return sorted(told - lost)
+
+
 class FilterModule:
     """Offers the filters to Ansible."""
 
@@ -146,6 +165,7 @@ class FilterModule:
             "cause": cause,
             "failed_hosts": failed_hosts,
             "failure_summary": failure_summary,
+            "left_by_callers": left_by_callers,
             "not_applied": not_applied,
             "play_groups": play_groups,
             "restoration": restoration,

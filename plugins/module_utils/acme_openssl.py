@@ -18,6 +18,9 @@ from pathlib import Path
 
 _STDIN = "/dev/stdin"
 _CURVE = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+_ADDRESS = re.compile(r"[0-9]+([.][0-9]+){3}")
+# As `openssl x509 -ext subjectAltName` shows it.
+_NAME = re.compile(r"(?:DNS|IP Address):([^,\s]+)")
 # Bytes of a coordinate of a point of the curve P-256.
 _SIZE = 32
 # 99991231235959Z: for a certificate without a good end (RFC 5280, section 4.1.2.5).
@@ -96,9 +99,13 @@ def signing_request(key: str, domains: Sequence[str]) -> bytes:
     )
 
 
-def self_signed(domains: Sequence[str]) -> tuple[str, str]:
-    """Return a certificate that nobody trusts, and its private key; both are PEM."""
-    return _own_certificate(_alternative_names(domains))
+def self_signed(names: Sequence[str]) -> tuple[str, str]:
+    """Return a certificate that nobody trusts, and its private key; both are PEM.
+
+    names: DNS names and IPv4 addresses
+    """
+    # Who comes to trust it trusts no other certificate that it might sign.
+    return _own_certificate(_alternative_names(names), "basicConstraints=critical,CA:FALSE")
 
 
 def challenge_certificate(domain: str, authorization: str) -> tuple[str, str]:
@@ -116,7 +123,7 @@ def challenge_certificate(domain: str, authorization: str) -> tuple[str, str]:
 def _own_certificate(*extensions: str) -> tuple[str, str]:
     key = new_key()
     certificate = openssl(
-        *("req", "-x509", "-new", "-key", _STDIN, "-subj", "/CN=waits for its certificate"),
+        *("req", "-x509", "-new", "-key", _STDIN, "-subj", "/CN=vmesh: signed by its host"),
         *("-days", str(_FIRST_DAYS)),
         *(part for extension in extensions for part in ("-addext", extension)),
         given=key.encode(),
@@ -124,8 +131,9 @@ def _own_certificate(*extensions: str) -> tuple[str, str]:
     return certificate.decode(), key
 
 
-def _alternative_names(domains: Sequence[str]) -> str:
-    return f"subjectAltName={','.join(f'DNS:{domain}' for domain in domains)}"
+def _alternative_names(names: Sequence[str]) -> str:
+    kinds = (f"{'IP' if _ADDRESS.fullmatch(name) else 'DNS'}:{name}" for name in names)
+    return f"subjectAltName={','.join(kinds)}"
 
 
 def read(chain: str) -> Certificate:
@@ -137,7 +145,7 @@ def read(chain: str) -> Certificate:
     ).decode(errors="replace")
     said = dict(re.findall(r"^(subject|issuer|notBefore|notAfter)=(.*)$", shown, re.M))
     return Certificate(
-        names=frozenset(name.lower() for name in re.findall(r"DNS:([^,\s]+)", shown)),
+        names=frozenset(name.lower() for name in re.findall(_NAME, shown)),
         begins=ssl.cert_time_to_seconds(said["notBefore"]),
         ends=ssl.cert_time_to_seconds(said["notAfter"]),
         self_signed=said["subject"] == said["issuer"],

@@ -11,22 +11,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import pwd
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import acme_openssl
-from .envoy_documents import document_of, text_of
-from .file_writing import sweep, write_incoming, write_whole
-
-USER = "vmesh-acme"
-SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-# What Envoy's listener asks for, by this name.
-NAME = "certificate"
-_FOLDER_MODE, _FILE_MODE = 0o750, 0o640
+from .edge_certificate import chain_in, place, place_self_signed
+from .envoy_documents import document_of
+from .file_writing import sweep, write_whole
 
 
 @dataclass(frozen=True)
@@ -90,22 +83,13 @@ class Store:
 
     def chain(self) -> str:
         """Return the chain that Envoy has, as PEM; empty without one that can be read."""
-        with contextlib.suppress(OSError, KeyError, IndexError, TypeError):
-            (secret,) = document_of(self.certificate_file.read_text())["resources"]
-            return str(secret["tls_certificate"]["certificate_chain"]["inline_string"])
-        return ""
+        return chain_in(self.certificate_file)
 
     def install(self, chain: str, key: str, directory: str) -> None:
         """Move a certificate and its key to where Envoy sees them; raises OSError."""
-        self._place(chain, key)
+        place(self.certificate_file, chain, key)
         write_whole(self._issued, json.dumps({"directory": directory}))
         self.forget_attempts()
-
-    def _place(self, chain: str, key: str) -> None:
-        incoming = write_incoming(self.folder, document(chain, key).encode())
-        incoming.chmod(_FILE_MODE)
-        # Envoy sees a file that is moved into the folder, not one that is written there.
-        incoming.replace(self.certificate_file)
 
     def directory(self) -> str:
         """Return the directory that the certificate is from; empty where none is known."""
@@ -138,22 +122,6 @@ class Store:
         sweep(self.folder)
 
 
-def document(chain: str, key: str) -> str:
-    """Return the SDS file of a certificate and its key:
-    https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret
-    """
-    secret: dict[str, Any] = {
-        "@type": SECRET,
-        "name": NAME,
-        "tls_certificate": {
-            "certificate_chain": {"inline_string": chain},
-            "private_key": {"inline_string": key},
-        },
-    }
-    version = hashlib.sha256(chain.encode()).hexdigest()[:16]
-    return text_of({"version_info": version, "resources": [secret]})
-
-
 def prepare(settings: Settings, gid: int) -> None:
     """See that Envoy has a certificate to start with, one that nobody trusts where there is none.
 
@@ -161,32 +129,8 @@ def prepare(settings: Settings, gid: int) -> None:
     the listener. Raises OSError, OpensslFailed.
     gid: the group of the Envoy
     """
-    store = Store(settings)
-    if store.chain():
-        return
-    uid = _uid()
-    if not store.folder.parent.exists():
-        store.folder.parent.mkdir(parents=True)
-        store.folder.parent.chmod(0o755)
-    # Each folder is the helper's, like those that systemd makes for its unit (StateDirectory=).
-    for folder in (store.folder, store.certificate_file.parent):
-        folder.mkdir(exist_ok=True)
-        os.chown(folder, uid, gid, follow_symlinks=False)
-        folder.chmod(_FOLDER_MODE)
-    incoming = write_incoming(
-        store.folder, document(*acme_openssl.self_signed(settings.domains)).encode()
-    )
-    os.chown(incoming, uid, gid)
-    incoming.chmod(_FILE_MODE)
-    incoming.replace(store.certificate_file)
-
-
-def _uid() -> int:
-    """Return the id of the helper's user; this process's own where the host has no such user."""
-    try:
-        return pwd.getpwnam(USER).pw_uid
-    except KeyError:
-        return os.getuid()
+    if not chain_in(Path(settings.certificate)):
+        place_self_signed(Path(settings.certificate), settings.domains, gid)
 
 
 def report(settings: Settings) -> Mapping[str, Any]:

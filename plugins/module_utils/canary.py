@@ -20,8 +20,11 @@ from .unix_http import FAULTS
 # `requests`, `errors`, and `milliseconds`: upper bound of durations -> how many were not longer.
 Counted = dict[str, Any]
 
-# The names of the listeners are their prefixes in Envoy's statistics (vmesh.compile.compiler).
-STATISTICS = "^http[.](ingress|public)[.]downstream_rq_(completed|5xx|time)$"
+# The names of the listeners are their prefixes in Envoy's statistics, for requests in plaintext
+# beside mTLS with what files/envoy/filter_chains.yaml.j2 adds.
+STATISTICS = (
+    "^http[.](ingress|public)(_plain|_plaintext_from)?[.]downstream_rq_(completed|5xx|time)$"
+)
 QUERY = "/stats?format=json&histogram_buckets=cumulative&filter=" + quote(STATISTICS)
 LEAST_ERRORS, LEAST_FOR_TIMES = 2, 20
 WATCHED = Path("/var/lib/vmesh/watched.json")  # proxy -> what it had counted when a watch ended
@@ -36,7 +39,8 @@ def count(answer: str) -> Counted:
             for histogram in stat["histograms"]:
                 for bucket in histogram["buckets"]:
                     bound = str(float(bucket["upper_bound"]))
-                    found["milliseconds"][bound] = bucket["cumulative"]
+                    sofar = found["milliseconds"].get(bound, 0)
+                    found["milliseconds"][bound] = sofar + bucket["cumulative"]
         elif stat["name"].endswith("completed"):
             found["requests"] += stat["value"]
         else:

@@ -21,6 +21,10 @@ UNDER_WAY = (
     "/stats?format=json&type=Gauges"
     "&filter=%5E%28http%5C..*downstream_rq%7Ctcp%5C..*downstream_cx%29_active%24"
 )
+# Requests by way of the plaintext chain of a listener that has one for mTLS, too.
+IN_PLAINTEXT = (
+    "/stats?format=json&type=Counters&filter=%5Ehttp%5C..*_plain%5C.downstream_rq_total%24"
+)
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,31 @@ class Admin:
         """Return the counters that tell of refused files, by name."""
         return {name: int(value) for name, value in self._stats(REFUSALS).items()}
 
+    def leaves(self) -> dict[str, str]:
+        """Return the serial number of every leaf that Envoy serves or shows, by its identity.
+
+        It is in hexadecimal, without zeros before it.
+        """
+        answer = json.loads(self.get("/certs")[1])
+        return {
+            name["uri"]: str(leaf["serial_number"]).lower().lstrip("0")
+            for each in answer.get("certificates", [])
+            for leaf in each.get("cert_chain", [])
+            for name in leaf.get("subject_alt_names", [])
+            if "uri" in name
+        }
+
     def under_way(self) -> int:
         """Return how many requests, streams and TCP connections of clients Envoy serves now."""
         gauges = self._stats(UNDER_WAY)
         return sum(int(n) for name, n in gauges.items() if not name.startswith("http.admin."))
+
+    def plaintext_requests(self) -> int:
+        """Return how many requests came in plaintext to listeners that accept mTLS as well.
+
+        Counted since the process began; https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/stats
+        """
+        return sum(int(count) for count in self._stats(IN_PLAINTEXT).values())
 
     def _stats(self, url: str) -> dict[str, Any]:
         stats = json.loads(self.get(url)[1]).get("stats", [])

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from . import acme_store, unix_http
 from .acme_openssl import OpensslFailed
+from .edge_certificate import Local
 from .envoy_admin import Admin
 from .envoy_documents import union_of_clusters, union_of_issuers
 from .envoy_files import (
@@ -26,6 +27,8 @@ from .envoy_files import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
+    TRUST,
     Files,
     Store,
     bootstrap_of,
@@ -45,6 +48,11 @@ from .systemd import CommandFailed
 class Refused(Exception):  # noqa: N818 - an answer of Envoy, not a fault of ours
     """Envoy did not accept a file, or did not say so in time."""
 
+
+# Counted when a listener whose file was accepted cannot be opened.
+CREATE_FAILURE = ".listener_create_failure"
+# How long a file may take to be accepted after a refusal was counted.
+REFUSED_SECONDS = 2.0
 
 # What a step can raise: ValueError where the admin interface says what Envoy does not say.
 FAULTS = (Refused, CommandFailed, ValueError, *unix_http.FAULTS)
@@ -111,6 +119,7 @@ class Proxy:
         clusters, listeners = (in_format(each, format_of(new)) for each in (CLUSTERS, LISTENERS))
         endpoints, routes = _in_folder(new, "endpoints/"), _in_folder(new, "routes/")
         certificates, filters = (_in_folder(new, f"{each}/") for each in (CERTIFICATES, FILTERS))
+        trust = _in_folder(new, f"{TRUST}/")
         # When one file is moved into a folder, Envoy re-reads all that it watches there. Those that
         # it had accepted, and that were removed since, must not be missing then.
         waiting = not_taken(new, self.admin.versions())
@@ -118,9 +127,8 @@ class Proxy:
             self.store.place(name, new[name])
             old[name] = new[name]
         before = self.admin.refusals()
-        for name, text in endpoints.items():
-            if old.get(name) != text:
-                self.store.place(name, text)
+        # Envoy refuses a cluster or a listener of which a secret has no file.
+        self._place_changed({**trust, **endpoints}, old)
         self._step({clusters: union_of_clusters(old.get(clusters, ""), new[clusters])}, before)
         # Endpoints of clusters that were just added are subscribed to only now.
         self._confirm(endpoints, before)
@@ -132,13 +140,17 @@ class Proxy:
             self.store.place(name, routes[name])
         self._step(known, before)
         # Envoy refuses a listener whose certificate or filter has no file.
-        for name, text in {**certificates, **filters}.items():
-            if old.get(name) != text:
-                self.store.place(name, text)
+        self._place_changed({**certificates, **filters}, old)
         self._step({listeners: new[listeners]}, before)
-        self._confirm({**routes, **certificates, **filters}, before)
+        self._confirm({**routes, **certificates, **filters, **trust}, before)
         self._step({clusters: new[clusters]}, before)
         self._lay(new)
+
+    def _place_changed(self, files: Files, old: Mapping[str, str]) -> None:
+        """Place those of `files` that differ from `old`; nothing is confirmed."""
+        for name, text in files.items():
+            if old.get(name) != text:
+                self.store.place(name, text)
 
     def _lay(self, new: Files, staying: Iterable[str] = ()) -> None:
         """Place what is not there yet, remove what is neither in `new` nor `staying`.
@@ -176,15 +188,22 @@ class Proxy:
         before: how often it had refused something before the step
         """
         deadline = time.monotonic() + self.timeout
+        told = 0.0  # since when a refusal is counted
         while True:
             try:
                 counted = self.admin.refusals().items()
                 risen = sorted(name for name, count in counted if count > before.get(name, 0))
-                if risen:
-                    raise Refused(f"Envoy counted a refusal in {', '.join(risen)}")
+                told = told or (time.monotonic() if risen else 0.0)
                 lacking = not_taken(files, self.admin.versions())
-                if not lacking and self.admin.is_ready():
+                failed = any(name.endswith(CREATE_FAILURE) for name in risen)
+                if not lacking and not failed and self.admin.is_ready():
                     return
+                # A process that drains after a hot restart counts here too
+                # (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/operations/hot_restart),
+                # and one of an earlier release does not find the files that it watches. So a
+                # refusal is one when the version does not come either.
+                if failed or (risen and time.monotonic() > told + REFUSED_SECONDS):
+                    raise Refused(f"Envoy counted a refusal in {', '.join(risen)}")
             except (ValueError, *unix_http.FAULTS) as error:
                 lacking = [f"an answer on {self.admin.path} ({error})"]
             if time.monotonic() > deadline:
@@ -230,9 +249,11 @@ def bring(proxy: Proxy, new: Files) -> None:
     try:
         proxy.store.sweep()
         proxy.store.mend_rights()
+        # Envoy refuses a listener whose certificate is not there.
         if ACME in new:
-            # Envoy refuses a listener whose certificate is not there.
             acme_store.prepare(acme_store.Settings.of(new[ACME]), proxy.store.gid)
+        if LOCAL in new:
+            Local.of(new[LOCAL]).prepare(proxy.store.gid, began)
         proxy.stage(new)
     except (OSError, OpensslFailed) as error:
         raise Refused(f"{reason(error)}. Its files are as they were.") from error
@@ -280,7 +301,9 @@ def configure(
     With `dry`, only tell. Raises Refused and CommandFailed.
     """
     old, running = proxy.store.read(), proxy.service.is_running()
-    settled = running and old == new and not proxy.store.wrong_rights() and proxy.accepts(new)
+    certified = LOCAL not in new or Local.of(new[LOCAL]).is_good(time.time())
+    right = old == new and certified and not proxy.store.wrong_rights()
+    settled = running and right and proxy.accepts(new)
     enabled = proxy.service.is_enabled()
     if not dry and not settled:
         bring(proxy, new)

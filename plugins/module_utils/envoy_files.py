@@ -24,16 +24,21 @@ LISTENERS = "listeners/listeners.json"
 # Settings of the helper that orders an edge's certificate (acme_store.Settings). Envoy does not
 # read them, but they come, stay and go with its files.
 ACME = "acme.json"
+# Names of a certificate that the host signs itself (edge_certificate.Local); likewise.
+LOCAL = "local.json"
 # Below it a file for each certificate that comes from the controller.
 CERTIFICATES = "certificates"
+# Below it a file for each bundle: the anchors of the hosts that are trusted in one place.
+TRUST = "trust"
 # Below it a file for each HTTP filter that does not stand in a listener.
 FILTERS = "filters"
-WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS)
+WATCHED = ("endpoints", "clusters", "routes", "listeners", CERTIFICATES, FILTERS, TRUST)
 # The stats of the files of which each has one resource, by their folder.
 _STATS = {
     "routes": "http.{0}.rds.{0}",
     "endpoints": "cluster.{}",
     CERTIFICATES: "sds.{}",
+    TRUST: "sds.{}",
     FILTERS: "extension_config_discovery.http_filter.{}",
 }
 FORMAT, EARLIER_FORMAT = ".json", ".yaml"
@@ -42,9 +47,9 @@ FOLDER_MODE = 0o750
 
 
 def is_for_envoy(path: str) -> bool:
-    """Tell whether Envoy or its certificate helper reads the file at `path`, in either format."""
+    """Tell whether a file at `path`, in either format, is for Envoy or for its certificate."""
     folder, format_ = str(Path(path).parent), Path(path).suffix
-    return path == ACME or (
+    return path in {ACME, LOCAL} or (
         format_ in {FORMAT, EARLIER_FORMAT}
         and (folder in WATCHED or path == in_format(BOOTSTRAP, format_))
     )

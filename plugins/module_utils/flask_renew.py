@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import systemd
+from . import mutual_tls, systemd
 from .environment_file import read_environment
 from .unix_http import FAULTS, UnixConnection, status_of
 
@@ -48,17 +47,22 @@ class Apps:
 
     run: executes commands
     timeout: seconds that a service may take until it answers
-    settings: folder with each one's settings
+    settings, envoys: folders with each one's settings, and with the files of its Envoy
+    left: names of those that all their callers leave out meanwhile
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, by name
         self,
         apps: Sequence[App],
         timeout: float,
         run: systemd.Run = systemd.run,
         settings: Path = Path("/etc/flask"),
+        *,
+        envoys: Path = Path("/etc/envoy"),
+        left: Collection[str] = (),
     ) -> None:
         self.apps, self.run, self.timeout, self.settings = apps, run, timeout, settings
+        self.envoys, self.left = envoys, left
         self.at_once = os.cpu_count() or 1
         self.units = self._show()
 
@@ -98,7 +102,7 @@ class Apps:
     def _is_current(self, app: App) -> bool:
         return self.config_id(app) in self._property(_service(app), "StatusText")
 
-    def _needs_restart(self, app: App) -> bool:
+    def _has_older_unit(self, app: App) -> bool:
         """Tell whether the unit has changed since the service was started."""
         unit = _service(app)
         return (
@@ -126,18 +130,24 @@ class Apps:
             self.see_answers(stopped, began)
         return stopped
 
-    def renew(self) -> list[App]:
-        """Renew what is outdated; return it. Raises Failed when one does not come to answer."""
-        outdated = self.outdated()
+    def renew(self) -> list[str]:
+        """Renew what is outdated. Raises Failed when one does not come to answer.
+
+        Returns the units that have changed since systemd started them, and that were not restarted.
+        Settings of a unit count for what systemd starts, not for what takes over. A restart waits
+        for the requests under way, and new ones wait for it: so only those restart that get none.
+        """
+        outdated, older, restarted = self.outdated(), list[App](), list[App]()
         if outdated:
-            restarted = [app for app in outdated if self._needs_restart(app)]
+            older = [app for app in outdated if self._has_older_unit(app)]
+            restarted = [app for app in older if app["name"] in self.left]
             taken_over = [app for app in outdated if app not in restarted]
             self._reload_manager(outdated)
             began = time.time()
             self._each("reload", taken_over, began)
             self._each("restart", restarted, began)
             self.see_answers(outdated, began)
-        return outdated
+        return [_service(app) for app in older if app not in restarted]
 
     def _each(self, verb: str, apps: Sequence[App], since: float) -> None:
         """Do it with as many at once as the host has processors: a start is nothing but work."""
@@ -177,7 +187,7 @@ class Apps:
         ways = {"on its socket": lambda: get_unix(f"/run/flask/{app['name']}/app.sock", path)}
         envoy = ["systemctl", "is-active", "--quiet", f"envoy@{app['name']}.service"]
         if app["address"] and self.run(envoy).code == 0:
-            ways["through its Envoy"] = lambda: get_tcp(app["address"], app["port"], path)
+            ways["through its Envoy"] = lambda: self._get_by_envoy(app)
         deadline = time.monotonic() + self.timeout
         for way, ask in ways.items():
             while fault := _fault(ask, f"{path} {way}"):
@@ -185,6 +195,12 @@ class Apps:
                 if time.monotonic() > deadline or fault.endswith(" with 500"):
                     raise Failed(f"{app['name']} {fault}\n{self.journal([app], since)}")
                 time.sleep(0.3)
+
+    def _get_by_envoy(self, app: App) -> int:
+        """Return the status with which a service answers at the address of its Envoy."""
+        folder = self.envoys / app["name"]
+        connection = mutual_tls.connection_to(folder, app["address"], app["port"])
+        return status_of(connection, app["health"], {HEALTH_CHECK_HEADER: "1"})
 
     def journal(self, apps: Sequence[App], since: float) -> str:
         """Return what the services said since a time in seconds since the epoch."""
@@ -199,7 +215,7 @@ def _fault(ask: Callable[[], int], request: str) -> str:
     """Return how a service does not serve; empty when it answers with a status below 500."""
     try:
         status = ask()
-    except FAULTS as error:
+    except (ValueError, *FAULTS) as error:
         return f"does not answer {request}: {error}"
     return "" if status < 500 else f"answers {request} with {status}"
 
@@ -207,12 +223,6 @@ def _fault(ask: Callable[[], int], request: str) -> str:
 def get_unix(path: str, url: str) -> int:
     """Return the status of a GET of `url` on a unix socket."""
     return status_of(UnixConnection(path), url, {HEALTH_CHECK_HEADER: "1"})
-
-
-def get_tcp(address: str, port: int, url: str) -> int:
-    """Return the status of a GET of `url` at an address."""
-    connection = http.client.HTTPConnection(address, port, timeout=30)
-    return status_of(connection, url, {HEALTH_CHECK_HEADER: "1"})
 
 
 def _socket(app: App) -> str:
@@ -250,6 +260,7 @@ def work(
         "changed": bool(disabled or stopped or (outdated and renew)),
         "outdated": [app["name"] for app in outdated],
         "started": [app["name"] for app in stopped],
+        "older_units": [],
         "diff": [{"prepared": line} for line in lines],
     }
     try:
@@ -257,7 +268,7 @@ def work(
             apps.enable()
             apps.start()
             if renew:
-                apps.renew()
+                result["older_units"] = apps.renew()
     except Failed as failure:
         return result, str(failure)
     return result, ""

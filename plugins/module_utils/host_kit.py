@@ -33,6 +33,10 @@ exec /usr/bin/python3 -IS {KIT_PATH} envoy-control "$@"
 # Written by the module host_kit, for the role envoy: orders and renews certificates of edges.
 exec /usr/bin/python3 -IS {KIT_PATH} vmesh-acme "$@"
 """,
+    "usr/local/bin/vmesh-certs": f"""#!/bin/sh
+# Written by the module host_kit, for the role identity: renews and shows the proxies' identities.
+exec /usr/bin/python3 -IS {KIT_PATH} vmesh-certs "$@"
+""",
     # This is no shell program, because a running gunicorn starts its successor as
     # `python3 /usr/local/bin/flask-control serve NAME` (meshtrace.gunicorn_conf).
     "usr/local/bin/flask-control": f"""#!/usr/bin/python3
@@ -87,6 +91,20 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
             beside = write_incoming((root / path).parent, text.encode())
             beside.chmod(0o755)
             beside.replace(root / path)
+
+
+def bring(
+    root: Path, version: str, sources: Mapping[str, str] | None, *, dry: bool
+) -> tuple[bool, bool]:
+    """Install a version of the kit unless it is current, or its sources are still to be sent.
+
+    Returns whether it was not current, and whether the host lacks its sources. Raises OSError.
+    """
+    missing, changed = not is_there(root, version), not is_current(root, version)
+    if changed and not dry and (sources or not missing):
+        install(root, version, sources or {})
+        missing = False
+    return changed, missing
 
 
 def missing_users(names: Iterable[str]) -> list[str]:

@@ -37,10 +37,12 @@ SHARED = (
     "usr/local/sbin/envoy-*",
     "usr/local/sbin/flask-*",
 )
-WRITTEN_BY_A_ROLE = re.compile(rb"\brole (envoy|flask_service|external_app|jaeger)\b")
+WRITTEN_BY_A_ROLE = re.compile(rb"\brole (envoy|flask_service|external_app|identity|jaeger)\b")
 UNITS = "etc/systemd/system/"
 # Has a folder for each edge whose certificate comes by ACME: its keys, which no snapshot has.
 ACME_STATE = "var/lib/vmesh-acme"
+# Below the folder of a proxy: its leaf and key. No snapshot has them: an older leaf is a worse one.
+IDENTITY = "identity"
 JAEGER_UNIT = f"{UNITS}jaeger.service"
 # A file that every installed part of its kind has. A proxy of an earlier release has the first.
 _PROXY_FILES = ("etc/envoy/*/bootstrap.yaml", "etc/envoy/*/bootstrap.json")
@@ -109,7 +111,12 @@ def our_files(root: Path) -> Iterator[Path]:
     for pattern in FILES:
         for path in sorted(root.glob(pattern)):
             beside = path.name.startswith(".") or path.name.endswith(".next")
-            if not beside and path.is_file() and not path.is_symlink():
+            if (
+                not beside
+                and path.parent.name != IDENTITY
+                and path.is_file()
+                and not path.is_symlink()
+            ):
                 yield path
     yield from shared_files(root)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from .environment_file import read_environment
 from .envoy_admin import Admin
-from .envoy_files import bootstrap_of, has_version, is_for_envoy, not_taken
+from .envoy_files import Store, bootstrap_of, has_version, is_for_envoy, not_taken
+from .envoy_security import security_of
 from .firewall import drops, has_nft, is_installed
 from .host_parts import JAEGER_UNIT, apps_on, parts_on, proxies_on, status_of_jaeger, units_of
 from .releases import release_in
@@ -36,6 +37,7 @@ def brief(root: Path) -> Facts:
     session: address and port of the ssh connection this came by, empty without one
     parts: those that have units; newest: number of the newest kept snapshot, 0 without one
     interrupted: as snapshot_store.interrupted_run returns it
+    security: by proxy, as envoy_security.security_of returns it
     """
     release = read_environment(_text(root / "etc/os-release"))
     by = session(root / "proc")
@@ -51,6 +53,10 @@ def brief(root: Path) -> Facts:
         "parts": parts_on(root),
         "newest": SnapshotStore(root).newest(),
         "interrupted": interrupted_run(root),
+        "security": {
+            name: security_of(Store(root / "etc/envoy" / name, gid=-1).read())
+            for name in proxies_on(root)
+        },
     }
 
 

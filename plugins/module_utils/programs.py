@@ -18,6 +18,7 @@ PROGRAMS = {
     "flask-control": "flask_takeover",
     "leave": "leave",
     "vmesh-acme": "vmesh_acme",
+    "vmesh-certs": "vmesh_certs",
 }
 
 

@@ -27,7 +27,7 @@ from .systemd import CommandFailed, Shown, journal, show, started_at
 
 # What an operation on a host can raise; the text says why.
 FAULTS = (Unreadable, NoSuchOwner, NoRelease, OSError, *ENVOY_FAULTS)
-ENVOY_UNIT, APP_UNIT = f"{UNITS}envoy@.service", f"{UNITS}flask@.service"
+ENVOY_UNIT = f"{UNITS}envoy@.service"
 # What systemd tells of the parts' units.
 PROPERTIES = (
     "ActiveState",
@@ -221,14 +221,9 @@ class Restore:
         self._switch(name, part)
         self._files(part)
         settings = read_environment(self._text(f"etc/flask/{name}/env"))
-        # Its own unit can have a new process take over without a pause; not from another unit.
-        gentle = APP_UNIT not in self._replaced
         self._enable(part)
-        self._process(
-            part,
-            settings.get("CONFIG_ID", ""),
-            "reload-or-restart" if gentle else "restart",
-        )
+        # Also where the unit is another one: requests would wait for a restart (see flask_renew).
+        self._process(part, settings.get("CONFIG_ID", ""), "reload-or-restart")
 
     def _process(self, part: str, started_with: str, verb: str) -> None:
         """Have the process of a part run with what is there, unless it does already."""

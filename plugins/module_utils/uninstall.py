@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import firewall, releases
+from . import firewall, identity_install, releases
 from .envoy_admin import Admin
 from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
-from .host_parts import ACME_STATE, FOLDERS, UNITS, parts_on, shared_files, units_of
+from .host_parts import ACME_STATE, FOLDERS, IDENTITY, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
 from .snapshot_store import SnapshotStore, interrupted_run
@@ -30,9 +30,9 @@ RUNTIME = ("run/envoy", "run/flask", "run/flask-app", "run/vmesh", "run/vmesh-ac
 KEPT_SNAPSHOTS = "var/lib/vmesh"
 JAEGER_CONFIG = "etc/jaeger/jaeger.yaml"
 # A folder with one of these is a proxy's.
-OF_A_PROXY = (*WATCHED, BOOTSTRAP, in_format(BOOTSTRAP, EARLIER_FORMAT))
+OF_A_PROXY = (*WATCHED, IDENTITY, BOOTSTRAP, in_format(BOOTSTRAP, EARLIER_FORMAT))
 # How the roles describe the users that they make.
-USERS = ("Envoy proxy ", "Flask service ")
+USERS = ("Envoy proxy ", "Flask service ", "Identities of vmesh")
 JAEGER_USER = "jaeger"
 # Units of which a host has one for each part, also for parts whose configuration is gone.
 TEMPLATES = (
@@ -114,22 +114,26 @@ def find(machine: Machine, *, traces: bool) -> Found:
     shared = [str(path.relative_to(root)) for path in shared_files(root)]
     rules = [each for each in firewall.FILES if (root / each).exists()]
     of_apps = [str(path.relative_to(root)) for path in sorted(root.glob("etc/vmesh/*.env"))]
+    identities = [name for name in identity_install.FILES if (root / name).exists()]
+    signer = [name for name in identity_install.FOLDERS if (root / name).exists()]
     accounts = _accounts(machine)
     users = [name for name, description in accounts.items() if description.startswith(USERS)]
-    if not (shared or of_apps or rules or users or (root / KEPT_SNAPSHOTS).exists()):
+    ours = (shared, of_apps, rules, users, identities, signer)
+    if not (any(ours) or (root / KEPT_SNAPSHOTS).exists()):
         return Found([], [], [], [], [])
     names = _releases(root)
     has_jaeger, has_traces = "jaeger" in names, (root / TRACES).exists()
     configuration = [JAEGER_CONFIG] if has_jaeger and (root / JAEGER_CONFIG).exists() else []
     beside = (*RUNTIME, ACME_STATE)
-    folders = [*_part_folders(root), *(each for each in beside if (root / each).exists())]
+    folders = [*_part_folders(root), *signer, *(each for each in beside if (root / each).exists())]
     if has_jaeger and has_traces and traces:
         folders.append(TRACES)
     if (root / KEPT_SNAPSHOTS).exists():
         folders.append(KEPT_SNAPSHOTS)
     if has_jaeger and (traces or not has_traces) and JAEGER_USER in accounts:
         users.append(JAEGER_USER)
-    return Found(parts_on(root), names, users, [*shared, *of_apps, *rules, *configuration], folders)
+    files = [*shared, *identities, *of_apps, *rules, *configuration]
+    return Found(parts_on(root), names, users, files, folders)
 
 
 def _part_folders(root: Path) -> Iterator[str]:
@@ -160,7 +164,8 @@ def _stop(machine: Machine, found: Found, drain_seconds: float) -> None:
     # These wait to stop parts that left the mesh before, which are stopped here.
     machine.run(["systemctl", "stop", "vmesh-leave-*"])
     of_parts = [unit for part in found.parts for unit in units_of(part)]
-    units = list(dict.fromkeys([*of_parts, *_instances(machine, found.files)]))
+    timers = [identity_install.TIMER] if f"{UNITS}{identity_install.TIMER}" in found.files else []
+    units = list(dict.fromkeys([*timers, *of_parts, *_instances(machine, found.files)]))
     shown = show(units, ("LoadState", "ActiveState"), machine.run)
     there = [unit for unit in units if shown.get(unit, {}).get("LoadState") == "loaded"]
     active = [unit for unit in there if shown[unit].get("ActiveState") in UP]

@@ -41,6 +41,13 @@ options:
   config_dir:
     description: Folder on the controller that holds the rendered files; for the action plugin.
     type: path
+  only:
+    description: >-
+      Paths of the files to bring; the others stay as they are on the host. Without it the host gets
+      all files of O(config_dir), and no others.
+    type: list
+    elements: str
+    default: []
   private_keys:
     description: >-
       Private keys of the certificates in O(config_dir), whose files there have none, by the name of
@@ -141,6 +148,7 @@ def main() -> None:
             "secrets": {"type": "dict", "default": {}, "no_log": True},
             "private_keys": {"type": "dict", "default": {}, "no_log": True},
             "config_dir": {"type": "path"},
+            "only": {"type": "list", "elements": "str", "default": []},
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
@@ -167,6 +175,8 @@ def main() -> None:
     proxy = Proxy(store, Systemd(options["unit"]), admin, options["timeout"])
     try:
         old = store.read()
+        if options["only"]:
+            new = {**old, **new}
         done = configure(
             proxy,
             new,

@@ -14,8 +14,9 @@ description:
   - Finds the services whose process was started with something older than is in place (in its
     status it shows the CONFIG_ID of the settings it was started with), and returns them as
     RV(outdated). With O(renew) they are renewed, as many at once as the host has processors.
-  - A new process takes over from the old one, so that no request waits (C(systemctl reload)). Where
-    the unit itself has changed the service is restarted, and requests wait in its socket meanwhile.
+  - A new process takes over from the old one, so that no request waits (C(systemctl reload)). It
+    keeps the settings of the unit with which the old one was started. Where the unit itself has
+    changed, a service in O(left) is restarted; the others are returned as RV(older_units).
   - Each service that was started or renewed must answer its health path with a status below 500,
     on its own socket and through its own Envoy, if that runs.
 options:
@@ -50,6 +51,13 @@ options:
     description: Whether to renew what is outdated, or only to tell.
     type: bool
     default: false
+  left:
+    description: >-
+      Names of the services that all their callers leave out meanwhile. While a service restarts,
+      requests wait in its socket.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds that a service may take until it answers.
     type: float
@@ -69,6 +77,13 @@ EXAMPLES = r"""
 RETURN = r"""
 outdated:
   description: Names of the services that run with something older; with O(renew), that did.
+  returned: always
+  type: list
+  elements: str
+older_units:
+  description: >-
+    Units of the renewed services that have changed since systemd started them. Their new settings
+    count from the next start.
   returned: always
   type: list
   elements: str
@@ -100,13 +115,14 @@ def main() -> None:
             },
             "changing": {"type": "list", "elements": "str", "default": []},
             "renew": {"type": "bool", "default": False},
+            "left": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "float", "default": 120},
         },
         supports_check_mode=True,
     )
     given = module.params
     result, failure = flask_renew.work(
-        flask_renew.Apps(given["apps"], given["timeout"]),
+        flask_renew.Apps(given["apps"], given["timeout"], left=given["left"]),
         renew=given["renew"],
         check=module.check_mode,
         changing=given["changing"],

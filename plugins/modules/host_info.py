@@ -13,7 +13,7 @@ description:
   - Reads what the host is, the configuration, the releases, the units and the running Envoys of
     vmesh there. C(./mesh plan --refresh) compares it with what was applied.
   - It finds by itself what is there, so it also tells of parts that the inventory no longer has.
-  - Never changes anything.
+  - Never changes anything, but that with O(anchor) a host without an anchor gets one.
   - Values of the apps' environments do not leave the host. For each there is a code that only
     who has O(key) can compare with that of another value.
 options:
@@ -26,6 +26,17 @@ options:
       Makes the codes of the environments' values. Make one for each use, and throw it away after.
       Required without O(brief).
     type: str
+  anchor:
+    description: >-
+      Makes the anchor of the host where it is missing, but not in check mode: for the C(name) of
+      the host in its mesh, as in C(web1.shop.mesh). C(replace) has the names of hosts, with
+      commas, on which an anchor for another name is replaced. The action plugin makes that a truth
+      value, and adds C(clock), the time of the controller (Unix seconds).
+    type: dict
+  served:
+    description: Whether Envoys and systemd are asked too how it is with the identities.
+    type: bool
+    default: false
   answers:
     description: Folder on the controller for the answers, one file a host; for the action plugin.
     type: path
@@ -47,7 +58,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 host:
-  description: What the host is and has. With O(brief) it ends with C(interrupted).
+  description: What the host is and has. With O(brief) it ends with C(certs).
   returned: always, but not with O(answers)
   type: dict
   contains:
@@ -92,6 +103,20 @@ host:
         The run that began on the host and did not end: its number (C(run)), who ran it (C(who)),
         and how many seconds ago it began (C(seconds)); empty without one.
       type: dict
+    security:
+      description: >-
+        By proxy: what it accepts (C(accepts): plaintext, mtls or both; none where nobody calls
+        it), how it calls each service (C(speaks)), the digests of the anchors of those who may call
+        it by mTLS (C(knows)), and the names of these proxies (C(lets)).
+      type: dict
+    certs:
+      description: >-
+        The host's C(anchor) (PEM, or none), its C(clock) (Unix seconds), by how many seconds that
+        is off at least (C(offset)), and by proxy its leaf (C(leaves)): C(identity), C(serial),
+        C(not_before), C(not_after), and C(why) it has to be renewed. C(installed) tells whether
+        there is something of identities. With O(served) also C(timer), and of each leaf whether
+        Envoy C(served) it.
+      type: dict
     releases:
       description: The version to which C(/opt/<name>/current) leads, by name.
       type: dict
@@ -114,12 +139,17 @@ host:
       type: dict
 """
 
+import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
+from ..module_utils.certificates import CertificateError  # noqa: E402
 from ..module_utils.envoy_admin import Admin  # noqa: E402
+from ..module_utils.file_writing import reason  # noqa: E402
 from ..module_utils.host_report import HostReport, brief  # noqa: E402
+from ..module_utils.identities import ensure_anchor  # noqa: E402
+from ..module_utils.identity_install import facts  # noqa: E402
 from ..module_utils.systemd import run  # noqa: E402
 
 
@@ -128,16 +158,32 @@ def main() -> None:
         argument_spec={
             "brief": {"type": "bool", "default": False},
             "key": {"type": "str", "no_log": True},
+            "anchor": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "clock": {"type": "float", "required": True},
+                    "replace": {"type": "bool", "default": False},
+                },
+            },
+            "served": {"type": "bool", "default": False},
             "answers": {"type": "path"},
         },
         required_if=[("brief", False, ["key"])],
         supports_check_mode=True,
     )
-    root = Path("/")
-    if module.params["brief"]:
-        module.exit_json(changed=False, host=brief(root))
-    report = HostReport(root, module.params["key"], Admin, run)
-    module.exit_json(changed=False, host=report.whole())
+    root, options = Path("/"), module.params
+    try:
+        anchor, made = options["anchor"], False
+        if anchor and not module.check_mode:
+            made = ensure_anchor(root, anchor["name"], anchor["clock"], replace=anchor["replace"])
+        certs = facts(root, time.time(), run if options["served"] else None, Admin)
+    except (CertificateError, OSError, ValueError) as error:
+        module.fail_json(msg=f"the identities of this host cannot be read: {reason(error)}")
+    if options["brief"]:
+        module.exit_json(changed=made, host={**brief(root), "certs": certs})
+    report = HostReport(root, options["key"], Admin, run)
+    module.exit_json(changed=made, host={**report.whole(), "certs": certs})
 
 
 if __name__ == "__main__":

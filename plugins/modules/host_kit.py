@@ -11,8 +11,8 @@ module: host_kit
 short_description: Install the programs that the units of vmesh start
 description:
   - Makes C(/opt/vmesh/<version>/vmesh-host.pyz) of the collection's own C(module_utils), and has
-    C(/opt/vmesh/current) lead there. Writes the commands C(envoy-control) and C(flask-control)
-    to C(/usr/local/bin), which start it.
+    C(/opt/vmesh/current) lead there. Writes the commands C(envoy-control), C(flask-control)
+    and C(vmesh-certs) to C(/usr/local/bin), which start it.
   - The action plugin finds the version, a hash of the sources, and sends the sources only to a
     host that lacks it. Earlier versions stay until M(vmesh.mesh.host_snapshot) removes what no
     snapshot needs.
@@ -64,12 +64,7 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 from ..module_utils.file_writing import reason  # noqa: E402
-from ..module_utils.host_kit import (  # noqa: E402
-    install,
-    is_current,
-    is_there,
-    missing_users,
-)
+from ..module_utils.host_kit import bring, missing_users  # noqa: E402
 
 
 def main() -> None:
@@ -82,15 +77,19 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    root, version, sources = Path("/"), module.params["version"], module.params["sources"]
-    missing = not is_there(root, version)
-    result = {"changed": not is_current(root, version), "version": version, "missing": missing}
-    if result["changed"] and not module.check_mode and (sources or not missing):
-        try:
-            install(root, version, sources or {})
-        except OSError as error:
-            module.fail_json(msg=f"the host kit cannot be installed: {reason(error)}")
-    module.exit_json(**result, missing_users=missing_users(module.params["users"]))
+    version = module.params["version"]
+    try:
+        changed, missing = bring(
+            Path("/"), version, module.params["sources"], dry=module.check_mode
+        )
+    except OSError as error:
+        module.fail_json(msg=f"the host kit cannot be installed: {reason(error)}")
+    module.exit_json(
+        changed=changed,
+        version=version,
+        missing=missing,
+        missing_users=missing_users(module.params["users"]),
+    )
 
 
 if __name__ == "__main__":

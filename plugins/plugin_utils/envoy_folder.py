@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..module_utils.acme_store import Settings
+from ..module_utils.edge_certificate import Local
 from ..module_utils.envoy_documents import Document
-from ..module_utils.envoy_files import ACME, BOOTSTRAP, CERTIFICATES, CLUSTERS, FILTERS, LISTENERS
+from ..module_utils.envoy_files import (
+    ACME,
+    BOOTSTRAP,
+    CERTIFICATES,
+    CLUSTERS,
+    FILTERS,
+    LISTENERS,
+    LOCAL,
+    TRUST,
+)
 
 _TYPE = "type.googleapis.com/envoy.config."
 
@@ -28,16 +38,25 @@ class Kind:
     key: str = "name"
 
 
+_SECRET = Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret")
 KINDS = {
     "listeners": Kind(f"{_TYPE}listener.v3.Listener"),
     "clusters": Kind(f"{_TYPE}cluster.v3.Cluster"),
     "routes": Kind(f"{_TYPE}route.v3.RouteConfiguration"),
     "endpoints": Kind(f"{_TYPE}endpoint.v3.ClusterLoadAssignment", "cluster_name"),
     FILTERS: Kind(f"{_TYPE}core.v3.TypedExtensionConfig"),
-    CERTIFICATES: Kind("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"),
+    CERTIFICATES: _SECRET,
+    TRUST: _SECRET,
+}
+# What is said of a certificate that the host makes; Envoy does not read it.
+_SETTINGS = {
+    name: {field.name for field in fields(kind)}
+    for name, kind in ((ACME, Settings), (LOCAL, Local))
 }
 # Of these a file has one resource, whose name is the file's.
-_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS)
+_ONE_A_FILE = ("routes", "endpoints", CERTIFICATES, FILTERS, TRUST)
+# Each host makes it for its proxies (plugins/module_utils/identities.py).
+_IDENTITY = "identity/identity.json"
 
 
 class FolderError(Exception):
@@ -84,7 +103,7 @@ def _parsed(texts: Mapping[str, str]) -> tuple[dict[str, Document], list[str]]:
             problems.append(
                 f"{name} is none of an Envoy's files. Remove it; the files are {BOOTSTRAP},"
                 f" {LISTENERS}, {CLUSTERS}, routes/<name>.json, endpoints/<cluster>.json,"
-                f" {CERTIFICATES}/<name>.json and {FILTERS}/<name>.json."
+                f" {CERTIFICATES}/<name>.json, {TRUST}/<name>.json and {FILTERS}/<name>.json."
             )
             continue
         try:
@@ -104,21 +123,21 @@ def _wrong(documents: Mapping[str, Document], path: str, admin_socket: str) -> I
     for name, document in documents.items():
         if name == BOOTSTRAP:
             yield from _wrong_bootstrap(document, path, admin_socket)
-        elif name == ACME:
-            yield from _wrong_acme(document)
+        elif name in _SETTINGS:
+            yield from _wrong_settings(name, document)
         else:
             yield from _wrong_resources(name, document)
     yield from _wrong_places(documents, path)
 
 
-def _wrong_acme(document: Document) -> Iterator[str]:
-    lacking = sorted(Settings.__dataclass_fields__.keys() - document.keys())
+def _wrong_settings(name: str, document: Document) -> Iterator[str]:
+    lacking = sorted(_SETTINGS[name] - document.keys())
     if lacking:
-        yield f"{ACME} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
+        yield f"{name} lacks {', '.join(lacking)}. vmesh writes them all: render the folder anew."
 
 
 def _is_known(name: str) -> bool:
-    if name in (ACME, BOOTSTRAP, LISTENERS, CLUSTERS):
+    if name in (*_SETTINGS, BOOTSTRAP, LISTENERS, CLUSTERS):
         return True
     folder, _, file = name.partition("/")
     return folder in _ONE_A_FILE and file.endswith(".json") and "/" not in file
@@ -195,7 +214,9 @@ def _wrong_places(documents: Mapping[str, Document], path: str) -> Iterator[str]
         for place in _sources(document):
             inside = place.removeprefix(f"{path}/")
             named.add(inside)
-            if place.startswith(own) and inside not in documents and name != BOOTSTRAP:
+            if inside == _IDENTITY or name == BOOTSTRAP:
+                continue
+            if place.startswith(own) and inside not in documents:
                 yield (
                     f"{name} names the file {json.dumps(place)}, which is not one of the folder."
                     f" Add it, or name one of the folder, whose place on the host is {path}."

@@ -60,6 +60,10 @@ def test_one_app_is_rolled_back(passes: Passes) -> None:
     passes(edits.release_back)
 
 
+def test_mesh_goes_from_plaintext_to_strict_mtls(passes: Passes) -> None:
+    passes(lambda world: edits.applied(world, edits.strict))
+
+
 def test_killed_processes_cost_at_most_what_was_in_flight(passes: Passes) -> None:
     passes(lambda world: accidents.killed(world, edits.ENVOY_UNIT, edits.APP_UNIT))
 
@@ -70,3 +74,7 @@ def test_vanished_vm_is_left_out_and_comes_back(passes: Passes) -> None:
 
 def test_rebooted_vm_is_left_out_and_comes_back(passes: Passes) -> None:
     passes(accidents.vm_rebooted)
+
+
+def test_mesh_goes_back_from_mtls_to_plaintext(passes: Passes) -> None:
+    passes(lambda world: edits.applied(world, edits.unsecured))

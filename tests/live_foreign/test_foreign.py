@@ -110,7 +110,7 @@ def test_the_roles_work_in_a_foreign_playbook(
         "jaeger": described(found["jaeger"][arch]),
     }
     done = user.run(
-        "ansible-playbook", "foreign.yml", "-i", "mine", "-e", json.dumps(variables), timeout=600
+        "ansible-playbook", "foreign.yml", "-i", "mine", "-e", json.dumps(variables), timeout=1200
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "service 2" in get(app_vm, "http://127.0.0.1:8080/service/2")

@@ -58,6 +58,11 @@ def _named(parts: list[View], name: str) -> list[View]:
     return [each for each in parts if each["name"] == name]
 
 
+def client_of(got: Request) -> tuple[str, str]:
+    """Return the client's address and scheme as the app is told them."""
+    return got.headers["x-envoy-external-address"], got.headers["x-forwarded-proto"]
+
+
 class WholeWay:
     """A running edge; `app` is what is behind the service's own Envoy."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import http.client
 import http.server
+import itertools
 import json
 import os
 import socket
@@ -33,17 +35,33 @@ def static_text(plan: ProxySpec, layout: Layout | None = None) -> str:
     return forms.text(forms.form(renderer.documents(plan)))
 
 
-_GIVEN: set[int] = set()
+_WORKERS = 8
+
+
+def _own_ports() -> Iterator[int]:
+    """Return, without an end, ports that no other worker of pytest-xdist and no client gets.
+
+    The kernel gives outgoing connections the ports of ip_local_port_range: of those, one that is
+    free now may be taken a moment later (https://docs.kernel.org/networking/ip-sysctl.html).
+    """
+    text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    lowest, highest = 10_000, max(int(text.split()[0]), 20_000)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    size = (highest - lowest) // _WORKERS
+    # Two runs of pytest at once begin at other ports.
+    begin = os.getpid() % size
+    return itertools.cycle(lowest + worker * size + (begin + n) % size for n in range(size))
+
+
+_PORTS = _own_ports()
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody has, and that this process was not given before."""
+    """Return a port of 127.0.0.1 that nobody has, and that nobody else is given soon."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _GIVEN:
-            _GIVEN.add(port)
+        port = next(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
 
 

@@ -35,13 +35,14 @@ from vmesh.compile.host_spec import ProxySpec
 EDGE = "front"
 NAMES = ("shop.example", "www.shop.example")
 ASKED = {"domains": list(NAMES), "email": "ops@example.com"}
-# Runs the program of the host kit as its unit does: argv, folder of the proxies.
+# Runs the program of the host kit as its unit does. Takes how many seconds Envoy may take to lead
+# challenges there, the folder of the proxies, and the program's arguments.
 HELPER = """
 import sys
 from pathlib import Path
 from plugins.module_utils import acme_renew, vmesh_acme
-acme_renew._ENVOY_SECONDS = 3
-sys.exit(vmesh_acme.main(sys.argv[2:], Path(sys.argv[1])))
+acme_renew._ENVOY_SECONDS = float(sys.argv[1])
+sys.exit(vmesh_acme.main(sys.argv[3:], Path(sys.argv[2])))
 """
 
 
@@ -112,11 +113,11 @@ class Edge(Native):
         self.plan.view["acme"] |= wanted
         bring(self.proxy, self.files())
 
-    def helper(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the helper's program."""
+    def helper(self, *arguments: str, patience: int = 30) -> subprocess.CompletedProcess[str]:
+        """Run the helper's program; it waits `patience` seconds for Envoy."""
         folder = str(self.root / "etc")
         return subprocess.run(
-            [sys.executable, "-c", HELPER, folder, *arguments],
+            [sys.executable, "-c", HELPER, str(patience), folder, *arguments],
             cwd=paths.PROJECT,
             capture_output=True,
             text=True,
@@ -147,6 +148,16 @@ def edge(envoy: Path, root: Path, plan: ProxySpec | None = None) -> Iterator[Edg
             yield made
         finally:
             made.service.stop()
+
+
+@contextmanager
+def certified(envoy: Path, program: Path, root: Path) -> Iterator[tuple[Edge, Pebble]]:
+    """Run an edge, and an authority that asks it for the answers of challenges."""
+    with (
+        edge(envoy, root / "edge") as front,
+        pebble(program, root / "pebble", front.challenges) as authority,
+    ):
+        yield front, authority
 
 
 def insecure() -> ssl.SSLContext:
@@ -208,10 +219,7 @@ def load(port: int) -> Iterator[list[Load]]:
 def test_a_certificate_is_ordered_served_and_renewed_under_load(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.served().self_signed
         with load(front.port) as clients:
@@ -248,10 +256,7 @@ def test_a_certificate_is_ordered_served_and_renewed_under_load(
 def test_keys_stay_on_the_host_and_are_for_their_owner(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
         store = front.store
@@ -273,10 +278,7 @@ def test_keys_stay_on_the_host_and_are_for_their_owner(
 def test_an_authority_that_cannot_be_reached_or_trusted_is_told_once_and_left_alone(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority, directory="https://127.0.0.1:9/dir")
         failed = front.helper("renew", EDGE)
         assert failed.returncode == 1
@@ -323,10 +325,7 @@ def test_a_refused_challenge_or_name_is_told_by_name_and_is_not_repeated(
 
 
 def test_an_account_that_is_gone_is_made_anew(envoy: Path, program: Path, tmp_path: Path) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         assert front.helper("renew", EDGE).returncode == 0
         store, settings = front.store, front.settings
@@ -343,20 +342,18 @@ def test_an_account_that_is_gone_is_made_anew(envoy: Path, program: Path, tmp_pa
 def test_no_order_before_envoy_leads_challenges_to_the_helper(
     envoy: Path, program: Path, tmp_path: Path
 ) -> None:
-    with (
-        edge(envoy, tmp_path / "edge") as front,
-        pebble(program, tmp_path / "pebble", front.challenges) as authority,
-    ):
+    with certified(envoy, program, tmp_path) as (front, authority):
         front.ask_of(authority)
         front.service.stop()
-        failed = front.helper("renew", EDGE)
+        failed = front.helper("renew", EDGE, patience=1)
         assert failed.returncode == 1
         assert "does not lead challenges here" in failed.stderr
         assert "The authority was not asked" in failed.stderr
         assert authority.said("GET /dir") == 0
         # As when a run of site.yml starts the helper just before Envoy is ready.
         threading.Timer(1, front.service.start).start()
-        assert front.helper("renew", EDGE).returncode == 0
+        done = front.helper("renew", EDGE)
+        assert done.returncode == 0, done.stderr
 
 
 def test_of_several_hosts_the_one_that_is_asked_finds_the_one_that_knows(

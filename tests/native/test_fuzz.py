@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from plugins.module_utils import mutual_tls
+from plugins.module_utils.certificates import new_anchor, new_leaf
 from plugins.module_utils.envoy_apply import bring
 from tests.native.certificates import Authority
 from tests.native.inventories import (
@@ -26,10 +29,13 @@ from tests.native.inventories import (
     fitting_inventories,
     wild_inventories,
 )
+from tests.native.mutual import identity_text
 from tests.native.native import native, on_loopback
 from vmesh.base.problems import ERROR, WARNING, Problem, Problems
+from vmesh.compile import security
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
+from vmesh.compile.security import SecurityPlan
 from vmesh.model import schema
 from vmesh.model.inventory import Inventory
 from vmesh.render.renderer import Renderer
@@ -102,15 +108,16 @@ RENDERER = Renderer()
 @given(fitting_inventories())
 def test_what_compiles_is_accepted_by_envoy(looked_at: Any, given: Inventory) -> None:
     forms = StaticForms(RENDERER.shared)
-    for host in compile_mesh(given).hosts.values():
+    plan = security.target(compile_mesh(given).mesh, {})
+    for host in compile_mesh(given, plan).hosts.values():
         for proxy in host.proxies:
             form = forms.form(RENDERER.documents(proxy))
             refusal = looked_at(forms.text(form), forms.essence(form))
             assert refusal is None, f"{proxy.name}: {refusal}"
 
 
-def proxies_of(given: Inventory) -> dict[str, ProxySpec]:
-    plan = compile_mesh(given)
+def proxies_of(given: Inventory, how: SecurityPlan | None = None) -> dict[str, ProxySpec]:
+    plan = compile_mesh(given, how)
     return {proxy.name: proxy for host in plan.hosts.values() for proxy in host.proxies}
 
 
@@ -122,6 +129,9 @@ def with_certificates(plan: ProxySpec, folder: Path) -> ProxySpec:
             listener["tls"]["folder"] = None
             pair = {"certificate": str(file), "key": file.read_text()}
             plan.view["certificates"] = {listener["tls"]["certificate"]: pair}
+    # Those that a host makes, it makes outside of `folder`.
+    for key in ("acme", "local"):
+        plan.view.pop(key, None)
     return plan
 
 
@@ -129,8 +139,27 @@ def with_certificates(plan: ProxySpec, folder: Path) -> ProxySpec:
 def test_every_file_of_the_rich_inventory_is_accepted_as_files(
     name: str, envoy: Path, tmp_path: Path
 ) -> None:
-    plan = with_certificates(on_loopback(proxies_of(beginning("rich"))[name]), tmp_path)
+    proxy = proxies_of(beginning("rich"), SecurityPlan())[name]
+    plan = with_certificates(on_loopback(proxy), tmp_path)
     with native(envoy, tmp_path, plan) as made:
+        bring(made.proxy, made.files())
+        assert made.proxy.accepts(made.files())
+
+
+@pytest.mark.parametrize("name", sorted(proxies_of(beginning("rich"))))
+def test_every_file_of_the_rich_inventory_is_accepted_with_mtls(
+    name: str, envoy: Path, tmp_path: Path
+) -> None:
+    given, host = beginning("rich"), "host.pay.mesh"
+    anchor = new_anchor(host, time.time())
+    anchors = dict.fromkeys(given.hosts, anchor.certificate)
+    how = security.target(compile_mesh(given).mesh, anchors)
+    plan = with_certificates(on_loopback(proxies_of(given, how)[name]), tmp_path)
+    with native(envoy, tmp_path, plan) as made:
+        leaf = new_leaf(anchor, f"spiffe://{host}/{name}", int(time.time()) + 3600)
+        file = Path(made.layout.config_dir(name)) / mutual_tls.IDENTITY
+        file.parent.mkdir(parents=True)
+        file.write_text(identity_text(leaf))
         bring(made.proxy, made.files())
         assert made.proxy.accepts(made.files())
 
@@ -139,10 +168,12 @@ def test_every_file_of_the_rich_inventory_is_accepted_as_files(
 @examples(1, share=0.02)
 @given(fitting_inventories())
 def test_what_compiles_is_accepted_as_files(envoy: Path, given: Inventory) -> None:
-    for name, proxy in proxies_of(given).items():
+    for name, proxy in proxies_of(given, SecurityPlan()).items():
         with (
             tempfile.TemporaryDirectory() as folder,
-            native(envoy, Path(folder) / name, on_loopback(proxy)) as made,
+            native(
+                envoy, Path(folder) / name, with_certificates(on_loopback(proxy), Path(folder))
+            ) as made,
         ):
             bring(made.proxy, made.files())
             assert made.proxy.accepts(made.files())

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.native.edges import SERVICE, WholeWay, whole_way
+from tests.native.edges import SERVICE, WholeWay, client_of, whole_way
 from tests.native.native import Request, ask, eventually, port_of
 
 STRANGER, TRUSTED, CONTROL = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -38,11 +38,6 @@ PEERS: dict[str, Any] = {
 def edge(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeWay]:
     with whole_way(envoy, tmp_path_factory.mktemp("peers"), PEERS) as made:
         yield made
-
-
-def client_of(got: Request) -> tuple[str, str]:
-    """Return the client's address and scheme as the app is told them."""
-    return got.headers["x-envoy-external-address"], got.headers["x-forwarded-proto"]
 
 
 @pytest.mark.parametrize("source", [STRANGER, TRUSTED, CONTROL])

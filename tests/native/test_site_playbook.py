@@ -6,21 +6,25 @@ ones. Modules and roles, which would change the hosts, are played: they answer w
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import scale_inventory
+from plugins.module_utils.certificates import new_anchor
 from vmesh.base import paths
-from vmesh.rollout import desired_state, history, record
+from vmesh.rollout import anchors, desired_state, history, record
+from vmesh.rollout.security_run import digest_of, seen_in
 
+NO_CERTS: dict[str, Any] = {"anchor": None, "leaves": {}, "installed": False}
 HOST = {
     "os": "debian",
     "os_version": "12",
@@ -33,6 +37,8 @@ HOST = {
     "parts": [],
     "newest": 0,
     "interrupted": {},
+    "certs": NO_CERTS,
+    "security": {},
 }
 # An action plugin runs instead of the module of its name.
 PLAYED = """
@@ -69,7 +75,10 @@ FIREWALL = """
   register: firewall_changed
   tags: configure
 """
-ACTIONS = ("host_firewall", "host_info", "host_snapshot", "host_kit", "canary_check", "artifacts")
+ACTIONS = (
+    *("host_info", "host_snapshot", "host_kit", "host_identity", "canary_check", "artifacts"),
+    *("plaintext_callers", "envoy_config", "host_firewall"),
+)
 
 
 class Site:
@@ -85,6 +94,8 @@ class Site:
             shutil.copytree(paths.COLLECTION / name, collection / name)
         # The actions import the package beside them.
         (collection / "vmesh").symlink_to(paths.PROJECT / "vmesh")
+        (collection / "files").symlink_to(paths.PROJECT / "files")
+        shutil.copytree(paths.COLLECTION / "roles/identity", collection / "roles/identity")
         for name in (*ACTIONS, "played_install", "played_configure"):
             (collection / "plugins/action" / f"{name}.py").write_text(PLAYED)
             (collection / "plugins/modules" / f"{name}.py").touch()
@@ -97,7 +108,7 @@ class Site:
                 )
 
     def run(
-        self, *options: str, playbook: str = "site", **played: Mapping[str, Any]
+        self, *options: str, playbook: str = "site", **played: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run the playbook; `played` says what modules answer other than usual, by host."""
         self.calls.write_text("")
@@ -108,6 +119,7 @@ class Site:
             "commit": {"number": 1, "from": 0, "parts": ["envoy"], "removed": []},
             "restore": {"restored": ["envoy"], "errors": {}, "number": 0, "from": 0},
             "canary_check": {"counted": {}},
+            "plaintext_callers": {"callers": {}},
             "artifacts": {
                 "artifacts": {
                     "envoy": {"x86_64": {**release, "version": "1.40.0"}},
@@ -392,3 +404,205 @@ def test_a_rollback_opens_first_what_the_earlier_state_may_need(site: Site) -> N
     assert done.returncode == 0, done.stdout
     calls = [line.partition(" ")[2] for line in site.calls.read_text().splitlines()]
     assert calls == ["host_info"] * 2 + ["reopen"] * 2 + ["restore 0"] * 2
+
+
+NOW = datetime.datetime.now(datetime.UTC).timestamp()
+
+
+def anchored(host: str, *, on: str = "") -> dict[str, Any]:
+    """Return what host_info tells of a host that has made an anchor, for itself or for `on`."""
+    return told_as(new_anchor(f"{on or host}.scale.mesh", NOW).certificate)
+
+
+def told_as(anchor: str) -> dict[str, Any]:
+    return {"host_info": {"host": {**HOST, "certs": {**NO_CERTS, "anchor": anchor}}}}
+
+
+def with_identities(site: Site) -> None:
+    mode = {"mesh_security": {"mtls": "permissive", "trust_domain": "scale.mesh"}}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps(mode))
+
+
+def everyone(**other: Any) -> dict[str, Any]:
+    return {host.replace("-", "_"): anchored(host) for host in EVERYONE} | other
+
+
+def test_identities_come_before_an_envoy_names_them_and_go_last(site: Site) -> None:
+    assert site.run().returncode == 0
+    assert "host_identity" not in site.calls.read_text()
+    with_identities(site)
+    told = everyone()
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    found = site.called("service0000-0")
+    assert found.index("host_identity") < len(found) - 1 - found[::-1].index("played_install")
+    assert "host_identity" not in site.called("tracing-0")  # it has no Envoy
+    known = anchors.load(site.place)
+    assert sorted(known) == ["edge000-0", "service0000-0", "service0000-1"]
+    assert sorted(record.read(site.place)) == EVERYONE
+    (site.inventory / "group_vars/all/security.yml").unlink()
+    for each in told.values():
+        each["host_info"]["host"]["certs"]["installed"] = True
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert site.called("service0000-0")[-2:] == ["commit", "host_identity"]
+
+
+def test_a_host_with_another_anchor_is_refused_before_anything_is_changed(site: Site) -> None:
+    with_identities(site)
+    assert site.run(**everyone()).returncode == 0
+    known = anchors.load(site.place)
+    changed: dict[str, Any] = {
+        host.replace("-", "_"): told_as(anchor) for host, anchor in known.items()
+    }
+    changed["service0000_1"] = anchored("service0000-1")
+    done = site.run(**changed)
+    assert done.returncode == 2
+    assert "service0000-1: its anchor is another one than before" in done.stdout
+    assert "begin" not in site.called("service0000-0")
+    assert anchors.load(site.place) == known
+    done = site.run("-e", "vmesh_new_anchor=service0000-1", **changed)
+    assert done.returncode == 0, done.stdout
+    assert anchors.load(site.place)["service0000-1"] != known["service0000-1"]
+
+
+def test_a_host_that_makes_itself_an_anchor_for_another_is_refused_by_name(site: Site) -> None:
+    with_identities(site)
+    done = site.run(**everyone(edge000_0=anchored("edge000-0", on="service0000-0")))
+    assert done.returncode == 2
+    assert "edge000-0: its anchor is refused: it can sign for other names" in done.stdout
+    assert anchors.load(site.place) == {}
+    assert "begin" not in site.calls.read_text()
+
+
+PLAIN, BOTH, MTLS = "plaintext", "both", "mtls"
+EDGE, SERVICE = "edge000", "service0000"
+
+
+def speaking(
+    accepts: str, speaks: str, known: dict[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return what the hosts tell when the service accepts and the edge speaks so.
+
+    known: host -> anchor, of a mesh whose hosts have anchors and know the edge's
+    """
+    knows = [digest_of(known["edge000-0"])] if known else []
+    service: dict[str, Any] = {
+        "accepts": accepts,
+        "speaks": {},
+        "knows": knows,
+        "lets": [EDGE] if knows else [],
+    }
+    edge: dict[str, Any] = {"accepts": None, "speaks": {SERVICE: speaks}, "knows": [], "lets": []}
+    told: dict[str, Any] = {}
+    for host in EVERYONE:
+        name = host.rpartition("-")[0]
+        proxies = {EDGE: {EDGE: edge}, SERVICE: {SERVICE: service}}.get(name, {})
+        parts = {EDGE: [f"envoy@{EDGE}"], SERVICE: [f"envoy@{SERVICE}", f"flask@{SERVICE}"]}
+        anchor = (known or {}).get(host) or new_anchor(f"{host}.scale.mesh", NOW).certificate
+        told[host.replace("-", "_")] = {
+            "host_info": {
+                "host": {
+                    **HOST,
+                    "newest": 1,
+                    "parts": parts.get(name, ["jaeger"]),
+                    "security": proxies,
+                    "certs": {**NO_CERTS, "anchor": anchor, "installed": True},
+                }
+            }
+        } | more.get(host.replace("-", "_"), {})
+    return told
+
+
+def strict(site: Site) -> None:
+    mode = {"mesh_security": {"mtls": "strict", "trust_domain": "scale.mesh"}}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps(mode))
+
+
+def view(site: Site, host: str, name: str) -> dict[str, Any]:
+    (proxy,) = record.read(site.place)[host]["host"]["proxies"]
+    assert proxy["name"] == name
+    found: dict[str, Any] = proxy["view"]
+    return found
+
+
+def accepted(site: Site, host: str = "service0000-0") -> str:
+    return seen_in(view(site, host, SERVICE)).accepts or ""
+
+
+def test_a_mesh_goes_from_plaintext_to_strict_in_stages_with_a_barrier_between_them(
+    site: Site,
+) -> None:
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    strict(site)
+    done = site.run("-v", **speaking(PLAIN, PLAIN))
+    assert done.returncode == 0, done.stdout
+    calls = [line for line in site.calls.read_text().splitlines() if line.endswith("commit")]
+    # All in the rollout, then who calls, then who is called.
+    assert sorted(calls[:4]) == [f"{host} commit" for host in EVERYONE]
+    assert calls[4] == "edge000-0 commit"
+    assert sorted(calls[5:]) == ["service0000-0 commit", "service0000-1 commit"]
+    assert "mesh_stage: speak: edge000 on edge000-0" in done.stdout
+    assert "mesh_stage: narrow: service0000 on service0000-0" in done.stdout
+    assert accepted(site) == MTLS
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: MTLS}
+    known = anchors.load(site.place)
+    again = site.run("-v", **speaking(MTLS, MTLS, known))
+    assert again.returncode == 0, again.stdout
+    assert "4 with nothing to change" in again.stdout
+    assert len([c for c in site.calls.read_text().splitlines() if c.endswith("commit")]) == 4
+
+
+def test_who_still_speaks_plaintext_is_named_and_its_service_stays_permissive(site: Site) -> None:
+    strict(site)
+    heard = {"plaintext_callers": {"callers": {SERVICE: ["10.9.9.9"]}}}
+    told = speaking(BOTH, MTLS, service0000_1=heard)
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    warned = " ".join(done.stdout.split() + done.stderr.split())
+    assert "service0000 stays permissive: 10.9.9.9 spoke plaintext." in warned
+    assert accepted(site) == accepted(site, "service0000-1") == BOTH
+
+
+def test_callers_go_on_in_plaintext_when_a_service_could_not_be_changed(site: Site) -> None:
+    strict(site)
+    failing = {"played_configure": {"failed": True, "msg": "no room"}}
+    done = site.run(**speaking(PLAIN, PLAIN, service0000_1=failing))
+    assert done.returncode == 2
+    assert "mesh_stage" not in done.stdout
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN}
+    assert accepted(site) == BOTH
+
+
+def test_a_new_caller_is_known_before_it_is_there(site: Site) -> None:
+    strict(site)
+    assert site.run(**speaking(MTLS, MTLS)).returncode == 0
+    known = anchors.load(site.place)
+    told = speaking(MTLS, MTLS, known)
+    for host in ("service0000_0", "service0000_1"):
+        told[host]["host_info"]["host"]["security"][SERVICE]["knows"] = []
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert site.called("service0000-0")[:2] == ["host_info", "envoy_config"]
+    # Those that take no part would refuse it.
+    told["edge000_0"] = speaking(MTLS, MTLS)["edge000_0"]
+    options = ("--limit", "edge000-0", "-e", "vmesh_new_anchor=edge000-0")
+    done = site.run(*options, **told)
+    assert done.returncode == 2, done.stdout
+    assert "service0000 on service0000-0 does not know it" in " ".join(done.stdout.split())
+    assert site.called("edge000-0") == ["host_info", "artifacts"]
+
+
+def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    strict(site)
+    second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
+    told = speaking(PLAIN, PLAIN)
+    assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    assert "edge000 on edge000-0 spoke with others in another way" in " ".join(done.stdout.split())
+    assert "restore" not in site.calls.read_text()

@@ -183,6 +183,6 @@ def proxy(
             "listeners": list(listeners),
             "routes": dict(routes),
             "clusters": list(clusters),
-            "jwt": {},
+            **({"jwt": {}} if any(each["edge"] for each in listeners) else {}),
         },
     )

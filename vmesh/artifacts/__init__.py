@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vmesh.artifacts import bundles, cache, envoy, hotrod, jaeger, pebble, pins
+from vmesh.artifacts import bundles, cache, envoy, jaeger, pins, programs
 from vmesh.artifacts.cache import Artifact, Slot
 from vmesh.artifacts.errors import ArtifactError
 from vmesh.artifacts.jaeger import JaegerRelease
@@ -34,9 +34,7 @@ __all__ = [
 ]
 
 NAMES = ("envoy", "jaeger")
-# An application of the examples, and an authority for tests: no mesh needs them, so they are built
-# when a play or a test asks for them.
-PROGRAMS = ("hotrod", "pebble")
+PROGRAMS = tuple(programs.PROGRAMS)
 # What the controller needs from its distribution: Go trusts the system's certificates.
 SYSTEM_PACKAGES = ("ca-certificates",)
 
@@ -159,11 +157,10 @@ def build_program(name: str, arch: str, progress: Progress) -> Artifact:
     if name not in PROGRAMS:
         raise ArtifactError(f"There is no program {name}", f"Use one of {', '.join(PROGRAMS)}")
     committed = pins.load()
-    of, build = (pebble.slot, pebble.build) if name == "pebble" else (hotrod.slot, hotrod.build)
-    slot = of(committed, _known(arch))
+    slot = programs.slot(name, committed, _known(arch))
 
     def make(scratch: Path, entry: Path) -> Artifact:
-        return build(committed, arch, scratch, entry, progress)
+        return programs.build(name, committed, arch, scratch, entry, progress)
 
     return cache.get_or_make(slot, progress, make)
 

@@ -9,7 +9,7 @@ import ast
 import datetime
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vmesh.artifacts import app_folder, certificates, pins
@@ -140,35 +140,43 @@ def _addresses(mesh: Mesh) -> Iterator[tuple[str, Address]]:
 
 
 def _authorities(where: str, name: str) -> Iterator[Problem]:
-    remedy = f"Name a PEM file with certificates; a relative path begins at {paths.PROJECT}"
+    return _file(where, name, "Name a PEM file with certificates", _no_authorities)
+
+
+def _keys(where: str, name: str) -> Iterator[Problem]:
+    return _file(where, name, "Save the issuer's JWKS there", _no_jwks)
+
+
+def _file(
+    where: str, name: str, remedy: str, wrong: Callable[[str], str | None]
+) -> Iterator[Problem]:
+    """Look at a text file on the controller; `wrong` takes its text, and says what is wrong."""
     text = _text(paths.PROJECT / name)
-    if text is None:
-        yield Problem(where, name, "is not a text file that can be read", remedy)
-        return
+    message = "is not a text file that can be read" if text is None else wrong(text)
+    if message is not None:
+        remedy = f"{remedy}; a relative path begins at {paths.PROJECT}"
+        yield Problem(where, name, message, remedy)
+
+
+def _no_authorities(text: str) -> str | None:
     try:
         # Without such a line Python takes the text for nothing at all, and is content.
         begins = "-----BEGIN CERTIFICATE-----" in text
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
         begins = False
-    if not begins:
-        yield Problem(where, name, "holds no certificate that can be read", remedy)
+    return None if begins else "holds no certificate that can be read"
 
 
-def _keys(where: str, name: str) -> Iterator[Problem]:
-    """Look at a JWKS: https://www.rfc-editor.org/rfc/rfc7517#section-5."""
-    remedy = f"Save the issuer's JWKS there; a relative path begins at {paths.PROJECT}"
-    text = _text(paths.PROJECT / name)
-    if text is None:
-        yield Problem(where, name, "is not a text file that can be read", remedy)
-        return
+def _no_jwks(text: str) -> str | None:
+    """See https://www.rfc-editor.org/rfc/rfc7517#section-5."""
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     keys = found.get("keys") if isinstance(found, dict) else None
-    if not isinstance(keys, list) or not keys or not all(map(_is_public_key, keys)):
-        yield Problem(where, name, "is no JWKS: it lacks a list `keys` of public keys", remedy)
+    right = isinstance(keys, list) and keys and all(map(_is_public_key, keys))
+    return None if right else "is no JWKS: it lacks a list `keys` of public keys"
 
 
 def _is_public_key(key: object) -> bool:

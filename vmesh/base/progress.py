@@ -91,13 +91,18 @@ def new_log(command: str, keep: int = 20) -> Path:
     """Return the path of a new log for `command`; of its older logs only `keep` stay."""
     folder = paths.log_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    # The digit begins the time: the logs of `test-site` are not logs of `test`.
-    for old in sorted(folder.glob(f"{command}-[0-9]*.log"))[:-keep]:
+    for old in logs_of(command)[:-keep]:
         for path in (old, old.with_suffix(".json"), old.with_suffix(".events")):
             path.unlink(missing_ok=True)
     log = folder / f"{command}-{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.touch()
     return log
+
+
+def logs_of(command: str, suffix: str = ".log") -> list[Path]:
+    """Return the logs of `command`, or the files with `suffix` beside them, the oldest first."""
+    # The digit begins the time: the logs of `test-site` are not logs of `test`.
+    return sorted(paths.log_dir().glob(f"{command}-[0-9]*{suffix}"))
 
 
 def duration(seconds: float) -> str:

@@ -10,10 +10,11 @@ import time
 import webbrowser
 
 from vmesh.base.exits import OK, USAGE, CliError
+from vmesh.lab.preflight import can_listen
+from vmesh.lab.spec import LOOPBACK
 from vmesh.remote import connect
 from vmesh.remote.mesh import read
 
-LOOPBACK = "127.0.0.1"
 # ssh itself gives up a connection after 15 seconds: see connect.ssh_command.
 PATIENCE = 20.0
 
@@ -25,9 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     if place is None:
         raise CliError("This mesh has no Jaeger of its own: it sends its spans to a collector.")
     host, address, port = place
-    if arguments.port is not None and not _is_free(arguments.port):
+    if arguments.port is not None and not can_listen(arguments.port):
         raise CliError(f"port {arguments.port} of {LOOPBACK} is in use: choose another", USAGE)
-    local = arguments.port or (port if _is_free(port) else _free_port())
+    local = arguments.port or (port if can_listen(port) else _free_port())
     forward = f"{LOOPBACK}:{local}:{address}:{port}"
     command = connect.ssh_command(
         host,
@@ -59,16 +60,6 @@ def _answers(port: int, tunnel: subprocess.Popen[bytes]) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 def _free_port() -> int:

@@ -28,6 +28,7 @@ COMMANDS = (
     ("up", "start the lab's VMs, apply the inventory, send one traced request"),
     ("ps", "show what runs: every Envoy, gunicorn and Jaeger on every VM"),
     ("trace", "send one request and show its trace as a waterfall"),
+    ("certs", "show the identities of the proxies, or renew them; 1 when one needs attention"),
     ("jaeger", "open Jaeger's web pages through ssh, on a port of this machine"),
     ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
     ("ssh", "open a shell on a VM, or run a command there"),
@@ -140,6 +141,14 @@ def _trace(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait for the trace to be stored (default: 15)",
     )
+
+
+def _certs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "what", nargs="?", choices=("renew",), help="renew identities now, whatever is left"
+    )
+    command.add_argument("name", nargs="?", metavar="HOST|PROXY", help="only of these")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _jaeger(command: argparse.ArgumentParser) -> None:
@@ -360,8 +369,8 @@ def _down(command: argparse.ArgumentParser) -> None:
 
 
 _OPTIONS = {
-    "up": _up, "ps": _ps, "trace": _trace, "jaeger": _jaeger, "logs": _logs, "ssh": _ssh,
-    "plan": _plan, "history": _history, "rollback": _rollback, "remove": _remove,
+    "up": _up, "ps": _ps, "trace": _trace, "certs": _certs, "jaeger": _jaeger, "logs": _logs,
+    "ssh": _ssh, "plan": _plan, "history": _history, "rollback": _rollback, "remove": _remove,
     "graph": _graph, "render": _render, "validate": _validate, "password": _password,
     "fetch": _fetch, "check": _check, "test": _test, "bench": _bench, "down": _down,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from vmesh import artifacts
 from vmesh.artifacts import bundles, envoy, jaeger, pins
 from vmesh.base import paths
-from vmesh.base.exits import FAILED, OK
+from vmesh.base.exits import FAILED, OK, CliError
 from vmesh.base.problems import Problems
 from vmesh.base.progress import Steps, new_log
 from vmesh.base.words import plural, shortened
@@ -26,7 +26,7 @@ from vmesh.compile.topology import topology
 from vmesh.remote import answers, playbook
 from vmesh.remote.mesh import Mesh, read
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import changes, description, desired_state, record, record_secrets
+from vmesh.rollout import anchors, changes, description, desired_state, record, record_secrets
 from vmesh.rollout.description import Described
 from vmesh.rollout.drift import drift, environments
 from vmesh.rollout.record import HostRecord
@@ -36,8 +36,11 @@ REFRESH = paths.playbook("refresh")
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the inventory means and what would change."""
-    mesh = read(*arguments.inventory)
     place = record.folder(*arguments.inventory)
+    try:
+        mesh = read(*arguments.inventory, anchors=anchors.load(place))
+    except ValueError as damaged:
+        raise CliError(f"{damaged}.") from None
     try:
         recorded = record.read(place)
         renderer = Renderer()

@@ -17,7 +17,7 @@ from vmesh.cli import named, packages
 from vmesh.model.inventory import Inventory, load
 from vmesh.remote import answers, playbook
 from vmesh.remote.answers import Answer
-from vmesh.rollout import desired_state, history, record, run_lock
+from vmesh.rollout import anchors, desired_state, history, record, run_lock
 
 PLAYBOOK = paths.playbook("uninstall")
 
@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         gone = [host for host in found if host not in silent]
         record.forget(place, gone)
         history.forget(place, gone)
+        anchors.forget(place, gone)
     return FAILED if silent else OK
 
 

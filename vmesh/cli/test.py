@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,13 +32,19 @@ def run(arguments: argparse.Namespace) -> int:
         supplies.provide(steps)
     verdicts = check_command.check(steps.log_path, every=True, coverage=True)
     results = [verdict.code == 0 for verdict in verdicts]
+    failures: list[str] = []
     if all(results):
         with _room(arguments.inventory, steps, leave=arguments.alongside):
             for scenario in scenarios:
-                results.append(_molecule(scenario, steps))
+                failure = _molecule(scenario, steps)
+                results.append(not failure)
+                failures += failure
     else:
         steps.note("the molecule scenarios were not begun: the checks come first")
     steps.record("test", result="ok" if all(results) else "failed")
+    # Last, as a scenario that failed early is far up by now.
+    for line in failures:
+        print(line, flush=True)
     print(tally(results), flush=True)
     return OK if all(results) else FAILED
 
@@ -91,24 +97,32 @@ def _room(inventory: Sequence[Path], steps: Steps, *, leave: bool) -> Iterator[N
         lab.resume(steps)
 
 
-def _molecule(scenario: str, steps: Steps) -> bool:
-    """Run one scenario from create to destroy; tell whether it passed."""
+def _molecule(scenario: str, steps: Steps, count: int = 80) -> list[str]:
+    """Run one scenario from create to destroy.
+
+    Returns nothing when it passed, else lines about the failure: the task that failed, and the
+    last `count` lines before the VMs were destroyed.
+    """
     aloud = os.environ.get("CI", "").lower() in {"true", "1"}
     output = playbook.Tail(steps.log_path, steps.log_path.stat().st_size)
     events_path = steps.log_path.with_suffix(".events")
     new_events = playbook.events(events_path)
     outcome = playbook.Outcome()
     action = scenario
+    last: deque[str] = deque(maxlen=count)
 
     def look() -> None:
         nonlocal action
         for line in output.lines():
             if aloud:
                 print(line, flush=True)
-            begun = ACTION.search(ANSI.sub("", line))
+            plain = ANSI.sub("", line)
+            begun = ACTION.search(plain)
             if begun:
                 action = begun[2]
                 steps.step(action)
+            if action != "destroy":
+                last.append(plain)
         for event in new_events():
             outcome.take(event)
             steps.status(f"{action}: {outcome.now()}")
@@ -122,15 +136,9 @@ def _molecule(scenario: str, steps: Steps) -> bool:
             destroy = ["molecule", "destroy", "-s", scenario]
             playbook.follow(destroy, env, steps.log_path, lambda: None)
             raise
-    if code != 0:
-        for line in playbook.summary(outcome):
-            steps.note(f"      {line}")
-        if not aloud:
-            _last_lines(steps.log_path)
-        steps.note(f"molecule test: {scenario} failed; full output: {steps.log_path}")
-    return code == 0
-
-
-def _last_lines(log: Path, count: int = 60) -> None:
-    for line in log.read_text(errors="replace").splitlines()[-count:]:
-        print(line, file=sys.stderr)
+    if code == 0:
+        return []
+    outcome.code = code
+    failed = f"molecule test: {scenario} failed; full output: {steps.log_path}"
+    steps.note(failed)
+    return [failed, *(f"      {line}" for line in (*last, *playbook.summary(outcome)))]

@@ -9,6 +9,7 @@ holds the list of the checks and their order; each is in the module of what it l
 - `checks_logins`: whom an edge lets in
 - `checks_routes`: routes of edges, in themselves and one after another
 - `checks_apps`: the environments of apps, and how long a release waits
+- `checks_security`: whom the mesh trusts
 - `checks_tls`: how an edge speaks TLS
 - `checks_tracing`: tags of spans, and the collector
 - `patches`: patches that say nothing, or two things
@@ -27,6 +28,7 @@ from vmesh.compile import (
     checks_logins,
     checks_names,
     checks_routes,
+    checks_security,
     checks_tls,
     checks_tracing,
     patches,
@@ -48,6 +50,7 @@ def check(mesh: Mesh, hidden: Hidden = frozenset()) -> list[Problem]:
         checks_edges.check_peers,
         checks_logins.check_logins,
         checks_tls.check_edge_tls,
+        checks_security.check_security,
         checks_names.check_domains,
         checks_apps.check_environments,
         checks_tracing.check_tracing,

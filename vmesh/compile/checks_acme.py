@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vmesh.base.problems import WARNING, Problem
 from vmesh.compile.checks_names import edge_variable
+from vmesh.compile.edge_tls_views import EVERYWHERE
 from vmesh.model.types import Acme, Edge, Mesh
 
 # https://letsencrypt.org/docs/rate-limits/: certificates for the same names in seven days.
 _SAME_NAMES = 5
-_EVERYWHERE = "0.0.0.0"
 
 
 def check_acme(mesh: Mesh, hosts: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -39,7 +39,7 @@ def _check_hosts(edge: Edge, acme: Acme, hosts: int) -> Iterator[Problem]:
             f"{why}with proxy_protocol a host cannot pass the question on to the one that knows",
             f"Use a certificate of your own for {edge.name}, or leave one host in its group",
         )
-    elif hosts > 1 and edge.address != _EVERYWHERE:
+    elif hosts > 1 and edge.address != EVERYWHERE:
         yield Problem(
             variable,
             names,

@@ -7,20 +7,26 @@ hosts are and what they run), the `*_views` (what Envoy gets), `ports` (clashes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vmesh.base.problems import ERROR, Problem, Problems, without
 from vmesh.compile import (
     checks,
     checks_acme,
+    checks_security,
     cluster_views,
     edge_login_views,
     edge_route_views,
     edge_tls_views,
     firewall,
+    identities,
     listener_views,
     patches,
     route_views,
+    security,
+    security_views,
 )
 from vmesh.compile.host_spec import (
     ExternalSpec,
@@ -40,6 +46,7 @@ from vmesh.compile.host_spec import (
 )
 from vmesh.compile.places import Places
 from vmesh.compile.ports import port_clashes
+from vmesh.compile.security import SecurityPlan
 from vmesh.model.inventory import Inventory
 from vmesh.model.parse import parse, policies
 from vmesh.model.types import (
@@ -60,29 +67,42 @@ JAEGER_UI_PORT = 16686
 JAEGER_GRPC_QUERY_PORT = 16685
 
 
-def compile_mesh(inventory: Inventory) -> MeshSpec:
+def compile_mesh(
+    inventory: Inventory,
+    plan: SecurityPlan | None = None,
+    anchors: Mapping[str, str] | None = None,
+) -> MeshSpec:
     """Return what `inventory` means; raises Problems with every mistake in it.
 
+    plan: how the proxies speak with each other; without it, as `mesh_security.mtls` wants
+    anchors: host -> its anchor (PEM) where that is known; a plan has its own
     No problem and no warning shows a text that the inventory keeps in Ansible Vault.
     """
     try:
-        spec = _compile(inventory)
+        spec = _compile(inventory, plan, anchors or {})
     except Problems as found:
         raise Problems(without(item, inventory.secrets) for item in found.items) from None
     return replace(spec, warnings=tuple(without(item, inventory.secrets) for item in spec.warnings))
 
 
-def _compile(inventory: Inventory) -> MeshSpec:
+def _compile(
+    inventory: Inventory, plan: SecurityPlan | None, anchors: Mapping[str, str]
+) -> MeshSpec:
     problems: list[Problem] = []
     mesh = parse(inventory.mesh, problems)
     problems += checks.check(mesh, inventory.hidden)
     places = Places(inventory, mesh)
     problems += places.problems
     problems += checks_acme.check_acme(mesh, places.edges)
+    problems += identities.check(mesh.security, places.used)
+    problems += checks_security.check_revoked(mesh, places.used)
     _stop_at_errors(problems)
     shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
-    hosts = {host: _host(mesh, places, host, shared) for host in places.used}
+    hosts = {host: _host(mesh, places, host, shared, inventory.source) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
+    domain = identities.trust_domain(mesh.security, inventory.source)
+    plan = plan or security.target(mesh, anchors)
+    hosts = security_views.with_security(hosts, mesh, domain, plan)
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
     hosts = firewall.with_firewalls(hosts, mesh)
@@ -94,7 +114,9 @@ def _stop_at_errors(problems: list[Problem]) -> None:
         raise Problems(problems)
 
 
-def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> HostSpec:
+def _host(
+    mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared], source: Path
+) -> HostSpec:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
     proxies = tuple(
@@ -103,11 +125,7 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
     return HostSpec(
         address=places.addresses[host],
         zone=places.zones[host],
-        needs_authorities=any(
-            tls is not None and tls["verify"] and tls["ca_file"] is None
-            for proxy in proxies
-            for tls in (cluster["tls"] for cluster in proxy.view["clusters"])
-        ),
+        needs_authorities=any(map(_needs_authorities, proxies)),
         proxies=proxies,
         flask_services=tuple(
             _flask(mesh, places, host, service, service.app)
@@ -122,6 +140,16 @@ def _host(mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared]) -> 
             if isinstance(service.app, ExternalApp)
         ),
         jaeger=_jaeger(mesh, places, host) if host in places.jaeger else None,
+        identity=identities.of_host(mesh.security, source, host, [proxy.name for proxy in proxies]),
+    )
+
+
+def _needs_authorities(proxy: ProxySpec) -> bool:
+    """Tell whether Envoy or its certificate helper trusts whom the host trusts."""
+    used = [cluster["tls"] for cluster in proxy.view["clusters"]]
+    acme = proxy.view.get("acme")
+    return any(tls and tls["verify"] and tls["ca_file"] is None for tls in used) or (
+        acme is not None and acme["directory_ca_file"] is None
     )
 
 
@@ -328,6 +356,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         ),
     ]
     more = edge_tls_views.acme_settings(edge, places.addresses[host])
+    more |= edge_tls_views.local_settings(edge, places.addresses[host])
     more["jwt"] = edge_login_views.jwt(edge)
     if certificates := edge_tls_views.certificates(edge):
         more["certificates"] = certificates

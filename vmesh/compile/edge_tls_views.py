@@ -11,6 +11,10 @@ from vmesh.model.types import Acme, Edge
 
 REDIRECT = "redirect"
 HTTPS_PORT = 443
+# Listens at all addresses of a host.
+EVERYWHERE = "0.0.0.0"
+# The lab's edges are reached here.
+_LOOPBACK = ("localhost", "127.0.0.1")
 # The name of the secret that has the edge's certificate, and of its file.
 CERTIFICATE = "certificate"
 
@@ -24,8 +28,13 @@ def listener_tls(edge: Edge) -> View:
     """
     if edge.tls is None:
         return {}
-    folder = str(PurePosixPath(acme_views.certificate(edge.name)).parent) if edge.tls.acme else None
-    own = {"minimum": edge.tls.minimum, "certificate": CERTIFICATE, "folder": folder}
+    made_there = edge.tls.acme or edge.tls.local
+    folder = PurePosixPath(acme_views.certificate(edge.name)).parent if made_there else None
+    own = {
+        "minimum": edge.tls.minimum,
+        "certificate": CERTIFICATE,
+        "folder": str(folder) if folder else None,
+    }
     found: View = {"tls": own}
     if edge.tls.acme and edge.redirect_port is None:
         found["challenges"] = acme_views.HERE
@@ -38,7 +47,7 @@ def certificates(edge: Edge) -> View:
     `certificate` is a path on the controller and `key` a text; `certificate_on_host` and
     `key_on_host` are paths on the host.
     """
-    if edge.tls is None or edge.tls.acme:
+    if edge.tls is None or edge.tls.acme or edge.tls.local:
         return {}
     said = edge.tls
     if said.certificate is not None:
@@ -91,17 +100,34 @@ def clusters(edge: Edge, others: Sequence[str]) -> list[View]:
     return acme_views.clusters(edge.name, [(each, port) for each in others] if port else [])
 
 
+def local_settings(edge: Edge, address: str) -> View:
+    """Return for what a host at `address` signs the edge's certificate itself, where it does.
+
+    It is where the certificate helper would have one.
+    """
+    if edge.tls is None or not edge.tls.local:
+        return {}
+    names = {domain.removesuffix(".") for host in edge.virtual_hosts for domain in host.domains}
+    names |= {*_LOOPBACK, _reached_at(edge, address)}
+    certificate = acme_views.certificate(edge.name)
+    return {"local": {"certificate": certificate, "names": sorted(names - {"*"})}}
+
+
 def acme_settings(edge: Edge, address: str) -> View:
     """Return what the helper that orders certificates is told; `address` is that of its host."""
     acme = _acme(edge)
     if acme is None:
         return {}
-    port, by_http = edge.redirect_port, edge.redirect_port is not None
-    bound = address if edge.address == "0.0.0.0" else edge.address
+    here = f"{_reached_at(edge, address)}:{edge.redirect_port or edge.port}"
     # Behind the PROXY protocol the helper cannot ask the edge whether it answers.
-    listens = f"{bound}:{port or edge.port}" if not edge.proxy_protocol else None
-    challenge = acme_views.HTTP if by_http else acme_views.TLS_ALPN
+    listens = None if edge.proxy_protocol else here
+    challenge = acme_views.HTTP if edge.redirect_port else acme_views.TLS_ALPN
     return {"acme": acme_views.settings(edge.name, acme, challenge, listens)}
+
+
+def _reached_at(edge: Edge, address: str) -> str:
+    """Return the address at which a host at `address` has the edge."""
+    return address if edge.address == EVERYWHERE else edge.address
 
 
 def _acme(edge: Edge) -> Acme | None:

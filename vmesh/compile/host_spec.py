@@ -83,6 +83,18 @@ class Opened:
 
 
 @dataclass(frozen=True)
+class HostIdentity:
+    """What a host needs to renew the identities of its proxies.
+
+    name: of the host in its mesh, as in web1.shop.mesh; identities: by proxy
+    """
+
+    name: str
+    identities: dict[str, str]
+    leaf_hours: int
+
+
+@dataclass(frozen=True)
 class HostSpec:
     """All that runs on one host. `zone` is None where the inventory names none.
 
@@ -98,6 +110,7 @@ class HostSpec:
     external_apps: tuple[ExternalSpec, ...]
     jaeger: JaegerSpec | None
     firewall: tuple[Opened, ...] | None = None
+    identity: HostIdentity | None = None
 
 
 @dataclass(frozen=True)

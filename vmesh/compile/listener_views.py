@@ -69,12 +69,12 @@ def holds_back(edge: Edge) -> bool:
 
 def _peers(edge: Edge | None) -> View:
     """Return whom a listener of `edge` believes what: see files/envoy/filter_chains.yaml.j2."""
-    control = _distinct(edge.control_cidrs if edge else ())
+    control = distinct(edge.control_cidrs if edge else ())
     # Envoy takes the longest network that a peer is in: a part of one with more rights would
     # lose them, and the same network twice is refused.
     trusted = [
         each
-        for each in _distinct(edge.trusted_cidrs if edge else ())
+        for each in distinct(edge.trusted_cidrs if edge else ())
         if not any(each.subnet_of(other) for other in control)
     ]
     protocol = edge.proxy_protocol if edge else None
@@ -88,7 +88,7 @@ def _peers(edge: Edge | None) -> View:
     }
 
 
-def _distinct(cidrs: Iterable[str]) -> list[ipaddress.IPv4Network]:
+def distinct(cidrs: Iterable[str]) -> list[ipaddress.IPv4Network]:
     """Return the networks of `cidrs` without those that are part of another.
 
     The network of all addresses becomes two halves: Envoy has no more regard for it than for none.

@@ -25,6 +25,7 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
+    OFF,
     Acme,
     Address,
     Call,
@@ -45,6 +46,7 @@ from vmesh.model.types import (
     Retries,
     RolloutPolicy,
     Route,
+    Security,
     Service,
     Tls,
     Tracing,
@@ -83,6 +85,7 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
         firewall=_firewall(mesh["mesh_firewall"]),
+        security=_security(mesh["mesh_security"]),
         patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],
@@ -103,6 +106,12 @@ def _firewall(given: Given) -> Firewall:
             if each and each["port"] and each["from"]
         ),
     )
+
+
+def _security(value: Given) -> Security:
+    # YAML reads `off` without quotes as false.
+    mode, revoked = value["mtls"] or OFF, tuple(value["revoked"] or ())
+    return _made(Security, value, mtls=mode, revoked=revoked)
 
 
 def _patches(given: Any, wrong: frozenset[KeyPath]) -> tuple[Patch, ...]:
@@ -177,6 +186,7 @@ def _service(name: str, value: Given, given: Given, wrong: frozenset[KeyPath]) -
         operation=value["operation"] or name,
         calls=_calls(value["calls"], _given(given, "calls"), (*place, "calls"), wrong),
         given=_sound(_given(given, "policies"), (*place, "policies"), wrong),
+        plaintext_from=tuple(value["plaintext_from"] or ()),
     )
 
 
@@ -364,7 +374,7 @@ def _edge_tls(value: Given | None) -> EdgeTls | None:
         return None
     acme = value["acme"]
     given = acme and _made(Acme, acme, domains=tuple(map(without_dot, acme["domains"] or ())))
-    return _made(EdgeTls, value, acme=given or None)
+    return _made(EdgeTls, value, acme=given or None, local=bool(value["local"]))
 
 
 def _mesh_tracing(value: Given, given: Given) -> MeshTracing:

@@ -189,6 +189,13 @@ SECTIONS = (
         "tag",
     ),
     Section(
+        "mesh_security",
+        "mesh_security: how proxies speak with each other",
+        "[From plaintext to mTLS](operating.md#from-plaintext-to-mtls-and-back) tells what a run"
+        " does.",
+        "mesh_security",
+    ),
+    Section(
         "mesh_rollout",
         "mesh_rollout: how a change goes from host to host",
         "[Operating vmesh](operating.md) describes a rollout.",
@@ -291,7 +298,7 @@ def _keys(rule: Schema, anchor: str, prefix: str) -> Iterator[str]:
         yield from _key(name, given, f"{anchor}.{name}", prefix, required=required)
         if given.get("$ref") in LINKS:
             continue
-        inner = given
+        inner = schema.resolved(given)
         dotted = f"{prefix}{name}."
         if (
             isinstance(given.get("additionalProperties"), Mapping)

@@ -112,7 +112,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Service:
-    """One service of the mesh; every host of `group` runs an instance of it."""
+    """One service of the mesh; every host of `group` runs an instance of it.
+
+    plaintext_from: networks whose callers speak plaintext, whatever the mesh does
+    identify_callers: whether its app is told which proxy calls
+    """
 
     name: str
     group: str
@@ -122,6 +126,8 @@ class Service:
     operation: str
     calls: tuple[Call, ...]
     given: Given  # its own policies, for all its callers
+    plaintext_from: tuple[str, ...] = ()
+    identify_callers: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,11 +210,12 @@ class Acme:
 
 @dataclass(frozen=True)
 class EdgeTls:
-    """How an edge speaks TLS: with one of three kinds of certificates.
+    """How an edge speaks TLS: with one of four kinds of certificates.
 
     certificate, key: the path of a PEM file on the controller, and the text of its private key
     certificate_on_host, key_on_host: the paths of PEM files on the edge's hosts
     acme: who signs certificates for keys that the hosts make
+    local: whether each host signs its certificate itself
     minimum: the oldest version, 1.2 or 1.3
     """
 
@@ -217,6 +224,7 @@ class EdgeTls:
     certificate_on_host: str | None
     key_on_host: str | None
     acme: Acme | None
+    local: bool
     minimum: float
 
 
@@ -349,6 +357,22 @@ class Firewall:
 
 
 @dataclass(frozen=True)
+class Security:
+    """Who may talk to whom, and how that is proven.
+
+    mtls: one of the modes OFF, PERMISSIVE, STRICT; trust_domain: None for that of the inventory
+    authorization: ENFORCE or WATCH; revoked: names of hosts
+    """
+
+    mtls: str
+    trust_domain: str | None
+    leaf_hours: int
+    authorization: str
+    revoked: tuple[str, ...]
+    accept_expired: bool
+
+
+@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -374,12 +398,17 @@ class Mesh:
     tracing: MeshTracing
     rollout: RolloutPolicy
     firewall: Firewall
+    security: Security
     patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
     envoy_version: str | None = None
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
+# Modes of mTLS between the proxies.
+OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
+# What becomes of a caller that names the service nowhere.
+ENFORCE, WATCH = "enforce", "watch"
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.

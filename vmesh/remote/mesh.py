@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,10 @@ def _units(spec: HostSpec, name: str) -> tuple[str, ...]:
     return tuple(unit for unit, names in _named_units(spec) if wanted in names)
 
 
-def read(*inventory: Path) -> Mesh:
-    """Read and compile the inventory of these sources. Raises Problems with all that is wrong."""
+def read(*inventory: Path, anchors: Mapping[str, str] | None = None) -> Mesh:
+    """Read and compile the inventory of these sources. Raises Problems with all that is wrong.
+
+    anchors: host -> its anchor (PEM), for who needs to know whom the proxies trust
+    """
     loaded = load(*inventory)
-    return Mesh(loaded, compile_mesh(loaded))
+    return Mesh(loaded, compile_mesh(loaded, anchors=anchors))

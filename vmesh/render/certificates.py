@@ -41,6 +41,20 @@ def secret(name: str, certificate: View, chain: str | None) -> dict[str, Any]:
     return {"@type": SECRET, "name": name, "tls_certificate": pair}
 
 
+def bundle(name: str, trusted: View) -> dict[str, Any]:
+    """Return the secret `name` that says whom a proxy trusts.
+
+    trusted: an item of security_views.Trust
+    """
+    names = [{"san_type": "URI", "matcher": {"exact": each}} for each in trusted["identities"]]
+    context = {
+        "trusted_ca": {"inline_string": "".join(trusted["anchors"].values())},
+        **({"match_typed_subject_alt_names": names} if names else {}),
+        **({"allow_expired_certificate": True} if trusted["accept_expired"] else {}),
+    }
+    return {"@type": SECRET, "name": name, "validation_context": context}
+
+
 def without_key(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of a file with secrets without the keys in it."""
     return {

@@ -16,7 +16,7 @@ from typing import Any
 from vmesh.base import paths
 from vmesh.base.problems import Problem, Problems
 from vmesh.compile.host_spec import MeshSpec, ProxySpec, View, admin_socket
-from vmesh.render.certificates import secret, without_key
+from vmesh.render.certificates import bundle, secret, without_key
 from vmesh.render.patches import patched
 from vmesh.render.shared import JsonTexts, Shared
 from vmesh.render.static_form import (
@@ -26,7 +26,9 @@ from vmesh.render.static_form import (
     CLUSTERS,
     FILTERS,
     LISTENERS,
+    LOCAL,
     STATIC_SUFFIX,
+    TRUST,
     Document,
     StaticForm,
     StaticForms,
@@ -117,8 +119,12 @@ class Renderer:
             documents[certificate_file(name)] = self._watched([secret(name, certificate, chain)])
         if "jwt" in view:
             documents[f"{FILTERS}/{JWT_FILTER}.json"] = self._jwt(view["jwt"])
+        for name, trusted in view.get("trust", {}).items():
+            documents[f"{TRUST}/{name}.json"] = self._watched([bundle(name, trusted)])
         if "acme" in view:
             documents[ACME] = self._acme(view["acme"])
+        if "local" in view:
+            documents[LOCAL] = view["local"]
         patches = view.get("patches")
         return patched(documents, patches, self._version) if patches else documents
 
@@ -227,7 +233,7 @@ class Renderer:
             }
             for name, each in issuers.items()
         }
-        config = {"@type": JWT, **self.templates.read("jwt.yaml.j2", {"issuers": told})}
+        config = self._resource(JWT, "jwt.yaml.j2", {"issuers": told})
         return self._watched([{"@type": EXTENSION, "name": JWT_FILTER, "typed_config": config}])
 
     def _text(self, path: str | None, key: str) -> str | None:

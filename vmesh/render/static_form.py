@@ -30,9 +30,13 @@ LISTENERS = "listeners/listeners.json"
 CLUSTERS = "clusters/clusters.json"
 # Not Envoy's: the helper reads it that orders the certificate.
 ACME = "acme.json"
+# Nor is this: the module envoy_config reads for what it is to make a certificate.
+LOCAL = "local.json"
 # Below them a file for each certificate of the proxy's own, and for each filter that comes by one.
 CERTIFICATES = "certificates"
 FILTERS = "filters"
+# Below it a file for each bundle of those whom the proxy trusts.
+TRUST = "trust"
 STATIC_SUFFIX = ".static.json"
 
 
@@ -102,16 +106,12 @@ class StaticForms:
         chains = listener["filter_chains"]
         tables = {name: _only(documents[f"routes/{name}.json"]) for name in route_tables(chains)}
         filters = {
-            extension["name"]: extension["typed_config"]
-            for path, document in documents.items()
-            if path.startswith(f"{FILTERS}/")
-            for extension in document["resources"]
+            name: _only(documents[f"{FILTERS}/{name}.json"])["typed_config"]
+            for name in file_filters(chains)
         }
         static = self._shared.once(
             "static chains",
-            lambda: [
-                _with_a_certificate(_with_managers(chain, tables, filters)) for chain in chains
-            ],
+            lambda: [_without_secrets(_with_managers(chain, tables, filters)) for chain in chains],
             chains,
             *tables.values(),
             *filters.values(),
@@ -126,13 +126,13 @@ class StaticForms:
     def _cluster(self, cluster: Document, documents: Mapping[str, Document]) -> Document:
         """Return a cluster with its endpoints in place."""
         if cluster["type"] != "EDS":
-            return self._shared.once("static", lambda: _without_hosts_files(cluster), cluster)
+            return self._shared.once("static", lambda: _without_files(cluster), cluster)
         endpoints = _only(documents[f"endpoints/{cluster['name']}.json"])
 
         def static() -> Document:
             inlined = {"type": "STATIC", "load_assignment": _without(endpoints, "@type")}
             kept = _without(cluster, "eds_cluster_config")
-            return _without_hosts_files({**kept, **inlined})
+            return _without_files({**kept, **inlined})
 
         return self._shared.once("static", static, cluster, endpoints)
 
@@ -155,6 +155,17 @@ def route_tables(chains: Sequence[Document]) -> list[str]:
         for chain in chains
         for each in chain.get("filters", ())
         if "rds" in each.get("typed_config", {})
+    ]
+
+
+def file_filters(chains: Sequence[Document]) -> list[str]:
+    """Return the names of the HTTP filters that a listener's filter chains take from files."""
+    return [
+        http_filter["name"]
+        for chain in chains
+        for each in chain.get("filters", ())
+        for http_filter in each.get("typed_config", {}).get("http_filters", ())
+        if "config_discovery" in http_filter
     ]
 
 
@@ -190,26 +201,35 @@ def _manager(
     }
 
 
-def _with_a_certificate(chain: Document) -> Document:
-    """Return a filter chain whose TLS, if it has any, is with a certificate in place of a file's.
+def _without_secrets(part: Document) -> Document:
+    """Return a filter chain or a cluster whose TLS, if it has any, needs no file of a secret.
 
-    Whose the real one is does not matter here: vmesh.artifacts.sources looks at it.
+    Whose certificate the real one is, and whom it trusts, does not matter here:
+    vmesh.artifacts.sources looks at an edge's own, and each host makes those of the mesh.
     """
-    socket = chain.get("transport_socket", {})
+    socket = part.get("transport_socket", {})
     config = socket.get("typed_config", {})
     common = config.get("common_tls_context", {})
-    if "tls_certificate_sds_secret_configs" not in common:
-        return chain
-    common = _without(common, "tls_certificate_sds_secret_configs")
-    config = {**config, "common_tls_context": {**common, "tls_certificates": [throw_away()]}}
-    return {**chain, "transport_socket": {**socket, "typed_config": config}}
+    found = _without(
+        common, "tls_certificate_sds_secret_configs", "validation_context_sds_secret_config"
+    )
+    if "tls_certificate_sds_secret_configs" in common:
+        found["tls_certificates"] = [throw_away()]
+    if "validation_context_sds_secret_config" in common:
+        found["validation_context"] = {"trusted_ca": throw_away()["certificate_chain"]}
+    if found == common:
+        return part
+    typed = {**config, "common_tls_context": found}
+    return {**part, "transport_socket": {**socket, "typed_config": typed}}
 
 
-def _without_hosts_files(cluster: Document) -> Document:
-    """Return `cluster` without the authorities' file of the host, which the controller may lack.
+def _without_files(cluster: Document) -> Document:
+    """Return `cluster` without files of secrets, and without the host's file of authorities.
 
-    A certificate's name cannot be checked without authorities, so that check goes as well.
+    The controller may lack that. A certificate's name cannot be checked without authorities, so
+    that check goes as well.
     """
+    cluster = _without_secrets(cluster)
     socket = cluster.get("transport_socket", {})
     config = socket.get("typed_config", {})
     common = config.get("common_tls_context", {})
@@ -233,6 +253,8 @@ def _without_addresses(part: Any) -> Anonymous:
     def anonymous(mapping: Document) -> Document:
         if "private_key" in mapping:
             return {}  # of a certificate that each run makes anew
+        if mapping.get("trusted_ca") == throw_away()["certificate_chain"]:
+            return {}  # likewise
         if "port_value" in mapping and is_ipv4(mapping["address"]):
             addresses.append(mapping["address"])
             return {**mapping, "address": None}

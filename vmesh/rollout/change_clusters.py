@@ -104,5 +104,5 @@ def _cluster_changes(old: View, new: View) -> Iterator[str]:
     for key, label in NESTED_CLUSTER_WORDS.items():
         if old.get(key) != new.get(key):
             yield from changed_inside(label, old.get(key), new.get(key))
-    told = ("endpoints", *NESTED_CLUSTER_WORDS)
+    told = ("endpoints", "mtls", *NESTED_CLUSTER_WORDS)
     yield from changed_keys(old, new, CLUSTER_WORDS, told)

@@ -13,6 +13,7 @@ from vmesh.rollout.change_clusters import compare_clusters
 from vmesh.rollout.change_report import ADD, CHANGE, REMOVE, RESTART, HostReport, View
 from vmesh.rollout.change_roles import role_differs, role_words, setting_changes
 from vmesh.rollout.change_routes import compare_routes
+from vmesh.rollout.change_security import security_changes
 from vmesh.rollout.change_words import (
     EARLIER_EDGE,
     EARLIER_LISTENER,
@@ -34,7 +35,17 @@ from vmesh.rollout.record import HostRecord
 
 _PROXY_KEYS = ("name", "ports", "view")
 # Parts of a view that have sentences of their own.
-_TOLD = ("listeners", "routes", "clusters", "patches", "certificates", "acme", "jwt")
+_TOLD = (
+    "listeners",
+    "routes",
+    "clusters",
+    "patches",
+    "certificates",
+    "acme",
+    "local",
+    "jwt",
+    "trust",
+)
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -96,7 +107,10 @@ def _compare_proxy(report: HostReport, old: View, new: View) -> None:
     compare_clusters(report, part, new["kind"], before, after)
     for text in _patch_changes(before.get("patches", []), after.get("patches", [])):
         report.say(part, CHANGE, text)
-    for text in _certificate_changes(before, after):
+    for text in (
+        *_certificate_changes(before, after),
+        *security_changes(new["name"], before, after),
+    ):
         report.say(part, CHANGE, text)
     for text in _issuer_changes(before.get("jwt") or {}, after.get("jwt") or {}):
         report.say(part, CHANGE, text)
@@ -173,7 +187,7 @@ def _listener_changes(report: HostReport, old: View, new: View) -> Iterator[str]
             networks(old["internal_networks"]),
             networks(new["internal_networks"]),
         )
-    told = ("address", "port", "trusted_networks", "internal_networks", "tracing")
+    told = ("address", "port", "trusted_networks", "internal_networks", "tracing", "mtls")
     yield from changed_keys(old, new, LISTENER_WORDS, told)
 
 
@@ -192,20 +206,18 @@ def _issuer_changes(old: View, new: View) -> Iterator[str]:
 
 def _certificate_changes(old: View, new: View) -> Iterator[str]:
     """Say which certificate an edge has; a key is told of only by its certificate."""
-    if old.get("certificates") != new.get("certificates"):
-        said = [_certificate_words(view.get("certificates")) for view in (old, new)]
-        yield arrow("its certificate", *said)
-    yield from (
-        changed_inside("ACME", old.get("acme"), new.get("acme"))
-        if (old.get("acme") != new.get("acme"))
-        else ()
-    )
+    if any(old.get(key) != new.get(key) for key in ("certificates", "local")):
+        yield arrow("its certificate", _certificate_words(old), _certificate_words(new))
+    if old.get("acme") != new.get("acme"):
+        yield from changed_inside("ACME", old.get("acme"), new.get("acme"))
 
 
-def _certificate_words(certificates: View | None) -> str:
+def _certificate_words(view: View) -> str:
+    if "local" in view:
+        return f"signed by its host, for {', '.join(view['local']['names'])}"
     names = [
         each.get("certificate") or f"{each['certificate_on_host']} of the host"
-        for each in (certificates or {}).values()
+        for each in view.get("certificates", {}).values()
     ]
     return shorter(names) if names else "none of these"
 

@@ -53,7 +53,7 @@ def _compare_virtual_host(report: HostReport, part: str, table: str, old: View, 
         old, new, {"domains": ("answers for", format_value)}, ("routes", "filters")
     ):
         report.say(part, CHANGE, f"{whole}: {text}")
-    for text in changed_keys(old["filters"], new["filters"], FILTER_WORDS):
+    for text in changed_keys(old["filters"], new["filters"], FILTER_WORDS, ("callers",)):
         report.say(part, CHANGE, f"{whole}: {text}")
     before, after = _by_match(old["routes"]), _by_match(new["routes"])
     for key, route in after.items():

@@ -11,7 +11,8 @@ values are in `change_words`, the sentences in `change_report`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 from vmesh.rollout.change_apps import (
     compare_apps,
@@ -31,7 +32,7 @@ from vmesh.rollout.change_report import (
     Rerender,
     pending,
 )
-from vmesh.rollout.change_words import arrow, changed_keys, format_value
+from vmesh.rollout.change_words import arrow, changed_keys, differing, format_value
 from vmesh.rollout.record import HostRecord, left_behind, parts_of
 
 _HOST_KEYS = (
@@ -43,6 +44,7 @@ _HOST_KEYS = (
     "external_apps",
     "jaeger",
     "firewall",
+    "identity",
 )
 
 
@@ -109,6 +111,14 @@ def _first(report: HostReport, new: HostRecord) -> None:
         new_firewall(report, new["host"]["firewall"])
 
 
+def _identities(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what changes in the identities of a host's proxies."""
+    for proxy, was, becomes in differing(old.get("identities", {}), new.get("identities", {})):
+        yield arrow(f"identity of {proxy}", format_value(was), format_value(becomes))
+    if old and new and old["leaf_hours"] != new["leaf_hours"]:
+        yield arrow("hours that an identity is good", *(str(x["leaf_hours"]) for x in (old, new)))
+
+
 def _both(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     before, after = old["host"], new["host"]
     report.moved = (before["address"], after["address"])
@@ -117,6 +127,8 @@ def _both(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     if before.get("zone") != after.get("zone"):
         zones = format_value(before.get("zone")), format_value(after.get("zone"))
         report.say("host", CHANGE, arrow("zone", *zones))
+    for text in _identities(before.get("identity") or {}, after.get("identity") or {}):
+        report.say("host", CHANGE, text)
     for text in changed_keys(before, after, {}, _HOST_KEYS):
         report.say("host", CHANGE, text)
     compare_proxies(report, old, new)

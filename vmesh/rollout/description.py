@@ -36,9 +36,10 @@ SETTINGS = {
     "flask_service": "flask_service_",
     "jaeger": "jaeger_",
     "firewall": "firewall_",
+    "identity": "identity_",
 }
 # Roles that install the host kit.
-WITH_HOST_KIT = ("envoy", "flask_service")
+WITH_HOST_KIT = ("envoy", "flask_service", "identity")
 # Its version is recorded already.
 NO_SETTINGS = frozenset({"jaeger_release"})
 
@@ -57,6 +58,8 @@ class Described:
 def shown(spec: HostSpec, secrets: Secrets) -> dict[str, Any]:
     """Return the spec of a host as plain data without what is hidden."""
     host = dataclasses.asdict(spec)
+    if spec.identity is None:
+        del host["identity"]
     for proxy in host["proxies"]:
         proxy["view"] = secrets.masked(proxy["view"])
         for listener in proxy["view"]["listeners"]:
@@ -168,6 +171,7 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
         "external_app": host.get("external_apps"),
         "jaeger": host["jaeger"],
         "firewall": host.get("firewall"),
+        "identity": host.get("identity"),
     }
     return [role for role, there in parts.items() if there]
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from vmesh.artifacts import envoy_binary
 from vmesh.base import paths
 from vmesh.base.files import write_whole
 from vmesh.base.problems import Problems
@@ -24,7 +25,8 @@ from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.model.inventory import Inventory, from_hostvars
 from vmesh.model.parse import parse
 from vmesh.model.types import RolloutPolicy
-from vmesh.render.renderer import Renderer
+from vmesh.render.renderer import Renderer, write_files
+from vmesh.render.validate import validate_all
 from vmesh.rollout import description, record_secrets
 from vmesh.rollout.change_report import Rerender
 from vmesh.rollout.description import Hashes
@@ -74,6 +76,27 @@ def describe(inventory: Inventory, spec: MeshSpec, rendered: Rendered) -> dict[s
         ).state
         for name, host in spec.hosts.items()
     }
+
+
+def make(
+    inventory: Inventory,
+    spec: MeshSpec,
+    folder: Path,
+    took: Callable[[str], None] = lambda step: None,
+) -> None:
+    """Render a compiled mesh into `folder`, see it accepted, and keep what `load` returns.
+
+    took: is told each step that has ended
+    Raises Problems, vmesh.artifacts.ArtifactError without an Envoy that validates, and OSError.
+    """
+    rendered = Rendered()
+    forms = write_files(spec, folder, seen=rendered)
+    took("render")
+    if wrong := validate_all(envoy_binary(version=spec.mesh.envoy_version), forms):
+        raise Problems(wrong)
+    took("validate")
+    keep(folder, spec.mesh.rollout, describe(inventory, spec, rendered))
+    took("describe")
 
 
 def keep(folder: Path, policy: RolloutPolicy, states: Mapping[str, HostRecord]) -> None:

@@ -214,6 +214,31 @@ def test_the_last_line_of_test_counts_its_stages() -> None:
     assert test_command.tally([True, False, True]) == "2 passed, 1 failed"
 
 
+def test_failed_scenario_ends_with_what_it_said_before_its_vms_were_destroyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    molecule = tmp_path / "molecule"
+    molecule.write_text(
+        "#!/bin/sh\n"
+        "for action in destroy converge verify destroy; do\n"
+        '  echo "INFO  default > $action: Executing"; echo "of $action"\n'
+        "done\n"
+        'exit "$ENDS"\n'
+    )
+    molecule.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    steps = Steps(1, tmp_path / "log")
+    steps.log_path.touch()
+    monkeypatch.setenv("ENDS", "0")
+    assert test_command._molecule("default", steps) == []
+    monkeypatch.setenv("ENDS", "1")
+    told = [line.strip() for line in test_command._molecule("default", steps)]
+    assert told[0].startswith("molecule test: default failed")
+    assert told[-1] == "of verify"
+    assert "of converge" in told
+    assert "of destroy" not in told
+
+
 def test_scenarios_are_all_there_are_default_first_unless_named(tmp_path: Path) -> None:
     for name in ("alpha", "default"):
         (tmp_path / name).mkdir()

@@ -66,6 +66,12 @@ def test_every_key_has_a_place_of_its_own_in_the_file() -> None:
             assert TEXT.count(f'<a id="{name}.{key}"></a>') == 1, key
 
 
+@pytest.mark.parametrize("definition", ["edge_tls", "acme"])
+def test_the_keys_of_a_definition_that_one_key_names_are_listed_there(definition: str) -> None:
+    for key in schema.load()["$defs"][definition]["properties"]:
+        assert re.search(rf"^- <a id=\"edges\.tls[^\"]*\.{key}\"></a>", TEXT, re.M), key
+
+
 def test_every_link_leads_somewhere() -> None:
     anchors = re.findall(r'<a id="([^"]+)"', TEXT)
     assert len(set(anchors)) == len(anchors)

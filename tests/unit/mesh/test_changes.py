@@ -12,17 +12,12 @@ import pytest
 from tests.unit.mesh import worlds
 from vmesh.base.problems import HIDDEN
 from vmesh.compile.host_spec import egress_address
-from vmesh.rollout import change_report, change_words, changes, description
+from vmesh.rollout import change_report, change_words, changes
 from vmesh.rollout.change_report import Change
 
 
-def rerender(proxy: Any) -> dict[str, str]:
-    texts = worlds.render(description.proxy_from(proxy))
-    return {path: description.digest(text) for path, text in texts.items()}
-
-
 def compared(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    return changes.compare(old, new, rerender, worlds.HOSTS)
+    return changes.compare(old, new, worlds.rerender, worlds.HOSTS)
 
 
 def sentences(found: list[Change], *kinds: str) -> list[str]:
@@ -76,6 +71,17 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
             "edge front: listener for clients: HTTPS none -> TLS 1.2 and newer",
             "edge front: routes public: seconds for which browsers use HTTPS only none -> 60",
             "edge front: its certificate none of these -> /c.pem of the host",
+        ],
+    ),
+    (
+        ((f"{FRONT}/tls", {"local": True}),),
+        [
+            "edge front: listener for clients: HTTPS none -> TLS 1.2 and newer",
+            *(
+                "edge front: its certificate none of these -> signed by its host,"
+                f" for {address}, 127.0.0.1, localhost"
+                for address in ("10.0.0.1", "10.0.0.2")
+            ),
         ],
     ),
     (
@@ -333,6 +339,24 @@ def test_two_hosts_that_swap_addresses_are_not_mixed_up() -> None:
     assert "shop's Envoy: endpoint of stock on store2: 10.0.0.5:9002 -> 10.0.0.4:9002" in found
 
 
+def test_identities_are_told_by_proxy() -> None:
+    def states(**security: Any) -> dict[str, Any]:
+        mesh = {
+            **worlds.inventory().mesh,
+            "mesh_security": {"trust_domain": "shop.mesh", **security},
+        }
+        return worlds.states(worlds.inventory(mesh))
+
+    name = "spiffe://shop1.shop.mesh/shop"
+    on, longer = states(mtls="permissive"), states(mtls="permissive", leaf_hours=168)
+    assert f"host: identity of shop none -> {name}" in sentences(compared(states(), on))
+    assert f"host: identity of shop {name} -> none" in sentences(compared(on, states()))
+    assert set(sentences(compared(on, longer))) == {
+        "host: hours that an identity is good 72 -> 168"
+    }
+    assert sentences(compared(worlds.states(), states(mtls="off"))) == []
+
+
 def test_zones_are_told_by_what_they_do() -> None:
     hosts = copy.deepcopy(worlds.HOSTS)
     for host, zone in (("shop1", "east"), ("store1", "east"), ("store2", "west")):
@@ -351,7 +375,7 @@ def test_a_host_that_left_keeps_its_parts_and_that_is_said_but_is_no_change() ->
     hosts = {name: each for name, each in worlds.HOSTS.items() if name != "store2"}
     groups = {**worlds.GROUPS, "stores": ("store1",)}
     new = worlds.states(worlds.inventory(None, hosts, groups))
-    found = changes.compare(worlds.states(), new, rerender, hosts)
+    found = changes.compare(worlds.states(), new, worlds.rerender, hosts)
     (note,) = [each for each in found if each.kind == change_report.NOTE]
     assert (note.host, note.text) == (
         "store2",
@@ -365,7 +389,7 @@ def test_a_host_that_left_keeps_its_parts_and_that_is_said_but_is_no_change() ->
 def test_a_part_that_left_its_host_is_told_until_its_record_goes() -> None:
     groups = {**worlds.GROUPS, "shop": ("web2",)}
     new = worlds.states(worlds.inventory(None, None, groups))
-    found = changes.compare(worlds.states(), new, rerender, worlds.HOSTS)
+    found = changes.compare(worlds.states(), new, worlds.rerender, worlds.HOSTS)
     gone = [
         each.text for each in found if each.kind == change_report.REMOVE and each.part == "host"
     ]

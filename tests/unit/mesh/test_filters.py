@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from plugins.filter.mesh import (
     callers_of,
     failed_hosts,
     failure_summary,
+    left_by_callers,
     play_groups,
     wanted_artifacts,
     with_bundles,
@@ -71,11 +74,17 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
 
 
 def test_hosts_come_in_the_order_of_their_batches() -> None:
-    rollout = {"order": ["b", "a"], "new": {"c": [], "a": []}, "removed": {"b": []}}
-    rollout["firewall"] = ["c"]
+    rollout = {
+        "order": ["b", "a"],
+        "new": {"c": [], "a": []},
+        "removed": {"b": []},
+        "forget": [],
+        "firewall": ["c"],
+        "stages": {"grant": {"b": []}, "speak": {"a": []}, "narrow": {"b": []}},
+    }
     assert play_groups(rollout) == [
-        {"name": "b", "groups": ["mesh_rollout", "mesh_remove"]},
-        {"name": "a", "groups": ["mesh_rollout", "mesh_add"]},
+        {"name": "b", "groups": ["mesh_rollout", "mesh_grant", "mesh_remove", "mesh_narrow"]},
+        {"name": "a", "groups": ["mesh_rollout", "mesh_add", "mesh_speak"]},
         {"name": "c", "groups": ["mesh_firewall", "mesh_add"]},
     ]
 
@@ -120,3 +129,29 @@ def test_a_host_that_was_restored_has_failed_all_the_same() -> None:
         "web3": {},
     }
     assert failed_hosts(list(results), results) == ["web1"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ({"proxies": ["front"], "left_alone": {}}, ["shop", "stock"]),
+        ({"proxies": [], "left_alone": {}}, ["shop", "stock"]),  # since an interrupted run
+        (
+            {"proxies": [], "left_alone": {"front": "of an earlier release"}},
+            ["stock"],
+        ),
+        ({"unreachable": True}, ["stock"]),
+        ({"skipped": True}, ["stock"]),
+    ],
+)
+def test_a_service_is_left_when_all_its_callers_leave_it(
+    answer: dict[str, Any], left: list[str]
+) -> None:
+    good = {"proxies": ["front"], "left_alone": {}}
+    results = [
+        {"item": {"cluster": "stock"}, **good},
+        {"item": {"cluster": "shop"}, **answer},
+        {"item": {"cluster": "shop"}, **good},
+    ]
+    assert left_by_callers({"results": results}) == left
+    assert left_by_callers({"skipped": True}) == []

@@ -280,6 +280,7 @@ def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
         "parts": [],
         "newest": 0,
         "interrupted": {},
+        "security": {},
         "releases": {},
         "proxies": {},
         "apps": {},

@@ -27,6 +27,17 @@ def checked(app: dict[str, Any], tls: dict[str, Any] | None = None) -> list[Prob
     return check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
 
 
+def checked_edge(edge: dict[str, Any], tracing: dict[str, Any]) -> list[Problem]:
+    """Return what is said of an edge with these keys, in front of a service."""
+    mesh = {
+        "mesh_services": {"shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}}},
+        "mesh_edges": {"front": {"group": "shop", "port": 8000, **edge}},
+        "mesh_tracing": tracing,
+    }
+    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
+    return check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     folder = tmp_path / "shop"
@@ -142,22 +153,10 @@ def test_a_key_is_no_certificate(app: Path, tmp_path: Path) -> None:
 
 
 def test_the_files_of_edges_and_of_the_collector_are_looked_at_too() -> None:
-    mesh = {
-        "mesh_services": {"shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}}},
-        "mesh_edges": {
-            "front": {
-                "group": "shop",
-                "port": 8000,
-                "routes": [{"prefix": "/", "to": "bank"}],
-                "calls": {
-                    "bank": {"host": "b.example.com", "port": 1, "tls": {"ca_file": "no.pem"}}
-                },
-            }
-        },
-        "mesh_tracing": {"collector": {"host": "o.example.com", "tls": {"ca_file": "none.pem"}}},
-    }
-    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
-    found = check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+    bank = {"host": "b.example.com", "port": 1, "tls": {"ca_file": "no.pem"}}
+    edge = {"routes": [{"prefix": "/", "to": "bank"}], "calls": {"bank": bank}}
+    collector = {"host": "o.example.com", "tls": {"ca_file": "none.pem"}}
+    found = checked_edge(edge, {"collector": collector})
     assert [problem.variable for problem in found] == [
         "mesh_edges.front.calls.bank.tls.ca_file",
         "mesh_tracing.collector.tls.ca_file",
@@ -184,19 +183,7 @@ def test_the_keys_of_an_issuer_are_looked_at(
     if content is not None:
         file.write_text(content)
     issuer = {"issuer": "https://login", "audiences": ["shop"], "jwks_file": str(file)}
-    mesh = {
-        "mesh_services": {"shop": {"port": 9001, "app": {"external": "127.0.0.1:7001"}}},
-        "mesh_edges": {
-            "front": {
-                "group": "shop",
-                "port": 8000,
-                "jwt": {"main": issuer},
-                "routes": [{"prefix": "/", "to": "shop", "require": {"jwt": "main"}}],
-            }
-        },
-        "mesh_tracing": {"group": "shop"},
-    }
-    hosts = {"shop": {"ansible_host": "10.0.0.1"}}
-    found = check_sources(compile_mesh(Inventory(Path("inventory"), {}, hosts, mesh)))
+    routes = [{"prefix": "/", "to": "shop", "require": {"jwt": "main"}}]
+    found = checked_edge({"jwt": {"main": issuer}, "routes": routes}, {"group": "shop"})
     told = [] if message is None else [("mesh_edges.front.jwt.main.jwks_file", message)]
     assert [(each.variable, each.message) for each in found] == told

@@ -213,3 +213,20 @@ def test_a_user_that_cannot_be_removed_is_told_and_the_next_try_removes_it(host:
     again = removed(host, traces=True)["removed"]
     assert {"user flask-shop", "/opt/jaeger", "/var/lib/vmesh"} <= set(again)
     assert removed(host, traces=True)["removed"] == []
+
+
+def test_keys_leaves_and_what_renews_them_go(host: Host) -> None:
+    before = files(host.root)
+    assert isinstance(host.systemd, WithUsers)
+    host.systemd.passwd += "vmesh-certs:x:995:995:Identities of vmesh:/nonexistent:/sbin/nologin\n"
+    timer = "etc/systemd/system/vmesh-certs.timer"
+    for path in (timer, "etc/vmesh/certs.json", "etc/vmesh/certs/anchor.key"):
+        host.write(path, "text\n")
+    for path in ("var/lib/vmesh-certs/last", "etc/envoy/shop/identity/identity.json"):
+        host.write(path, "{}")
+    host.systemd.units["vmesh-certs.timer"] = Unit("active", enabled=True)
+    found = removed(host, traces=True)
+    left = files(host.root) - before
+    assert {path for path in left if (host.root / path).is_file()} == set()
+    assert "user vmesh-certs" in found["removed"]
+    assert host.systemd.units["vmesh-certs.timer"].active == "inactive"

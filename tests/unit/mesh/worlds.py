@@ -10,7 +10,9 @@ from typing import Any
 
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
+from vmesh.compile.security import SecurityPlan
 from vmesh.model.inventory import Inventory
+from vmesh.rollout import description
 from vmesh.rollout.description import Described, describe
 from vmesh.rollout.record_secrets import Secrets
 
@@ -71,7 +73,7 @@ def changed(*edits: tuple[str, Any]) -> dict[str, Any]:
         elif value is ...:
             del target[last]
         else:
-            target[last] = value
+            target[last] = copy.deepcopy(value)
     return mesh
 
 
@@ -86,8 +88,8 @@ def inventory(
     )
 
 
-def plan(of: Inventory) -> MeshSpec:
-    return compile_mesh(of)
+def plan(of: Inventory, security: SecurityPlan | None = None) -> MeshSpec:
+    return compile_mesh(of, security)
 
 
 def render(proxy: ProxySpec) -> dict[str, str]:
@@ -96,6 +98,12 @@ def render(proxy: ProxySpec) -> dict[str, str]:
         "bootstrap.json": json.dumps(proxy.view["node"]["id"]),
         "rest.yaml": json.dumps(proxy.view, sort_keys=True),
     }
+
+
+def rerender(proxy: Any) -> dict[str, str]:
+    """Return the digests of the files of a proxy as a record has it."""
+    texts = render(description.proxy_from(proxy))
+    return {path: description.digest(text) for path, text in texts.items()}
 
 
 def described(of: Inventory, **more: Any) -> dict[str, Described]:
@@ -107,7 +115,7 @@ def described(of: Inventory, **more: Any) -> dict[str, Described]:
         "bundles": BUNDLES,
         **more,
     }
-    rendering = options.pop("render")
+    rendering, security = options.pop("render"), options.pop("security", None)
     bundles: Mapping[str, str] = options.pop("bundles")
     return {
         host: describe(
@@ -118,7 +126,7 @@ def described(of: Inventory, **more: Any) -> dict[str, Described]:
             variables=of.hosts[host],
             **options,
         )
-        for host, each in plan(of).hosts.items()
+        for host, each in plan(of, security).hosts.items()
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,13 +66,15 @@ class Manager:
             if verb == "enable":
                 self.unit(name, UnitFileState="enabled")
             elif verb in {"start", "restart", "reload"}:
+                # As systemd has it, also when another process has become the main one.
+                self.unit(name, ExecMainStartTimestamp=f"@{time.time() + 60}")
                 text = (self.folder / name.split("@")[1].split(".")[0] / "env").read_text()
                 config_id = text.split('CONFIG_ID="')[1][:8]
                 self.unit(name, ActiveState="active", StatusText=f"configuration {config_id}")
         return Done(0)
 
-    def apps(self, at_once: int = 2) -> Apps:
-        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder)
+    def apps(self, at_once: int = 2, left: Sequence[str] = ()) -> Apps:
+        made = Apps([SHOP, STOCK], 0.5, self.run, self.folder, left=left)
         made.at_once = at_once
         return made
 
@@ -105,7 +108,7 @@ def test_what_runs_with_something_older_is_taken_over_from(manager: Manager) -> 
     manager.settings("stock", "00000003")
     apps = manager.apps()
     assert apps.outdated() == [SHOP, STOCK]
-    assert apps.renew() == [SHOP, STOCK]
+    assert apps.renew() == []
     assert manager.told == [["reload", "flask@shop.service", "flask@stock.service"]]
     assert manager.apps().outdated() == []
 
@@ -119,12 +122,24 @@ def test_no_more_start_at_once_than_there_are_processors(manager: Manager) -> No
 
 
 @pytest.mark.parametrize("changed", [{"ExecMainStartTimestamp": "@1"}, {"NeedDaemonReload": "yes"}])
-def test_a_changed_unit_takes_a_restart(manager: Manager, changed: dict[str, str]) -> None:
+@pytest.mark.parametrize(("left", "verb"), [(["shop"], "restart"), (["stock"], "reload")])
+def test_with_a_changed_unit_only_a_service_without_callers_restarts(
+    manager: Manager, changed: dict[str, str], left: list[str], verb: str
+) -> None:
     manager.settings("shop", "00000002")
     manager.unit("flask@shop.service", **changed)
-    manager.apps().renew()
-    assert manager.told[-1] == ["restart", "flask@shop.service"]
+    manager.apps(left=left).renew()
+    assert manager.told[-1] == [verb, "flask@shop.service"]
     assert (["daemon-reload"] in manager.told) == ("NeedDaemonReload" in changed)
+
+
+def test_units_whose_changes_do_not_count_yet_are_told(manager: Manager) -> None:
+    manager.settings("shop", "00000002")
+    manager.settings("stock", "00000002")
+    manager.unit("flask@shop.service", ExecMainStartTimestamp="@1")
+    result, failure = flask_renew.work(manager.apps(), renew=True, check=False, changing=[])
+    assert failure == ""
+    assert result["older_units"] == ["flask@shop.service"]
 
 
 def test_a_service_that_does_not_come_up_is_told_with_its_journal(manager: Manager) -> None:

@@ -25,6 +25,8 @@ TEMPLATES = sorted(
 # What the roles work out on the way (vars/main.yml); any value of the right shape will do.
 WORKED_OUT = {
     "envoy_hardening": HARDENING,
+    "identity_hardening": HARDENING,
+    "identity_of": {"shop": "spiffe://web1.shop.mesh/shop"},
     "flask_service_hardening": HARDENING,
     "jaeger_hardening": HARDENING,
     "firewall_hardening": HARDENING,
@@ -90,7 +92,7 @@ def test_a_misspelt_directive_would_be_found(template: Path, tmp_path: Path) -> 
     unit = template.name.removesuffix(".j2")
     units = units_beside(template)
     units[unit] = re.sub(
-        r"^(Exec|Listen|OnActive)(Start|Stream|Sec)=", r"\1\2s=", units[unit], flags=re.M
+        r"^(Exec|Listen|On)(Start|Stream|BootSec|ActiveSec)=", r"\1\2s=", units[unit], flags=re.M
     )
     done = verify(tmp_path, units, unit)
     assert done.returncode != 0 or "Unknown key" in done.stderr

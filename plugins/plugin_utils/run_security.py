@@ -1,0 +1,91 @@
+"""How a run takes the proxies from one way of speaking to another: for the actions of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import package  # noqa: F401 - makes vmesh importable
+
+# isort: split
+from vmesh.compile.compiler import compile_mesh
+from vmesh.compile.host_spec import MeshSpec
+from vmesh.model.inventory import Inventory, from_hostvars
+from vmesh.rollout import record
+from vmesh.rollout.record import HostRecord
+from vmesh.rollout.security_run import (
+    NARROW,
+    ROLLOUT,
+    SPEAK,
+    SecurityRun,
+    all_plaintext,
+    differing,
+    needs_identity,
+    reports,
+)
+
+_BEFORE = {SPEAK: ROLLOUT, NARROW: SPEAK}
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a run does about how proxies speak.
+
+    spec: the mesh as it is to be in the end
+    """
+
+    inventory: Inventory
+    spec: MeshSpec
+    run: SecurityRun
+
+    def compiled(self, stage: str) -> MeshSpec:
+        """Return the mesh as a stage leaves it."""
+        return compile_mesh(self.inventory, self.run.plan(stage))
+
+    def changed_by(self, stage: str, hosts: Collection[str]) -> dict[str, list[str]]:
+        """Return host -> the proxies that a stage changes after the one before, of `hosts`."""
+        if self.run.plan(stage) == self.run.plan(_BEFORE[stage]):
+            return {}
+        # To compile a thousand hosts takes seconds, and in most runs no stage differs.
+        found = differing(self.compiled(_BEFORE[stage]), self.compiled(stage))
+        return {host: names for host, names in found.items() if host in hosts}
+
+    def needing_identities(self) -> set[str]:
+        """Return the hosts with proxies that speak mTLS when the run is over."""
+        hosts = self.compiled(NARROW).hosts
+        return {host for host, spec in hosts.items() if needs_identity(spec.proxies)}
+
+
+def course(
+    variables: Mapping[str, Any],
+    answers: Mapping[str, Mapping[str, Any]],
+    leaving: Iterable[str],
+    anchors: Mapping[str, str],
+    plaintext: Mapping[str, Collection[str]] | None = None,
+) -> Course | None:
+    """Return what a run does; None where all proxies speak plaintext, and are to.
+
+    variables: Ansible's own, of the task
+    answers: host -> what host_info told, of those that take part
+    leaving: hosts that have parts and that the inventory has no part for
+    anchors: host -> PEM
+    plaintext: service -> addresses that still speak plaintext to it, once that is known
+    Raises Problems.
+    """
+    sources = [Path(source) for source in variables["ansible_inventory_sources"]]
+    planned = variables["vmesh_plan"]["hosts"]
+    recorded = records(sources, {*planned, *leaving})
+    has_identities = any(spec["identity"] for spec in planned.values())
+    if not has_identities and all_plaintext(reports(answers, recorded)):
+        return None
+    inventory = from_hostvars(sources[-1], variables["groups"], variables["hostvars"])
+    spec = compile_mesh(inventory, anchors=anchors)
+    return Course(inventory, spec, SecurityRun.of(spec, anchors, answers, recorded, plaintext))
+
+
+def records(sources: Iterable[Path], hosts: Iterable[str]) -> dict[str, HostRecord]:
+    """Return the records of those of `hosts` that have one."""
+    place = record.folder(*sources)
+    return {host: state for host in hosts if (state := record.earlier(place, str(host)))}

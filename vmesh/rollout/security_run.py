@@ -1,0 +1,154 @@
+"""How a run changes the way proxies speak: from what the hosts have to a plan for each stage.
+
+Pure. The actions mesh_rollout and mesh_stage make it of the same answers and records, so all steps
+of a run agree.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vmesh.compile.host_spec import MeshSpec, ProxySpec
+from vmesh.compile.security import BOTH, MTLS, PLAINTEXT, SecurityPlan
+from vmesh.compile.security_views import CALLERS, INGRESS
+from vmesh.rollout.record import HostRecord
+from vmesh.rollout.stages import Reports, Seen, Stages, Wanted, Wire, stages
+
+# The names of the stages, in their order.
+ROLLOUT, SPEAK, NARROW = "rollout", "speak", "narrow"
+_PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SecurityRun:
+    """What a run does, and the anchors (PEM, by host) by which it is proven who speaks."""
+
+    stages: Stages
+    anchors: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        spec: MeshSpec,
+        anchors: Mapping[str, str],
+        answers: Mapping[str, Mapping[str, Any]],
+        recorded: Mapping[str, HostRecord],
+        plaintext: Mapping[str, Collection[str]] | None = None,
+    ) -> SecurityRun:
+        """Return what a run does for the mesh of `spec`, however that was compiled.
+
+        answers: host -> what host_info told, of those that take part
+        recorded: host -> its record, of all that have one
+        plaintext: as for `stages`
+        """
+        digests = {host: digest_of(pem) for host, pem in anchors.items()}
+        wanted = Wanted.of(spec, digests)
+        return cls(
+            stages(wanted, reports(answers, recorded), answers.keys(), plaintext), dict(anchors)
+        )
+
+    def plan(self, stage: str) -> SecurityPlan:
+        """Return how the mesh speaks once a stage is done."""
+        found = self.stages
+        wire: Wire = {ROLLOUT: found.rollout, SPEAK: found.speak, NARROW: found.narrow}[stage]
+        forgotten: Collection[str] = found.forget if stage == NARROW else ()
+        still = {name: callers for name, callers in found.gone.items() if name not in forgotten}
+        return SecurityPlan(self.anchors, wire.accept, wire.speak, still)
+
+
+def reports(
+    answers: Mapping[str, Mapping[str, Any]], recorded: Mapping[str, HostRecord]
+) -> Reports:
+    """Return host -> proxy -> how it speaks: as the host tells, else as it was recorded."""
+    return {
+        **{
+            host: {proxy["name"]: seen_in(proxy["view"]) for proxy in state["host"]["proxies"]}
+            for host, state in recorded.items()
+        },
+        **{
+            host: {name: Seen.told(each) for name, each in answer["security"].items()}
+            for host, answer in answers.items()
+        },
+    }
+
+
+def all_plaintext(found: Reports) -> bool:
+    """Tell whether no proxy accepts or speaks mTLS."""
+    return all(seen.is_plaintext() for proxies in found.values() for seen in proxies.values())
+
+
+def seen_in(view: Mapping[str, Any]) -> Seen:
+    """Return how a proxy with this view speaks.
+
+    plugins/module_utils/envoy_security.py finds the same in the files that are rendered from it.
+    """
+    listeners = {each["name"]: each for each in view["listeners"]}
+    ingress = listeners.get(INGRESS)
+    mtls = (ingress or {}).get("mtls") or {}
+    trusted = view.get("trust", {}).get(CALLERS, {}).get("anchors", {})
+    return Seen(
+        mtls.get("accept", PLAINTEXT) if ingress else None,
+        {
+            each["name"]: MTLS if each.get("mtls") else PLAINTEXT
+            for each in view["clusters"]
+            # A service's name is a DNS label; the mesh's own clusters have another.
+            if each["type"] == "eds" and "_" not in each["name"]
+        },
+        frozenset(map(digest_of, trusted.values())),
+        frozenset(_let_in(view)),
+    )
+
+
+def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
+    for site in view["routes"].get(INGRESS, {}).get("virtual_hosts", ()):
+        yield from (site.get("filters", {}).get("callers") or {}).get("callers", ())
+
+
+def digest_of(pem: str) -> str:
+    """Return what stands for an anchor: the first half of its SHA-256."""
+    found = _PEM.search(pem)
+    der = base64.b64decode(found[1]) if found else pem.encode()
+    return hashlib.sha256(der).hexdigest()[:32]
+
+
+def same(one: SecurityPlan, other: SecurityPlan, services: Collection[str]) -> bool:
+    """Tell whether two plans are the same for these services."""
+    return bool(_told(one, services) == _told(other, services))
+
+
+def _told(plan: SecurityPlan, services: Collection[str]) -> Any:
+    encrypted = {
+        name: (
+            plan.accept.get(name, PLAINTEXT),
+            plan.speak.get(name, PLAINTEXT),
+            frozenset(plan.still.get(name, ())),
+        )
+        for name in services
+    }
+    plain = all(each[:2] == (PLAINTEXT, PLAINTEXT) for each in encrypted.values())
+    # Nobody reads an anchor where nobody speaks mTLS.
+    return encrypted, {} if plain else dict(plan.anchors)
+
+
+def differing(before: MeshSpec, after: MeshSpec) -> dict[str, list[str]]:
+    """Return host -> the names of its proxies that `after` gives another configuration."""
+    found: dict[str, list[str]] = {}
+    for host, spec in after.hosts.items():
+        known = {proxy.name: proxy for proxy in before.hosts[host].proxies}
+        names = [proxy.name for proxy in spec.proxies if known[proxy.name] != proxy]
+        if names:
+            found[host] = names
+    return found
+
+
+def needs_identity(proxies: Collection[ProxySpec]) -> bool:
+    """Tell whether any of these proxies speaks or accepts mTLS."""
+    return any(
+        seen.accepts in {MTLS, BOTH} or MTLS in seen.speaks.values()
+        for seen in (seen_in(proxy.view) for proxy in proxies)
+    )

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vmesh.compile.host_spec import HostSpec, Opened, Port, ProxySpec
-from vmesh.model.types import Firewall, Mesh
+from vmesh.model.access_types import Firewall
+from vmesh.model.types import Mesh
 
 SSH = "ssh"
 EVERYBODY = ("0.0.0.0/0", "::/0")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vmesh.base.formats import without_dot
 from vmesh.base.problems import Problem
 from vmesh.model import explain, schema
+from vmesh.model.access_types import OFF, Firewall, Opening, Security
 from vmesh.model.schema import KeyPath
 from vmesh.model.types import (
     ADDRESS_KEYS,
@@ -25,7 +26,6 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
-    OFF,
     Acme,
     Address,
     Call,
@@ -33,20 +33,17 @@ from vmesh.model.types import (
     EdgeTls,
     ExternalApp,
     ExternalAuthorization,
-    Firewall,
     FlaskApp,
     Given,
     Jwt,
     Match,
     Mesh,
     MeshTracing,
-    Opening,
     Patch,
     Policies,
     Retries,
     RolloutPolicy,
     Route,
-    Security,
     Service,
     Tls,
     Tracing,

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmesh.model.access_types import Firewall, Security
+
 Given = Mapping[str, Any]
 
 # What an upstream speaks.
@@ -338,41 +340,6 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
-class Opening:
-    """A port that can be reached from some networks; `protocol` is "tcp" or "udp"."""
-
-    port: int
-    protocol: str
-    networks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Firewall:
-    """Who, beside the mesh itself, may connect to its hosts: networks for ssh, pages and `open`."""
-
-    enabled: bool
-    ssh_from: tuple[str, ...]
-    operators: tuple[str, ...]
-    open: tuple[Opening, ...]
-
-
-@dataclass(frozen=True)
-class Security:
-    """Who may talk to whom, and how that is proven.
-
-    mtls: one of the modes OFF, PERMISSIVE, STRICT; trust_domain: None for that of the inventory
-    authorization: ENFORCE or WATCH; revoked: names of hosts
-    """
-
-    mtls: str
-    trust_domain: str | None
-    leaf_hours: int
-    authorization: str
-    revoked: tuple[str, ...]
-    accept_expired: bool
-
-
-@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -405,10 +372,6 @@ class Mesh:
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
-# Modes of mTLS between the proxies.
-OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
-# What becomes of a caller that names the service nowhere.
-ENFORCE, WATCH = "enforce", "watch"
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.

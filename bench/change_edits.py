@@ -207,8 +207,9 @@ def unsecured(_: World) -> Edit:
     def check(measure: Measure) -> None:
         in_order(measure)
         measure.expect(in_plaintext(measure.world), "no service answers in plaintext")
-        keys = measure.world.ssh("one", "find /etc/envoy /etc/vmesh -name '*identity*'").strip()
-        measure.expect(not keys, f"what proves identities is still there: {keys}")
+        find = "find /etc/envoy /etc/vmesh -name '*identity*' -o -path '*/trust/*'"
+        left = measure.world.ssh("one", find).strip()
+        measure.expect(not left, f"what proves identities is still there: {left}")
 
     return Edit("strict mTLS to plaintext", lambda _: layers.mtls("off"), check)
 

@@ -87,11 +87,6 @@ class Stopwatch:
         return ", ".join(f"{step} {seconds:.2f} s" for step, seconds in self.seconds.items())
 
 
-def _stop_at(problems: list[Problem]) -> None:
-    if problems:
-        raise Problems(problems)
-
-
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Compiles and renders the mesh, the one time in a run. Returns:
 
@@ -130,7 +125,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             spec = compile_mesh(inventory, anchors=anchors.load(place))
             watch.took("compile")
             sources_said = check_sources(spec)
-            _stop_at(errors(sources_said))
+            if missing_sources := errors(sources_said):
+                raise Problems(missing_sources)
             if not check and (reason := run_lock.held_locally(desired_state.lock(sources))):
                 raise AnsibleActionFail(reason)
             desired_state.make(inventory, spec, folder, watch.took)

@@ -97,8 +97,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host in self._task.args["hosts"]
         }
         place = record.folder(*sources)
-        recorded = {host: state for host in answers if (state := record.earlier(place, host))}
-        known = Known(sources, answers, recorded, variables)
+        known = Known(sources, answers, record.earlier_of(place, answers), variables)
         decide = self._rollback if "rollback" in self._task.args else self._rollout
         try:
             if not self._task.check_mode:
@@ -240,8 +239,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not names:
             return before
         told = {host: answer["certs"]["anchor"] for host, answer in known.answers.items()}
+        # A run that left a host without identities has removed its anchor there.
+        without = {h for h, state in known.recorded.items() if not state["host"].get("identity")}
         found, refused = anchors.seen(
-            before,
+            {host: pem for host, pem in before.items() if host not in without},
             told,
             {host: name for host, name in names.items() if host in told},
             datetime.datetime.now(datetime.UTC),
@@ -273,7 +274,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if answer["certs"]["installed"] and host not in identities
         ]
         if found and course:
-            found = [host for host in found if host not in course.needing_identities()]
+            needing = course.needing_identities()
+            found = [host for host in found if host not in needing]
         for host in self._task.args["leaving"]:
             state = record.earlier(place, host)
             if state and state["host"].get("identity"):

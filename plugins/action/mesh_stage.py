@@ -10,9 +10,10 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
-from ..plugin_utils.run_security import course, records
+from ..plugin_utils.run_security import course
 
 # isort: split
+from vmesh.artifacts import ArtifactError
 from vmesh.base.problems import Problems
 from vmesh.base.words import shortened
 from vmesh.render.renderer import Renderer
@@ -58,7 +59,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return nothing
         try:
             return {**nothing, **self._prepared(stage, hosts, variables)}
-        except (Problems, desired_state.NoPlanError, ValueError, OSError) as error:
+        except (Problems, ArtifactError, desired_state.NoPlanError, ValueError, OSError) as error:
             raise AnsibleActionFail(
                 f"The stage {stage} cannot be prepared, and was not begun: {error}"
             ) from None
@@ -68,12 +69,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> dict[str, Any]:
         hostvars = variables["hostvars"]
         sources = [Path(source) for source in variables["ansible_inventory_sources"]]
+        place = record.folder(*sources)
         answers = {host: hostvars[host]["vmesh_answer"]["host"] for host in hosts}
         found = course(
             variables,
             answers,
             variables["vmesh_plan"]["leaving"],
-            anchors.load(record.folder(*sources)),
+            anchors.load(place),
             _plaintext(hosts, hostvars) if stage == NARROW else None,
         )
         if found is None:
@@ -88,7 +90,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         desired_state.make(found.inventory, found.compiled(stage), folder)
         policy, planned = desired_state.load(folder)
         wanted = desired_state.completed(planned, answers, self._task.args["artifacts"])
-        before = records(sources, wanted)
+        before = record.earlier_of(place, wanted)
         rerender = desired_state.rerender(Renderer())
         desired_state.decide(folder, wanted, changes.sentences(before, wanted, rerender))
         groups = batches([Member(host, frozenset(proxies[host])) for host in proxies], policy)

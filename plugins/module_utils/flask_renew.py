@@ -137,10 +137,10 @@ class Apps:
         Settings of a unit count for what systemd starts, not for what takes over. A restart waits
         for the requests under way, and new ones wait for it: so only those restart that get none.
         """
-        outdated, older, restarted = self.outdated(), list[App](), list[App]()
+        outdated = self.outdated()
+        older = [app for app in outdated if self._has_older_unit(app)]
+        restarted = [app for app in older if app["name"] in self.left]
         if outdated:
-            older = [app for app in outdated if self._has_older_unit(app)]
-            restarted = [app for app in older if app["name"] in self.left]
             taken_over = [app for app in outdated if app not in restarted]
             self._reload_manager(outdated)
             began = time.time()

@@ -105,6 +105,18 @@ def remove(root: Path, run: Run, *, dry: bool = False) -> list[str]:
     return there
 
 
+def in_use(root: Path) -> list[str]:
+    """Return the proxies whose files name their identity: without it they would not come up."""
+    return sorted(
+        {
+            path.parent.parent.name
+            for kind in ("listeners", "clusters")
+            for path in root.glob(f"etc/envoy/*/{kind}/{kind}.json")
+            if f"/{IDENTITY}/" in path.read_text(encoding="utf-8")
+        }
+    )
+
+
 def identity_folders(root: Path) -> list[str]:
     """Return the folders of all identities on the host, relative to `root`."""
     return [str(path.relative_to(root)) for path in sorted(root.glob(f"etc/envoy/*/{IDENTITY}"))]

@@ -84,7 +84,14 @@ from ..module_utils.certificates import CertificateError  # noqa: E402
 from ..module_utils.file_writing import reason  # noqa: E402
 from ..module_utils.host_kit import bring  # noqa: E402
 from ..module_utils.identities import Settings  # noqa: E402
-from ..module_utils.identity_install import UNIT_FILES, USERS, Wanted, install, remove  # noqa: E402
+from ..module_utils.identity_install import (  # noqa: E402
+    UNIT_FILES,
+    USERS,
+    Wanted,
+    in_use,
+    install,
+    remove,
+)
 from ..module_utils.systemd import CommandFailed, run  # noqa: E402
 
 
@@ -106,6 +113,12 @@ def main() -> None:
     root, options, dry = Path("/"), module.params, module.check_mode
     try:
         if not options["identities"]:
+            if proxies := in_use(root):
+                module.warn(
+                    f"{', '.join(proxies)}: mTLS is accepted or spoken there, so all identities"
+                    " stay on this host. Run site.yml again when all hosts answer."
+                )
+                module.exit_json(changed=False, what=[], missing=False)
             what = remove(root, run, dry=dry)
             module.exit_json(changed=bool(what), what=what, missing=False)
         changed, missing = bring(root, options["version"], options["sources"], dry=dry)

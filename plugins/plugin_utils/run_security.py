@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec
 from vmesh.model.inventory import Inventory, from_hostvars
 from vmesh.rollout import record
-from vmesh.rollout.record import HostRecord
 from vmesh.rollout.security_run import (
     NARROW,
     ROLLOUT,
@@ -39,10 +38,13 @@ class Course:
     inventory: Inventory
     spec: MeshSpec
     run: SecurityRun
+    _compiled: dict[str, MeshSpec] = field(default_factory=dict)
 
     def compiled(self, stage: str) -> MeshSpec:
-        """Return the mesh as a stage leaves it."""
-        return compile_mesh(self.inventory, self.run.plan(stage))
+        """Return the mesh as a stage leaves it, compiled once."""
+        if stage not in self._compiled:
+            self._compiled[stage] = compile_mesh(self.inventory, self.run.plan(stage))
+        return self._compiled[stage]
 
     def changed_by(self, stage: str, hosts: Collection[str]) -> dict[str, list[str]]:
         """Return host -> the proxies that a stage changes after the one before, of `hosts`."""
@@ -76,16 +78,10 @@ def course(
     """
     sources = [Path(source) for source in variables["ansible_inventory_sources"]]
     planned = variables["vmesh_plan"]["hosts"]
-    recorded = records(sources, {*planned, *leaving})
+    recorded = record.earlier_of(record.folder(*sources), {*planned, *leaving})
     has_identities = any(spec["identity"] for spec in planned.values())
     if not has_identities and all_plaintext(reports(answers, recorded)):
         return None
     inventory = from_hostvars(sources[-1], variables["groups"], variables["hostvars"])
     spec = compile_mesh(inventory, anchors=anchors)
     return Course(inventory, spec, SecurityRun.of(spec, anchors, answers, recorded, plaintext))
-
-
-def records(sources: Iterable[Path], hosts: Iterable[str]) -> dict[str, HostRecord]:
-    """Return the records of those of `hosts` that have one."""
-    place = record.folder(*sources)
-    return {host: state for host in hosts if (state := record.earlier(place, str(host)))}

@@ -606,3 +606,26 @@ def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
     assert done.returncode == 2, done.stdout
     assert "edge000 on edge000-0 spoke with others in another way" in " ".join(done.stdout.split())
     assert "restore" not in site.calls.read_text()
+
+
+def test_check_mode_goes_through_the_stages_and_keeps_nothing(site: Site) -> None:
+    strict(site)
+    done = site.run("--check", **speaking(PLAIN, PLAIN))
+    assert done.returncode == 0, done.stdout
+    assert "commit" not in site.calls.read_text()
+    assert site.called("edge000-0").count("played_configure") == 2
+    assert anchors.load(site.place) == {}
+
+
+def test_a_mesh_that_had_no_identities_for_a_while_makes_new_anchors(site: Site) -> None:
+    strict(site)
+    assert site.run(**everyone()).returncode == 0
+    before = anchors.load(site.place)
+    (site.inventory / "group_vars/all/security.yml").unlink()
+    assert site.run(**everyone()).returncode == 0
+    strict(site)
+    done = site.run(**everyone())
+    assert done.returncode == 0, done.stdout
+    now = anchors.load(site.place)
+    assert now.keys() == before.keys()
+    assert all(now[host] != before[host] for host in before)

@@ -70,6 +70,11 @@ def earlier(place: Path, host: str) -> HostRecord | None:
         return None
 
 
+def earlier_of(place: Path, hosts: Iterable[str]) -> dict[str, HostRecord]:
+    """Return the records of those of `hosts` that have one that can be used."""
+    return {host: state for host in hosts if (state := earlier(place, host))}
+
+
 def _path(place: Path, host: str) -> Path:
     return place / f"{quote(host, safe='')}.json"
 

@@ -35,8 +35,7 @@ class MeshRun:
 
     def load_earlier(self, results: Results) -> None:
         """Read the records of the hosts."""
-        found = {host: record.earlier(self.place, host) for host in results}
-        self.earlier = {host: state for host, state in found.items() if state}
+        self.earlier = record.earlier_of(self.place, results)
 
     def applied(
         self,

@@ -110,7 +110,10 @@ def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
 
 
 def digest_of(pem: str) -> str:
-    """Return what stands for an anchor: the first half of its SHA-256."""
+    """Return what stands for an anchor: the first half of its SHA-256.
+
+    A host tells the same (plugins/module_utils/envoy_security.py, which vmesh may not import).
+    """
     found = _PEM.search(pem)
     der = base64.b64decode(found[1]) if found else pem.encode()
     return hashlib.sha256(der).hexdigest()[:32]

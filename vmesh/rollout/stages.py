@@ -265,7 +265,7 @@ class _Course:
         if (
             self.to_speak() not in self.goal
             or self.others()
-            or (self.plaintext and PLAINTEXT in wide)
+            or (self.plaintext and PLAINTEXT not in self.goal and PLAINTEXT in wide)
         ):
             return wide
         return self.goal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import time
@@ -21,6 +22,7 @@ from plugins.module_utils.identity_install import (
     USERS,
     Owners,
     Wanted,
+    in_use,
     install,
     is_there,
     remove,
@@ -132,6 +134,18 @@ def test_going_back_leaves_no_key_and_no_unit(systemd: Systemd) -> None:
     assert "systemctl disable --now vmesh-certs.timer" in systemd.done
     assert remove(systemd.root, systemd.run) == []
     assert not is_there(systemd.root)
+
+
+def test_who_still_shows_its_identity_is_told(systemd: Systemd) -> None:
+    """Without it such an Envoy would not come up again."""
+    apply(systemd, wanted("shop", "stock"))
+    assert in_use(systemd.root) == []
+    for proxy, kind in (("shop", "listeners"), ("stock", "clusters")):
+        path = systemd.root / f"etc/envoy/{proxy}/{kind}/{kind}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = {"path_config_source": {"path": f"/etc/envoy/{proxy}/identity/identity.json"}}
+        path.write_text(json.dumps(source))
+    assert in_use(systemd.root) == ["shop", "stock"]
 
 
 def test_no_snapshot_has_a_key_or_what_renews_it(systemd: Systemd) -> None:

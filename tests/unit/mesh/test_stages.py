@@ -120,6 +120,18 @@ def test_a_service_that_was_spoken_to_in_plaintext_stays_permissive() -> None:
     assert got.stays == ("service2 stays permissive: 10.0.0.5, 198.18.0.5 spoke plaintext.",)
 
 
+@pytest.mark.parametrize(("mode", "accepts"), [(OFF, PLAINTEXT), (PERMISSIVE, BOTH)])
+def test_plaintext_holds_nothing_back_where_it_is_wanted(mode: str, accepts: str) -> None:
+    got = stages(
+        shop(mode),
+        settled(shop(PERMISSIVE)),
+        {"gw1", "web1", "web2", "web3"},
+        {"service2": ["198.18.0.5"]},
+    )
+    assert got.narrow.accept == {"service1": accepts, "service2": accepts}
+    assert got.stays == ()
+
+
 def test_a_new_caller_is_made_known_before_it_is_there() -> None:
     more = shop(STRICT, hosts=("web1", "web2", "web4"))
     got = stages(more, settled(shop(STRICT)), {"gw1", "web1", "web2", "web3", "web4"})

@@ -19,12 +19,13 @@ SSH = "ssh"
 # https://wiki.nftables.org/wiki-nftables/index.php/Atomic_rule_replacement
 REPLACED = f"table {' '.join(TABLE)}\ndelete table {' '.join(TABLE)}\n"
 # What every host needs: its own connections, errors and tests of the path (without ICMP the size of
-# packets is never found), neighbours of IPv6, and an address of its own by DHCP.
+# packets is never found), neighbours of IPv6, and an address of its own by DHCP. The protocols are
+# numbers, ICMP and ICMPv6, because a small host has no /etc/protocols with their names.
 ALWAYS = (
     "iif lo accept",
     "ct state established,related accept",
-    "meta l4proto { icmp, ipv6-icmp } accept",
-    "ip protocol udp udp sport 67 udp dport 68 accept",
+    "meta l4proto { 1, 58 } accept",
+    "meta nfproto ipv4 udp sport 67 udp dport 68 accept",
     "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept",
 )
 # Broadcasts are left out, or they alone would fill the log.

@@ -5,6 +5,7 @@ The host and its peers are network namespaces, and systemd is played.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -246,6 +247,19 @@ def test_what_is_kept_for_the_next_boot_makes_the_same_table(stage: Stage) -> No
         done = stage.host.run([firewall.NFT, "-f", str(stage.root / firewall.RULESET)])
         assert (done.code, done.err) == (0, "")
     assert stage.table() == loaded
+
+
+def test_a_host_that_knows_no_names_of_protocols_takes_the_rules(tmp_path: Path) -> None:
+    path = tmp_path / "firewall.nft"
+    path.write_text(firewall.ruleset([SSH, CALLED], 22, drop=True))
+    nameless = "[ ! -e /etc/protocols ] || mount --bind /dev/null /etc/protocols; exec \"$0\" -f \"$1\""
+    done = subprocess.run(
+        ["unshare", "-rnm", "sh", "-c", nameless, firewall.NFT, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_rules_that_nft_refuses_change_nothing(stage: Stage) -> None:

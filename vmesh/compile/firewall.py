@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vmesh.compile.host_spec import HostSpec, Opened, Port, ProxySpec
-from vmesh.model.access_types import Firewall
 from vmesh.model.types import Mesh
 
 SSH = "ssh"
@@ -29,7 +28,7 @@ def with_firewalls(hosts: Mapping[str, HostSpec], mesh: Mesh) -> dict[str, HostS
         return dict(hosts)
     callers = _callers(hosts.values())
     return {
-        name: replace(spec, firewall=_merged(_opened(spec, mesh.firewall, callers)))
+        name: replace(spec, firewall=_merged(_opened(spec, mesh, callers)))
         for name, spec in hosts.items()
     }
 
@@ -48,8 +47,9 @@ def _callers(hosts: Iterable[HostSpec]) -> dict[_Place, set[str]]:
 
 
 def _opened(
-    host: HostSpec, firewall: Firewall, callers: Mapping[_Place, set[str]]
+    host: HostSpec, mesh: Mesh, callers: Mapping[_Place, set[str]]
 ) -> Iterator[Opened]:
+    firewall = mesh.firewall
     yield Opened(SSH, "tcp", SSH, firewall.ssh_from)
     for port, what, everybody in _listening(host):
         if everybody:
@@ -57,6 +57,8 @@ def _opened(
         # Loopback is open, so a host needs no rule for itself.
         elif sources := callers.get((host.address, port.port), set()) - {host.address}:
             yield Opened(port.port, "tcp", what, tuple(sources))
+        if what in mesh.services and (plain := mesh.services[what].plaintext_from):
+            yield Opened(port.port, "tcp", what, plain)
     for port, what in _for_operators(host):
         if firewall.operators:
             yield Opened(port.port, "tcp", what, firewall.operators)

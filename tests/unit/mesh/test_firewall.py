@@ -51,6 +51,14 @@ def test_a_service_is_reached_from_the_hosts_of_its_callers() -> None:
     assert let_in("shop1") == {"ssh/tcp": ANYBODY, "9001/tcp": ["10.0.0.1/32", "10.0.0.2/32"]}
 
 
+def test_callers_without_an_identity_are_let_in_by_network() -> None:
+    said = mesh()
+    said["mesh_services"]["stock"]["plaintext_from"] = ["10.8.0.0/24"]
+    said["mesh_security"] = {"mtls": "permissive"}
+    rules = compile_mesh(worlds.inventory(said)).hosts["store1"].firewall or ()
+    assert [rule.sources[-1] for rule in rules if rule.port == 9002] == ["10.8.0.0/24"]
+
+
 def test_spans_come_from_every_other_host_and_what_nobody_calls_is_closed() -> None:
     assert let_in("jaeger1") == {
         "ssh/tcp": ANYBODY,

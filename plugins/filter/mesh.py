@@ -104,6 +104,7 @@ def with_bundles(
         "preload",
         "grace",
         "health",
+        "network",
         "address",
         "port",
         "environment",

@@ -9,7 +9,6 @@ nobody knows which they had before.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from . import firewall, identity_install, releases
 from .envoy_admin import Admin
 from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
+from .file_writing import remove_if_empty
 from .host_parts import ACME_STATE, FOLDERS, IDENTITY, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
@@ -96,9 +96,10 @@ def uninstall(
             shutil.rmtree(root / name)
     for name in found.files:
         (root / name).unlink(missing_ok=True)
+        if (folder := (root / name).parent).suffix == ".d" and f"/{UNITS}" in f"/{name}":
+            remove_if_empty(folder)  # of additions to a unit
     for name in FOLDERS:
-        with contextlib.suppress(OSError):
-            (root / name).rmdir()  # which only goes when nothing is in it
+        remove_if_empty(root / name)
     machine.systemctl("daemon-reload")
     if (root / KEPT_SNAPSHOTS).exists():
         shutil.rmtree(root / KEPT_SNAPSHOTS)

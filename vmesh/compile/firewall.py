@@ -46,9 +46,7 @@ def _callers(hosts: Iterable[HostSpec]) -> dict[_Place, set[str]]:
     return found
 
 
-def _opened(
-    host: HostSpec, mesh: Mesh, callers: Mapping[_Place, set[str]]
-) -> Iterator[Opened]:
+def _opened(host: HostSpec, mesh: Mesh, callers: Mapping[_Place, set[str]]) -> Iterator[Opened]:
     firewall = mesh.firewall
     yield Opened(SSH, "tcp", SSH, firewall.ssh_from)
     for port, what, everybody in _listening(host):

@@ -27,7 +27,7 @@ class FlaskApp:
 
     `source` is a folder, relative to the project. `preload`: gunicorn imports it before it
     forks. `grace` are the seconds that running requests get when a new process takes over, `health`
-    the path that it must answer first.
+    the path that it must answer first. `network` is whom it may reach: "mesh" or "any".
     """
 
     source: str
@@ -37,6 +37,7 @@ class FlaskApp:
     preload: bool
     grace: int
     health: str
+    network: str
     environment: dict[str, str]
 
 

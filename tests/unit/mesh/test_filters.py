@@ -65,6 +65,7 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
         "preload": False,
         "grace": 30,
         "health": "/healthz",
+        "network": "any",
         "address": "10.0.0.7",
         "port": 9001,
     }

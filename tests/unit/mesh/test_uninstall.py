@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from plugins.module_utils import firewall
+from plugins.module_utils.host_parts import app_drop_in
 from plugins.module_utils.systemd import CommandFailed, Done
 from plugins.module_utils.transaction import commit, remove
 from plugins.module_utils.uninstall import uninstall
@@ -71,6 +72,7 @@ def install(host: Host) -> None:
     host.jaeger("2.0")
     host.write("var/lib/jaeger/badger", "traces")
     host.write("usr/local/bin/flask-control", "# Written by the role flask_service.\n", 0o755)
+    host.write(app_drop_in("shop"), "# Written by the role flask_service.\n")
     host.release("vmesh", "abc")
     commit(host.machine, asked(1))
 
@@ -86,6 +88,7 @@ def test_with_its_traces_nothing_of_it_stays(host: Host) -> None:
     left = files(host.root) - before
     assert {path for path in left if (host.root / path).is_file()} == set()
     assert before <= files(host.root)
+    assert not (host.root / app_drop_in("shop")).parent.exists()
     assert found["kept"] == []
     for what in ("flask@shop", "jaeger", "/opt/shop", "user flask-shop", "user jaeger"):
         assert what in found["removed"]

@@ -25,7 +25,15 @@ from vmesh.base.problems import Problems
 from vmesh.compile.security import target
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import anchors, changes, desired_state, history, record, run_lock
+from vmesh.rollout import (
+    anchors,
+    changes,
+    desired_state,
+    firewall_preflight,
+    history,
+    record,
+    run_lock,
+)
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 from vmesh.rollout.decision_table import decision_lines
 from vmesh.rollout.security_run import NARROW, ROLLOUT, SPEAK, same, seen_in
@@ -58,6 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     run: its number; who: runs it; observe, max_fail, ...: as in mesh_rollout
     order: the hosts of all batches, one after the other, those on which nothing should change last
     batches: how many hosts each batch has; the last one has those too on which nothing changes
+    firewall: the hosts that have a firewall of vmesh, or are to have one
     new, removed: host -> parts; changing: hosts on which something that runs changes
     forget: hosts whose keys and leaves are removed
     taking_part: the hosts of this run
@@ -94,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not self._task.check_mode:
                 self._refuse_second_run(known)
             course = self._course(known, place)
-            plan, policy = decide(known)
+            plan, policy, walled = decide(known)
         except (desired_state.NoPlanError, ArtifactError) as error:
             raise AnsibleActionFail(str(error)) from None
         except Problems as error:
@@ -120,6 +129,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "max_slowdown": policy.max_slowdown,
             "order": [*changing, *plan.steady],
             "batches": [size for size in sizes if size],
+            "firewall": walled,
             "new": {host: list(parts) for host, parts in plan.new.items()},
             "changing": changing,
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
@@ -128,12 +138,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "stages": self._stages(known, course),
         }
 
-    def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy]:
-        """Return the order in which hosts get what mesh_plan has left."""
+    def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy, list[str]]:
+        """Return how hosts get what mesh_plan has left, and those with a firewall now or then."""
         folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
         policy, planned = desired_state.load(folder)
         wanted = desired_state.completed(planned, known.answers, self._task.args["artifacts"])
         there = {host: answer["parts"] for host, answer in known.answers.items()}
+        if locked := firewall_preflight.refusals(wanted, known.answers):
+            raise AnsibleActionFail(" ".join([*locked, "Nothing was changed."]))
         if conflicts := in_the_way(wanted, known.recorded, there):
             raise AnsibleActionFail(f"{' '.join(conflicts)} {_HAND_OVER}")
         interrupted_on = {host for host, answer in known.answers.items() if answer["interrupted"]}
@@ -149,10 +161,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if host not in known.answers
         }
         self._tell(decision_lines(plan, sentences, interrupted_on, absent))
-        return plan, policy
+        return plan, policy, firewall_preflight.with_firewall(wanted, known.answers)
 
-    def _rollback(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy]:
-        """Return the order in which hosts go back to what they had."""
+    def _rollback(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy, list[str]]:
+        """Return how hosts go back to what they had, and those with a firewall."""
         # A rollback has no mesh_plan: the inventory may have the mistake.
         policy = desired_state.rollout_policy(
             known.sources, known.variables["groups"], known.variables["hostvars"]
@@ -161,7 +173,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail("\n".join([*other, "Nothing was changed."]))
         plan = rollback(known.recorded, policy)
         self._tell(decision_lines(plan, {host: ["goes back"] for host in known.recorded}))
-        return plan, policy
+        return plan, policy, firewall_preflight.with_firewall({}, known.answers)
 
     def _of_another_mode(self, known: Known) -> list[str]:
         """Return, in sentences, what a rollback would have speak in another way than its peers."""

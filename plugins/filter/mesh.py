@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
@@ -23,6 +23,7 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     found: dict[str, list[str]] = {host: ["mesh_rollout"] for host in rollout["order"]}
     for group, hosts in (
+        ("mesh_firewall", rollout["firewall"]),
         ("mesh_grant", rollout["stages"]["grant"]),
         ("mesh_add", rollout["new"]),
         ("mesh_remove", rollout["removed"]),
@@ -42,6 +43,12 @@ def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]
     """
     results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
     return [host for host, result in results.items() if result.get("result") == history.FAILED]
+
+
+def not_applied(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
+    """Return those of `hosts` that do not have the state of this run by now."""
+    results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
+    return [host for host, result in results.items() if result.get("result") != history.APPLIED]
 
 
 def failure_summary(result: Mapping[str, Any], hosts: Mapping[str, Sequence[str]]) -> str:
@@ -97,6 +104,7 @@ def with_bundles(
         "preload",
         "grace",
         "health",
+        "network",
         "address",
         "port",
         "environment",
@@ -159,6 +167,7 @@ class FilterModule:
             "failed_hosts": failed_hosts,
             "failure_summary": failure_summary,
             "left_by_callers": left_by_callers,
+            "not_applied": not_applied,
             "play_groups": play_groups,
             "restoration": restoration,
             "wanted_artifacts": wanted_artifacts,

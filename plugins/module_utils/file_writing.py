@@ -48,6 +48,12 @@ def write_whole(path: Path, text: str) -> None:
         os.close(folder)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that has nothing in it; one that is not there is none."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def sweep(folder: Path) -> None:
     """Remove the files that an interrupted run was writing in `folder`."""
     for path in folder.glob(f"{INCOMING}*"):

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from . import systemd
-from .flask_settings import Service, Wanted, mistakes
+from .file_writing import remove_if_empty, write_incoming
+from .flask_settings import CONFINED, Service, Wanted, mistakes
 from .flask_takeover import PROGRAM
+from .host_parts import app_drop_in
 from .releases import current_version, switch_release
 
 SETTINGS_MODE = 0o640
@@ -146,7 +148,27 @@ class Host:
             return False
         rights = (self.owner, self.group_id(f"flask-{service['name']}"), SETTINGS_MODE)
         there = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-        return content == wanted.file_of(service).encode() and there == rights
+        if content != wanted.file_of(service).encode() or there != rights:
+            return False
+        return self._drop_in(service) == wanted.drop_in(service)
+
+    def _drop_in(self, service: Service) -> str:
+        """Return the addition to a service's unit that is in place; empty without one."""
+        with contextlib.suppress(OSError):
+            return (self.root / app_drop_in(service["name"])).read_text(encoding="utf-8")
+        return ""
+
+    def _put_drop_in(self, service: Service, text: str) -> None:
+        """Put the addition to a service's unit in place, or remove it where there is none."""
+        path = self.root / app_drop_in(service["name"])
+        if not text:
+            path.unlink(missing_ok=True)
+            remove_if_empty(path.parent)
+        elif self._drop_in(service) != text:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            beside = write_incoming(path.parent, text.encode())
+            beside.chmod(0o644)
+            beside.replace(path)
 
     def install(self, wanted: Wanted, plan: Plan, seconds: float) -> None:
         """Put the releases and settings in place, after a trial of those that replace others.
@@ -163,12 +185,16 @@ class Host:
         for service in changed:
             self._lay(service, wanted)
         tried = _named(wanted.services, plan.tried)
-        refusals = [self._trial(each, each in changed, seconds) for each in tried]
+        refusals = [
+            self._trial(each, each in changed, seconds, CONFINED if wanted.drop_in(each) else ())
+            for each in tried
+        ]
         if refused := [text for text in refusals if text]:
             raise Refused("\n".join(refused))
         for service in _named(wanted.services, plan.switched):
             switch_release(self.root, service["name"], service["version"])
         for service in changed:
+            self._put_drop_in(service, wanted.drop_in(service))
             path = self._settings(service)
             _beside(path).replace(path)
 
@@ -187,10 +213,13 @@ class Host:
         os.chown(path, self.owner, group)
         path.chmod(SETTINGS_MODE)
 
-    def _trial(self, service: Service, changed: bool, seconds: float) -> str:
+    def _trial(
+        self, service: Service, changed: bool, seconds: float, directives: Sequence[str]
+    ) -> str:
         """Try a release with its settings, as the service's user; return why it is refused.
 
         changed: the settings to try are those that lie beside
+        directives: of systemd, under which it runs
         """
         name, settings = service["name"], self._settings(service)
         done = self.run(
@@ -198,6 +227,7 @@ class Host:
                 *("systemd-run", "--quiet", "--pipe", "--wait", "--collect"),
                 *(f"--uid=flask-{name}", f"--gid=flask-{name}"),
                 f"--property=RuntimeMaxSec={seconds + _TRIAL_MARGIN:.0f}",
+                *(f"--property={each}" for each in directives),
                 *(PROGRAM, "trial", name),
                 *("--release", str(self._release(service))),
                 *("--settings", str(_beside(settings) if changed else settings)),

@@ -16,6 +16,11 @@ from .environment_file import environment_text
 # A service as the role flask_service takes it (flask_service_instances), with every key.
 Service = Mapping[str, Any]
 
+# `network` of an app that reaches its own host's loopback only, and the directives that see to it:
+# https://www.freedesktop.org/software/systemd/man/latest/systemd.resource-control.html
+MESH = "mesh"
+CONFINED = ("IPAddressDeny=any", "IPAddressAllow=localhost")
+
 NAME = re.compile(r"[a-z][a-z0-9-]{0,25}")
 # Variables that the role sets (see the package meshtrace); an app's environment cannot have them.
 RESERVED = (
@@ -84,6 +89,7 @@ class Wanted:
             service["environment"],
             self.settings(service),
             self.unit,
+            service["network"],
         ]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -95,6 +101,14 @@ class Wanted:
             {**service["environment"], **self.settings(service)},
             {"CONFIG_ID": self.config_id(service)},
         )
+
+    @staticmethod
+    def drop_in(service: Service) -> str:
+        """Return the text of the addition to a service's unit; empty where it has none."""
+        if service["network"] != MESH:
+            return ""
+        lines = ("# Written by the role flask_service for `network: mesh`.", "[Service]", *CONFINED)
+        return "".join(f"{line}\n" for line in lines)
 
 
 def mistakes(services: Iterable[Service]) -> list[str]:

@@ -47,6 +47,7 @@ JAEGER_UNIT = f"{UNITS}jaeger.service"
 # A file that every installed part of its kind has. A proxy of an earlier release has the first.
 _PROXY_FILES = ("etc/envoy/*/bootstrap.yaml", "etc/envoy/*/bootstrap.json")
 _APP_FILE = "etc/flask/*/env"
+_OF_AN_APP = re.compile(rf"{UNITS}flask@([a-z0-9-]+)\.service\.d/")
 
 
 def part_of(path: str) -> str | None:
@@ -60,7 +61,13 @@ def part_of(path: str) -> str | None:
         return f"env@{steps[2].removesuffix('.env')}"
     if steps[:2] == ["etc", "jaeger"] or path == JAEGER_UNIT:
         return "jaeger"
-    return None
+    found = _OF_AN_APP.match(path)
+    return f"flask@{found[1]}" if found else None
+
+
+def app_drop_in(service: str) -> str:
+    """Return the path of the addition to the unit of one Flask service."""
+    return f"{UNITS}flask@{service}.service.d/vmesh-network.conf"
 
 
 def units_of(part: str) -> list[str]:

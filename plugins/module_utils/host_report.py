@@ -15,9 +15,11 @@ from .environment_file import read_environment
 from .envoy_admin import Admin
 from .envoy_files import Store, bootstrap_of, has_version, is_for_envoy, not_taken
 from .envoy_security import security_of
+from .firewall import drops, has_nft, is_installed
 from .host_parts import JAEGER_UNIT, apps_on, parts_on, proxies_on, status_of_jaeger, units_of
 from .releases import release_in
 from .snapshot_store import SnapshotStore, interrupted_run
+from .ssh_session import session
 from .systemd import Run, Shown, show
 from .unix_http import FAULTS
 
@@ -31,17 +33,23 @@ def brief(root: Path) -> Facts:
 
     os, os_version: as os-release(5) has them; arch, python: of the running Python
     authorities: whether the package ca-certificates is there
+    nftables: whether that package is; firewall: whether vmesh's rules are installed
+    session: address and port of the ssh connection this came by, empty without one
     parts: those that have units; newest: number of the newest kept snapshot, 0 without one
     interrupted: as snapshot_store.interrupted_run returns it
     security: by proxy, as envoy_security.security_of returns it
     """
     release = read_environment(_text(root / "etc/os-release"))
+    by = session(root / "proc")
     return {
         "os": release.get("ID", ""),
         "os_version": release.get("VERSION_ID", ""),
         "arch": platform.machine(),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "authorities": (root / "etc/ssl/certs/ca-certificates.crt").is_file(),
+        "nftables": has_nft(root),
+        "firewall": is_installed(root),
+        "session": {"address": by.address, "port": by.port} if by else {},
         "parts": parts_on(root),
         "newest": SnapshotStore(root).newest(),
         "interrupted": interrupted_run(root),
@@ -63,13 +71,18 @@ class HostReport:
         self.root, self.key, self.admin, self.run = root, key, admin, run
 
     def whole(self) -> Facts:
-        """Return what `brief` does, and the releases, proxies, apps and Jaeger of the host."""
+        """Return what `brief` does, and what is installed and runs.
+
+        drops: whether the kernel drops packets by vmesh's firewall
+        releases, proxies, apps, offered, jaeger: as plugins/modules/host_info.py describes them
+        """
         proxies, apps = proxies_on(self.root), apps_on(self.root)
         units = [unit for name in proxies for unit in units_of(f"envoy@{name}")]
         units += [unit for name in apps for unit in units_of(f"flask@{name}")]
         shown = show([*units, "jaeger.service"], PROPERTIES, self.run)
         return {
             **brief(self.root),
+            "drops": is_installed(self.root) and drops(self.run),
             "releases": self._releases(),
             "proxies": {name: self._proxy(name, shown) for name in proxies},
             "apps": {name: self._app(name, shown) for name in apps},

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .envoy_admin import Admin
 from .envoy_unit import leaver
-from .host_parts import ACME_STATE, UNITS, helpers_of, units_of
+from .file_writing import remove_if_empty
+from .host_parts import ACME_STATE, UNITS, app_drop_in, helpers_of, units_of
 from .machine import Machine
 from .releases import drop_link
 from .systemd import notify, show
@@ -107,6 +108,10 @@ def _forget(root: Path, part: str) -> None:
             shutil.rmtree(folder)
     if kind == "jaeger":
         (root / UNITS / "jaeger.service").unlink(missing_ok=True)
+    if kind == "flask":
+        drop_in = root / app_drop_in(name)
+        drop_in.unlink(missing_ok=True)
+        remove_if_empty(drop_in.parent)
     if kind in {"flask", "jaeger"}:
         drop_link(root, name or kind)
 

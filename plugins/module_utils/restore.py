@@ -17,7 +17,7 @@ from .envoy_apply import Proxy, bring
 from .envoy_files import bootstrap_of, is_for_envoy, is_whole
 from .file_writing import reason
 from .host_files import File, NoSuchOwner, differ, put
-from .host_parts import JAEGER_UNIT, UNITS, part_of, status_of_jaeger, units_of
+from .host_parts import JAEGER_UNIT, UNITS, app_drop_in, part_of, status_of_jaeger, units_of
 from .leave import leave
 from .machine import Machine
 from .releases import NoRelease, release_in, switch_release
@@ -219,7 +219,11 @@ class Restore:
     def _app(self, part: str) -> None:
         name = part.partition("@")[2]
         self._switch(name, part)
+        drop_in, there = app_drop_in(name), self._there["files"]
+        other_unit = differ(there.get(drop_in), self.wanted["files"].get(drop_in))
         self._files(part)
+        if other_unit and not self.dry:
+            self.machine.systemctl("daemon-reload")
         settings = read_environment(self._text(f"etc/flask/{name}/env"))
         self._enable(part)
         # Also where the unit is another one: requests would wait for a restart (see flask_renew).

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import firewall
 from .host_parts import app_folders
 from .leave import leave
 from .machine import Machine
@@ -128,13 +129,15 @@ def remove(
     """Take parts away that are there, and keep what is left as the snapshot of the run.
 
     Returns `removed`, and `leaving`, those that still finish their requests. Raises CommandFailed,
-    OSError.
+    OSError. With the last part goes the firewall.
     """
     there = set(parts_of(capture(machine.root, machine.run)))
     gone = sorted(set(parts) & there)
     if dry or not gone:
         return {"removed": gone, "leaving": []}
     leaving = leave(machine, gone, drain_seconds)
+    if there == set(gone):
+        firewall.remove(firewall.Host(machine.root, machine.run, None))
     return {**commit(machine, run), "removed": gone, "leaving": leaving}
 
 

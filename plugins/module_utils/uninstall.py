@@ -9,16 +9,16 @@ nobody knows which they had before.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import identity_install, releases
+from . import firewall, identity_install, releases
 from .envoy_admin import Admin
 from .envoy_files import BOOTSTRAP, EARLIER_FORMAT, WATCHED, in_format
+from .file_writing import remove_if_empty
 from .host_parts import ACME_STATE, FOLDERS, IDENTITY, UNITS, parts_on, shared_files, units_of
 from .leave import drain, stop, wait_until_idle
 from .machine import Machine
@@ -88,6 +88,7 @@ def uninstall(
     if dry or not result["removed"]:
         return result
     _stop(machine, found, drain_seconds)
+    firewall.remove(firewall.Host(root, machine.run, None))
     _remove_users(machine, found.users)
     # The kept snapshots go last: they tell the next try what was here.
     for name in (*(f"opt/{each}" for each in found.releases), *found.folders):
@@ -95,9 +96,10 @@ def uninstall(
             shutil.rmtree(root / name)
     for name in found.files:
         (root / name).unlink(missing_ok=True)
+        if (folder := (root / name).parent).suffix == ".d" and f"/{UNITS}" in f"/{name}":
+            remove_if_empty(folder)  # of additions to a unit
     for name in FOLDERS:
-        with contextlib.suppress(OSError):
-            (root / name).rmdir()  # which only goes when nothing is in it
+        remove_if_empty(root / name)
     machine.systemctl("daemon-reload")
     if (root / KEPT_SNAPSHOTS).exists():
         shutil.rmtree(root / KEPT_SNAPSHOTS)
@@ -111,12 +113,13 @@ def find(machine: Machine, *, traces: bool) -> Found:
     """
     root = machine.root
     shared = [str(path.relative_to(root)) for path in shared_files(root)]
+    rules = [each for each in firewall.FILES if (root / each).exists()]
     of_apps = [str(path.relative_to(root)) for path in sorted(root.glob("etc/vmesh/*.env"))]
     identities = [name for name in identity_install.FILES if (root / name).exists()]
     signer = [name for name in identity_install.FOLDERS if (root / name).exists()]
     accounts = _accounts(machine)
     users = [name for name, description in accounts.items() if description.startswith(USERS)]
-    ours = (shared, of_apps, users, identities, signer)
+    ours = (shared, of_apps, rules, users, identities, signer)
     if not (any(ours) or (root / KEPT_SNAPSHOTS).exists()):
         return Found([], [], [], [], [])
     names = _releases(root)
@@ -130,7 +133,7 @@ def find(machine: Machine, *, traces: bool) -> Found:
         folders.append(KEPT_SNAPSHOTS)
     if has_jaeger and (traces or not has_traces) and JAEGER_USER in accounts:
         users.append(JAEGER_USER)
-    files = [*shared, *identities, *of_apps, *configuration]
+    files = [*shared, *identities, *of_apps, *rules, *configuration]
     return Found(parts_on(root), names, users, files, folders)
 
 

@@ -13,8 +13,9 @@ description:
   - With O(operation=plan), checks O(services) and returns what differs on the host. This changes
     nothing.
   - With O(operation=install), makes the releases below C(/opt/<name>) the current ones and writes
-    C(/etc/flask/<name>/env). Where a service has a release already, the new release is started with
-    the new settings beside the running one first, and must answer its health path with a status
+    C(/etc/flask/<name>/env). An app that may reach the mesh only gets an addition to its unit.
+    Where a service has a release already, the new release is started with the new settings beside
+    the running one first, and must answer its health path with a status
     below 500. Else the module fails, and what was in place is unchanged.
   - A new service has no callers yet, so it is not tried; its start shows whether it works.
   - The values of an app's environment are neither logged nor returned.
@@ -66,6 +67,12 @@ options:
         description: Path that a trial requests.
         type: str
         default: /healthz
+      network:
+        description: >-
+          Whom the app may reach. C(mesh) is the loopback of its host alone, C(any) is everybody.
+        type: str
+        choices: [mesh, any]
+        default: any
       address:
         description: Where its own Envoy listens; only returned.
         type: str
@@ -172,6 +179,7 @@ SERVICE = {
     "preload": {"type": "bool", "default": False},
     "grace": {"type": "int", "default": 30},
     "health": {"type": "str", "default": "/healthz"},
+    "network": {"type": "str", "choices": ["mesh", "any"], "default": "any"},
     "address": {"type": "str", "default": ""},
     "port": {"type": "int", "default": 0},
     "environment": {"type": "dict", "default": {}, "no_log": True},

@@ -77,6 +77,20 @@ host:
     authorities:
       description: Whether the package ca-certificates is there.
       type: bool
+    nftables:
+      description: Whether the package nftables is there.
+      type: bool
+    firewall:
+      description: Whether vmesh's rules of the firewall are installed.
+      type: bool
+    drops:
+      description: Whether the kernel drops packets by these rules.
+      type: bool
+    session:
+      description: >-
+        The address from which the ssh connection of this task comes, as the host sees it, and the
+        port of the host that it came to (C(address), C(port)); empty without one.
+      type: dict
     parts:
       description: The parts that have units, C(envoy@<name>), C(flask@<name>) and C(jaeger).
       type: list

@@ -42,6 +42,8 @@ _REFERENCES: dict[str, tuple[Any, ...]] = {
 _BY_FORMAT: dict[str, tuple[str, ...]] = {
     "ipv4": ("0.0.0.0", "127.0.0.1", "10.0.0.1", "255.255.255.255", "192.0.2.1"),
     "ipv4-network": ("0.0.0.0/0", "10.0.0.0/8", "192.0.2.7/32", "192.0.2.7", "10.0.0.0/255.0.0.0"),
+    "network": ("0.0.0.0/0", "::/0", "10.0.0.0/8", "10.0.0.0/255.0.0.0", "192.0.2.7/32",
+                "2001:db8::/32", "2001:DB8::1/128", "::ffff:10.0.0.0/104"),
     "dns-name": ("a", "a.b", "api.example.com", "api.example.com.", "_srv._tcp.example.com",
                  "xn--caf-dma.example.com", "A.EXAMPLE.com", f"{'a' * 63}.{'b' * 63}.{'c' * 63}"),
     "public-name": ("a.b", "shop.example.com"),

@@ -31,6 +31,9 @@ HOST = {
     "arch": "x86_64",
     "python": "3.11",
     "authorities": True,
+    "nftables": True,
+    "firewall": False,
+    "session": {"address": "10.20.0.9", "port": 22},
     "parts": [],
     "newest": 0,
     "interrupted": {},
@@ -55,7 +58,7 @@ class ActionModule(ActionBase):
             file.write(line.strip() + "\\n")
         return answer
 """
-ROLES = ("envoy", "flask_service", "external_app", "jaeger")
+ROLES = ("envoy", "flask_service", "external_app", "jaeger", "firewall")
 ROLE = """
 - name: Install
   vmesh.mesh.played_install:
@@ -64,9 +67,17 @@ ROLE = """
   vmesh.mesh.played_configure:
   tags: configure
 """
+FIREWALL = """
+- name: Change the firewall
+  vmesh.mesh.host_firewall:
+    operation: "{{ firewall_operation }}"
+    to: "{{ firewall_rules | map(attribute='port') | join(',') }}"
+  register: firewall_changed
+  tags: configure
+"""
 ACTIONS = (
     *("host_info", "host_snapshot", "host_kit", "host_identity", "canary_check", "artifacts"),
-    *("plaintext_callers", "envoy_config"),
+    *("plaintext_callers", "envoy_config", "host_firewall"),
 )
 
 
@@ -92,7 +103,9 @@ class Site:
             for tasks in ("main", "serve"):
                 path = collection / "roles" / role / "tasks" / f"{tasks}.yml"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(ROLE if tasks == "main" else "[]\n")
+                path.write_text(
+                    FIREWALL if role == "firewall" else ROLE if tasks == "main" else "[]\n"
+                )
 
     def run(
         self, *options: str, playbook: str = "site", **played: Any
@@ -304,6 +317,93 @@ def test_a_rollback_says_what_the_host_has(
     assert told in done.stdout.partition("PLAY [Tell of failures]")[2]
     assert results(site) == {"edge000-0": result}
     assert history.read(site.place)[-1]["asked"] == "rollback to 0"
+
+
+MORE = {"open": {"more": True}}
+
+
+def walled(site: Site, **said: Any) -> None:
+    """Have the inventory ask for a firewall."""
+    path = site.inventory / "group_vars/all/firewall.yml"
+    path.write_text(json.dumps({"mesh_firewall": {"enabled": True, **said}}))
+
+
+def test_a_firewall_opens_before_anything_changes_and_closes_when_all_have_changed(
+    site: Site,
+) -> None:
+    walled(site)
+    everywhere: dict[str, Any] = {host.replace("-", "_"): MORE for host in EVERYONE}
+    done = site.run("-v", **everywhere)
+    assert done.returncode == 0, done.stdout
+    assert site.called("edge000-0") == [
+        *("host_info", "open ssh,8000", "begin", "played_install", "played_configure"),
+        *("commit", "close ssh,8000"),
+    ]
+    lines = site.calls.read_text().splitlines()
+    opened = [n for n, line in enumerate(lines) if " open " in line]
+    changed = [n for n, line in enumerate(lines) if line.endswith("begin")]
+    committed = [n for n, line in enumerate(lines) if line.endswith("commit")]
+    closed = [n for n, line in enumerate(lines) if " close " in line]
+    assert [len(each) for each in (opened, closed)] == [4, 4]
+    assert max(opened) < min(changed)
+    assert max(committed) < min(closed)
+    # With nothing to close, nothing is asked of the host.
+    assert site.run().returncode == 0
+    assert "close ssh,8000" not in site.called("edge000-0")
+
+
+@pytest.mark.parametrize("why", ["failure", "limit", "tags"])
+def test_nothing_closes_where_a_caller_may_not_have_changed(site: Site, why: str) -> None:
+    walled(site)
+    failing = {"played_configure": {"failed": True, "msg": "no room"}} if why == "failure" else {}
+    options = {"failure": (), "limit": ("--limit", "edge000-0"), "tags": ("--tags", "configure")}
+    done = site.run(*options[why], edge000_0=MORE, service0000_1=failing)
+    assert done.returncode == (2 if failing else 0), done.stdout
+    assert "open ssh,8000" in site.called("edge000-0")
+    assert "close ssh,8000" not in site.called("edge000-0")
+    assert "The firewall of edge000-0 still lets in what it did before" in done.stdout
+
+
+def test_a_firewall_that_would_lock_out_is_refused_before_anything_changes(site: Site) -> None:
+    walled(site, ssh_from=["192.0.2.0/24"])
+    elsewhere = {"host_info": {"host": {**HOST, "nftables": False}}}
+    done = site.run(service0000_0=elsewhere)
+    assert done.returncode == 2
+    for text in (
+        "mesh_firewall.ssh_from: 192.0.2.0/24: leaves out 10.20.0.9",
+        "the package nftables is missing on service0000-0.",
+        "Nothing was changed.",
+    ):
+        assert text in done.stdout
+    assert {call for host in EVERYONE for call in site.called(host)} <= {"host_info", "artifacts"}
+
+
+def test_a_host_whose_firewall_fails_is_left_as_it_was(site: Site) -> None:
+    walled(site)
+    done = site.run(service0000_1={"open": {"failed": True, "msg": "nft: no"}})
+    assert done.returncode == 2
+    assert "nft: no" in done.stdout
+    assert "begin" not in site.called("service0000-1")
+    assert results(site)["service0000-1"] == "failed"
+
+
+def test_a_firewall_that_the_inventory_has_no_more_is_removed(site: Site) -> None:
+    there = {"host_info": {"host": {**HOST, "firewall": True}}}
+    done = site.run(edge000_0=there)
+    assert done.returncode == 0, done.stdout
+    assert site.called("edge000-0")[1:3] == ["remove", "begin"]
+    assert "remove" not in site.called("tracing-0")
+
+
+def test_a_rollback_opens_first_what_the_earlier_state_may_need(site: Site) -> None:
+    assert site.run().returncode == 0
+    hosts = ["edge000-0", "service0000-0"]
+    options = ("-e", json.dumps({"vmesh_rollback": {"to": 0, "parts": [], "hosts": hosts}}))
+    there = {"host_info": {"host": {**HOST, "firewall": True}}, "restore": ROLLED_BACK}
+    done = site.run(*options, playbook="rollback", edge000_0=there, service0000_0=there)
+    assert done.returncode == 0, done.stdout
+    calls = [line.partition(" ")[2] for line in site.calls.read_text().splitlines()]
+    assert calls == ["host_info"] * 2 + ["reopen"] * 2 + ["restore 0"] * 2
 
 
 NOW = datetime.datetime.now(datetime.UTC).timestamp()

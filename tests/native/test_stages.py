@@ -34,7 +34,7 @@ from tests.native.native import (
 )
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import ProxySpec
-from vmesh.model.types import OFF, PERMISSIVE, STRICT
+from vmesh.model.access_types import OFF, PERMISSIVE, STRICT
 from vmesh.rollout.stages import Seen, Wanted, Wire, stages
 
 CALLER, CALLEE = "gw1", "web1"  # their hosts

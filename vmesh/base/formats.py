@@ -94,6 +94,15 @@ def never_resolves(value: str) -> bool:
     return value.removesuffix(".").lower().endswith(_NEVER_RESOLVES)
 
 
+def _is_any_network(value: str) -> bool:
+    """Tell whether `value` is a network of IPv4 or IPv6, without bits of a host or an interface."""
+    try:
+        ipaddress.ip_network(value if "/" in value and "%" not in value else "")
+    except ValueError:
+        return False
+    return True
+
+
 def _is_network(value: str) -> bool:
     try:
         ipaddress.IPv4Network(value)
@@ -145,6 +154,7 @@ FORMATS: dict[str, Callable[[Any], bool]] = {
     "body": _is_body,
     "ipv4": is_ipv4,
     "ipv4-network": _is_network,
+    "network": _is_any_network,
     "dns-name": is_dns_name,
     "domain": is_domain,
     "public-name": is_public_name,

@@ -13,13 +13,16 @@ from vmesh.base.progress import CommandFailed, Steps, run
 # Pairs of a command and the Debian or Ubuntu package that brings it. The lab's and the
 # artifacts' own needs are written in vmesh.lab and vmesh.artifacts.
 ANSIBLE = (("ssh", "openssh-client"),)
-CHECK = (("systemd-analyze", "systemd"),)
+CHECK = (("systemd-analyze", "systemd"), ("nft", "nftables"))
 BROWSER = (("chromium", "chromium"), ("chromedriver", "chromium-driver"))
 
 
 def missing(required: Iterable[tuple[str, str]], path: str | None = None) -> list[str]:
-    """Return the packages whose command is not in `path` (default: $PATH), in their order."""
-    search = path if path is not None else os.environ.get("PATH", os.defpath)
+    """Return the packages whose command is not in `path`, in their order.
+
+    The default is $PATH and where Debian has the commands of root, which others may run, too.
+    """
+    search = path if path is not None else f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return [package for command, package in required if shutil.which(command, path=search) is None]
 
 

@@ -6,7 +6,8 @@ import ipaddress
 from collections.abc import Collection, Iterator
 
 from vmesh.base.problems import WARNING, Problem
-from vmesh.model.types import OFF, Mesh
+from vmesh.model.access_types import OFF
+from vmesh.model.types import Mesh
 
 _PLACE = "mesh_security"
 

@@ -20,6 +20,7 @@ from vmesh.compile import (
     edge_login_views,
     edge_route_views,
     edge_tls_views,
+    firewall,
     identities,
     listener_views,
     patches,
@@ -105,6 +106,7 @@ def _compile(
     hosts = security_views.with_security(hosts, mesh, domain, plan)
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
+    hosts = firewall.with_firewalls(hosts, mesh)
     return MeshSpec(hosts, mesh, tuple(problems))
 
 

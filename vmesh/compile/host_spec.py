@@ -69,6 +69,20 @@ class JaegerSpec:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A port of a host that can be reached from `sources`, which are networks.
+
+    port: a number, or "ssh" for the port that Ansible came in by
+    what: whom one reaches there, in a word or two
+    """
+
+    port: int | str
+    protocol: str
+    what: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class HostIdentity:
     """What a host needs to renew the identities of its proxies.
 
@@ -85,6 +99,7 @@ class HostSpec:
     """All that runs on one host. `zone` is None where the inventory names none.
 
     `needs_authorities`: a certificate is verified with the host's own bundle of authorities.
+    `firewall`: all that can be reached from outside the host; None where vmesh has no firewall
     """
 
     address: str
@@ -94,6 +109,7 @@ class HostSpec:
     flask_services: tuple[FlaskSpec, ...]
     external_apps: tuple[ExternalSpec, ...]
     jaeger: JaegerSpec | None
+    firewall: tuple[Opened, ...] | None = None
     identity: HostIdentity | None = None
 
 

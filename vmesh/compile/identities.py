@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vmesh.base.problems import Problem
 from vmesh.compile.host_spec import HostIdentity
-from vmesh.model.types import OFF, Mesh, Security
+from vmesh.model.access_types import OFF, Security
+from vmesh.model.types import Mesh
 
 LONGEST_LABEL = 63  # RFC 1035, section 2.3.4
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from vmesh.model.types import OFF, PERMISSIVE, STRICT, Mesh
+from vmesh.model.access_types import OFF, PERMISSIVE, STRICT
+from vmesh.model.types import Mesh
 
 PLAINTEXT, MTLS, BOTH = "plaintext", "mtls", "both"
 # What a service accepts in a mode, and what is spoken to it.

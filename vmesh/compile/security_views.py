@@ -15,7 +15,8 @@ from vmesh.compile import identities
 from vmesh.compile.host_spec import HostSpec, ProxySpec, View
 from vmesh.compile.listener_views import distinct, network
 from vmesh.compile.security import MTLS, PLAINTEXT, SecurityPlan
-from vmesh.model.types import WATCH, Mesh
+from vmesh.model.access_types import WATCH
+from vmesh.model.types import Mesh
 
 INGRESS = "ingress"
 # The names of the bundles, and of their files. No DNS label has an underscore, so no service's

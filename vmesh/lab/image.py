@@ -24,6 +24,7 @@ PACKAGES = (
     "initramfs-tools",
     "iproute2",
     "linux-image-cloud-amd64",
+    "nftables",
     "openssh-server",
     "procps",
     "python3",

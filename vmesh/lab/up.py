@@ -13,10 +13,10 @@ from pathlib import Path
 
 from vmesh.base import paths
 from vmesh.base.progress import Progress
-from vmesh.lab import qemu
+from vmesh.lab import later_packages, qemu
 from vmesh.lab.accel import choose_accelerator, host_cpu
 from vmesh.lab.files import appearing_folder, digest, locked, private_folder
-from vmesh.lab.image import Image, ensure_image
+from vmesh.lab.image import Image, ensure_image, image_key, recipe
 from vmesh.lab.machine import Machine, MachineError, adopt_image
 from vmesh.lab.preflight import available_memory_mb
 from vmesh.lab.qemu import Accelerator
@@ -73,7 +73,7 @@ class Up:
             available = available_memory_mb(Path("/proc/meminfo").read_text())
             guests = sum(machine.spec.memory_mb for machine in down)
             self._accel_option = self._accelerator.option(available - guests, len(down))
-        return on_each(machines, self._bring_up, self._cancel)
+        return on_each(machines, self._bring_up_to_date, self._cancel)
 
     def _own_image(self, down: list[Machine]) -> Image:
         """Return an image that is there: the current one when a disk is to be made from it."""
@@ -94,6 +94,14 @@ class Up:
                 f" {image.folder}. Remove the lab's disks (down --purge) and start again."
             )
         return image
+
+    def _bring_up_to_date(self, machine: Machine) -> bool:
+        changed = self._bring_up(machine)
+        spec = self._spec
+        if machine.image_key != image_key(spec.suite, spec.disk_gb, recipe()):
+            added = later_packages.add(self._access, machine.spec, spec.suite, self._progress)
+            changed = changed or bool(added)
+        return changed
 
     def _bring_up(self, machine: Machine) -> bool:
         vm = machine.spec

@@ -11,7 +11,7 @@ import difflib
 import ipaddress
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
@@ -277,7 +277,9 @@ def _meant(value: Any, schema: Schema) -> str | None:
     if not isinstance(value, str):
         return _quoted(value, schema) if "string" in kinds else None
     if schema.get("format") == "ipv4-network":
-        return _network_of(value)
+        return _network_of(value, ipaddress.IPv4Network)
+    if schema.get("format") == "network":
+        return _network_of(value, ipaddress.ip_network)
     return _TRUTHS.get(value.lower()) if kinds == "boolean" else _number_in(value, schema)
 
 
@@ -310,10 +312,10 @@ def _number_in(value: str, schema: Schema) -> str | None:
     return f"{number:.10g}" if validator().evolve(schema=schema).is_valid(number) else None
 
 
-def _network_of(value: str) -> str | None:
+def _network_of(value: str, network: Callable[..., object]) -> str | None:
     """Return the network that the address and length `value` is in."""
     try:
-        return f"`{ipaddress.IPv4Network(value, strict=False)}`"
+        return f"`{network(value, strict=False)}`"
     except ValueError:
         return None
 

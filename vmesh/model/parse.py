@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vmesh.base.formats import without_dot
 from vmesh.base.problems import Problem
 from vmesh.model import explain, schema
+from vmesh.model.access_types import OFF, Firewall, Opening, Security
 from vmesh.model.schema import KeyPath
 from vmesh.model.types import (
     ADDRESS_KEYS,
@@ -25,7 +26,6 @@ from vmesh.model.types import (
     MAIN,
     MATCH_KINDS,
     NONE,
-    OFF,
     OTLP,
     OTLP_HTTP,
     Acme,
@@ -46,7 +46,6 @@ from vmesh.model.types import (
     Retries,
     RolloutPolicy,
     Route,
-    Security,
     Service,
     Tls,
     Tracing,
@@ -84,11 +83,27 @@ def parse(variables: Given, problems: list[Problem]) -> Mesh:
         },
         tracing=_mesh_tracing(mesh["mesh_tracing"], _given(variables, "mesh_tracing")),
         rollout=RolloutPolicy(**mesh["mesh_rollout"]),
+        firewall=_firewall(mesh["mesh_firewall"]),
         security=_security(mesh["mesh_security"]),
         patches=_patches(variables.get("mesh_patches"), wrong),
         operator_bind=mesh["mesh_operator_bind"],
         envoy_version=mesh["mesh_envoy_version"],
         given=variables,
+    )
+
+
+def _firewall(given: Given) -> Firewall:
+    """Return the firewall; openings that are not well formed are left out."""
+    return _made(
+        Firewall,
+        given,
+        ssh_from=tuple(given["ssh_from"] or ()),
+        operators=tuple(given["operators"] or ()),
+        open=tuple(
+            Opening(each["port"], each["protocol"], tuple(each["from"]))
+            for each in given["open"] or ()
+            if each and each["port"] and each["from"]
+        ),
     )
 
 

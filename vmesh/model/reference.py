@@ -202,6 +202,19 @@ SECTIONS = (
         "mesh_rollout",
     ),
     Section(
+        "mesh_firewall",
+        "mesh_firewall: who may connect to the hosts",
+        "The rules of the mesh itself follow from its services, calls and edges. `./mesh plan`"
+        " tells what opens and closes. There is [a recipe](recipes.md#a-firewall-on-the-hosts).",
+        "mesh_firewall",
+    ),
+    Section(
+        "opening",
+        "open: what else can be reached",
+        "A list of mappings in `mesh_firewall`, for all hosts of the mesh.",
+        "opening",
+    ),
+    Section(
         "mesh_patch",
         "mesh_patches: changes of Envoy's configuration that vmesh has no key for",
         "A list of mappings, applied in their order. A patch that matches nothing is an error, "

@@ -2,8 +2,7 @@
 
 Only their shape and the constants of the model stand here. `vmesh.model.parse` makes the objects.
 
-Where there are problems, what is wrong is left out (None), so that the rest can be checked
-in the same run; such a mesh must not be used for anything else.
+What is wrong is left out (None), so that the rest can be checked; such a mesh is for no other use.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from vmesh.model.access_types import Firewall, Security
 
 Given = Mapping[str, Any]
 
@@ -26,7 +27,7 @@ class FlaskApp:
 
     `source` is a folder, relative to the project. `preload`: gunicorn imports it before it
     forks. `grace` are the seconds that running requests get when a new process takes over, `health`
-    the path that it must answer first.
+    the path that it must answer first. `network` is whom it may reach: "mesh" or "any".
     """
 
     source: str
@@ -36,6 +37,7 @@ class FlaskApp:
     preload: bool
     grace: int
     health: str
+    network: str
     environment: dict[str, str]
 
 
@@ -339,22 +341,6 @@ class RolloutPolicy:
 
 
 @dataclass(frozen=True)
-class Security:
-    """Who may talk to whom, and how that is proven.
-
-    mtls: one of the modes OFF, PERMISSIVE, STRICT; trust_domain: None for that of the inventory
-    authorization: ENFORCE or WATCH; revoked: names of hosts
-    """
-
-    mtls: str
-    trust_domain: str | None
-    leaf_hours: int
-    authorization: str
-    revoked: tuple[str, ...]
-    accept_expired: bool
-
-
-@dataclass(frozen=True)
 class Patch:
     """A change of Envoy's configuration: what stands in one item of mesh_patches.
 
@@ -379,6 +365,7 @@ class Mesh:
     edges: dict[str, Edge]
     tracing: MeshTracing
     rollout: RolloutPolicy
+    firewall: Firewall
     security: Security
     patches: tuple[Patch, ...] = ()
     operator_bind: str | None = None
@@ -386,10 +373,6 @@ class Mesh:
     given: Given = field(default_factory=dict)  # the variables as the user wrote them
 
 
-# Modes of mTLS between the proxies.
-OFF, PERMISSIVE, STRICT = "off", "permissive", "strict"
-# What becomes of a caller that names the service nowhere.
-ENFORCE, WATCH = "enforce", "watch"
 # What a call says of an address outside the mesh; all else are policies.
 ADDRESS_KEYS = ("host", "port", "tls", "protocol", "propagate_trace")
 # The most specific first; of two prefixes the longer one is.

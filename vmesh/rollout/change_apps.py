@@ -16,7 +16,14 @@ from vmesh.rollout.change_words import (
 )
 from vmesh.rollout.record import HostRecord
 
-_APP_WORDS = {"source": "folder", "wsgi": "WSGI app", "listening": "listens on"}
+_APP_WORDS = {
+    "source": "folder",
+    "wsgi": "WSGI app",
+    "listening": "listens on",
+    "network": "may reach",
+}
+# What a record by an earlier release, which does not say it, stands for.
+_EARLIER_APP: View = {"network": "any"}
 _APP_KEYS = ("name", "environment", "address", "port")
 
 
@@ -58,7 +65,8 @@ def _compare_app(
 ) -> None:
     part, name = f"app {new['name']}", new["name"]
     words = {key: (label, format_value) for key, label in _APP_WORDS.items()}
-    for text in changed_keys(old, new, words, _APP_KEYS):
+    earlier = {**{key: _EARLIER_APP[key] for key in _EARLIER_APP if key in new}, **old}
+    for text in changed_keys(earlier, new, words, _APP_KEYS):
         report.say(part, CHANGE, text)
     told = _told_urls(name, old_state, new_state) | {"MESH_ADDRESS", "SERVICE_NAME"}
     before, after = old["environment"], new["environment"]

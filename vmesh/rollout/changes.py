@@ -5,8 +5,8 @@ rule has words for is told by its key, and files that are written differently al
 inventory says the same are told, too. Nothing changes silently.
 
 This module compares hosts, and asks `change_proxies`, which asks `change_routes` and
-`change_clusters`, and `change_apps` for what is on them. The words of keys and values are in
-`change_words`, the sentences in `change_report`.
+`change_clusters`, `change_apps` and `change_firewall` for what is on them. The words of keys and
+values are in `change_words`, the sentences in `change_report`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vmesh.rollout.change_apps import (
     new_flask,
     new_jaeger,
 )
+from vmesh.rollout.change_firewall import compare_firewall, new_firewall
 from vmesh.rollout.change_proxies import compare_proxies, new_proxy
 from vmesh.rollout.change_report import (
     CHANGE,
@@ -42,6 +43,7 @@ _HOST_KEYS = (
     "flask_services",
     "external_apps",
     "jaeger",
+    "firewall",
     "identity",
 )
 
@@ -105,6 +107,8 @@ def _first(report: HostReport, new: HostRecord) -> None:
         new_external(report, service)
     if new["host"]["jaeger"]:
         new_jaeger(report, new["host"]["jaeger"])
+    if new["host"].get("firewall"):
+        new_firewall(report, new["host"]["firewall"])
 
 
 def _identities(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -130,6 +134,7 @@ def _both(report: HostReport, old: HostRecord, new: HostRecord) -> None:
     compare_proxies(report, old, new)
     compare_apps(report, old, new)
     compare_jaeger(report, old, new)
+    compare_firewall(report, old, new)
     for unit in left_behind(old, new):
         text = f"{unit} is no longer planned here: it is drained, stopped and removed"
         report.say("host", REMOVE, text)

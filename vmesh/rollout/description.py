@@ -35,6 +35,7 @@ SETTINGS = {
     "envoy": "envoy_",
     "flask_service": "flask_service_",
     "jaeger": "jaeger_",
+    "firewall": "firewall_",
     "identity": "identity_",
 }
 # Roles that install the host kit.
@@ -169,6 +170,7 @@ def roles_of(host: Mapping[str, Any]) -> list[str]:
         "flask_service": host["flask_services"],
         "external_app": host.get("external_apps"),
         "jaeger": host["jaeger"],
+        "firewall": host.get("firewall"),
         "identity": host.get("identity"),
     }
     return [role for role, there in parts.items() if there]

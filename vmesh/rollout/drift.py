@@ -83,6 +83,7 @@ def drift(  # noqa: PLR0913 - two states of a host, its answer, and how to read 
         variables = _environment(service, offered, environments, key)
         found += [(part, text) for text in variables]
     found += _jaeger(applied, answer)
+    found += _firewall(applied, answer)
     found += _left(answer, applied["host"])
     return [Drift(host, part, text) for part, text in found]
 
@@ -213,6 +214,19 @@ def _jaeger(applied: HostRecord, answer: Answer) -> Iterator[tuple[str, str]]:
         yield "Jaeger", text
     if there["unit"]["active"] == "active" and not there["current"]:
         yield "Jaeger", "runs with older settings than are there"
+
+
+def _firewall(applied: HostRecord, answer: Answer) -> Iterator[tuple[str, str]]:
+    wanted = applied["host"].get("firewall") is not None
+    if wanted and not answer["firewall"]:
+        yield "firewall", "is not on the host"
+    elif wanted and not answer["drops"]:
+        yield (
+            "firewall",
+            "its rules are not loaded: `systemctl reload vmesh-firewall` there does it",
+        )
+    elif answer["firewall"] and not wanted:
+        yield "firewall", "is on the host, and the inventory has none"
 
 
 def _left(answer: Answer, host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

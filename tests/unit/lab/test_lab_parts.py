@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from vmesh.lab import accel, files, qemu, seed, ssh
+from vmesh.lab import accel, files, later_packages, qemu, seed, ssh
 from vmesh.lab.image import Image, image_key, recipe
 from vmesh.lab.machine import Machine, MachineError
 from vmesh.lab.qmp import Qmp, QmpError
@@ -419,3 +419,9 @@ def test_waiting_ends_after_its_time() -> None:
 def test_the_quickest_exchange_decides_about_the_clock() -> None:
     # The VM is 10 s behind; the slow exchange would say 12.
     assert ssh.clock_lag([(100.0, 90.0, 104.0), (105.0, 95.001, 105.002)]) == pytest.approx(10.0)
+
+
+def test_a_vm_names_the_packages_that_it_lacks() -> None:
+    script = later_packages.missing_script(["dpkg", "no-such-package"])
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["no-such-package"]

@@ -421,6 +421,16 @@ def test_a_new_release_of_an_app_restarts_it() -> None:
     ]
 
 
+def test_whom_an_app_may_reach_is_told_and_a_record_that_does_not_say_it_is_no_change() -> None:
+    confined = worlds.changed(("mesh_services/shop/app/network", "mesh"))
+    old, new = worlds.states(), worlds.states(worlds.inventory(confined))
+    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    for app in old["shop1"]["host"]["flask_services"]:
+        del app["network"]
+    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    assert sentences(compared(old, worlds.states())) == []
+
+
 def test_new_binaries_restart_what_runs_them() -> None:
     new = worlds.states(versions={"envoy": "1.41.0", "jaeger": "2.14.0"})
     found = compared(worlds.states(), new)
@@ -605,7 +615,7 @@ def repeated(way: tuple[Any, ...]) -> bool:
         or way[-2:] == ("node", "zone")  # the host's
         or way[-1] in {"MESH_ADDRESS", "SERVICE_NAME"}  # the host's, the Envoy's
         or way[0] in {"needs_authorities"}  # TLS of its upstreams
-        or way == ("jaeger",)  # None, where there is none
+        or way in {("jaeger",), ("firewall",)}  # None, where there is none
     )
 
 

@@ -61,6 +61,8 @@ def answer(of: Inventory, host: str) -> dict[str, Any]:
                 for name in flask
             },
             "offered": {name: each for name, each in codes.items() if name not in flask},
+            "firewall": state["host"]["firewall"] is not None,
+            "drops": state["host"]["firewall"] is not None,
             "jaeger": {"unit": RUNNING, "current": True} if state["host"]["jaeger"] else None,
         }
     )
@@ -193,6 +195,27 @@ def test_another_envoy_is_told_as_installed_and_as_running() -> None:
         ("Envoy", "another release is installed: 1.39.0, not 1.40.0"),
         ("edge front", "another release runs: 1.40.0, while 1.39.0 is installed"),
     ]
+
+
+FIREWALL_CASES = [
+    (put("firewall", False), "is not on the host"),
+    (put("drops", False),
+     "its rules are not loaded: `systemctl reload vmesh-firewall` there does it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "text"), FIREWALL_CASES)
+def test_a_firewall_that_is_gone_or_not_loaded_is_told(
+    change: Callable[[dict[str, Any]], None], text: str
+) -> None:
+    walled = worlds.inventory(worlds.changed(("mesh_firewall", {"enabled": True})))
+    assert told("web1", lambda _: None, of=walled) == []
+    assert told("web1", change, of=walled) == [("firewall", text)]
+
+
+def test_a_firewall_of_which_the_inventory_knows_nothing_is_told() -> None:
+    text = "is on the host, and the inventory has none"
+    assert told("web1", put("firewall", True)) == [("firewall", text)]
 
 
 def test_what_was_applied_from_elsewhere_as_the_inventory_says_is_no_drift() -> None:

@@ -65,6 +65,7 @@ def test_a_service_gets_the_bundle_of_its_hosts_platform() -> None:
         "preload": False,
         "grace": 30,
         "health": "/healthz",
+        "network": "any",
         "address": "10.0.0.7",
         "port": 9001,
     }
@@ -79,12 +80,13 @@ def test_hosts_come_in_the_order_of_their_batches() -> None:
         "new": {"c": [], "a": []},
         "removed": {"b": []},
         "forget": [],
+        "firewall": ["c"],
         "stages": {"grant": {"b": []}, "speak": {"a": []}, "narrow": {"b": []}},
     }
     assert play_groups(rollout) == [
         {"name": "b", "groups": ["mesh_rollout", "mesh_grant", "mesh_remove", "mesh_narrow"]},
         {"name": "a", "groups": ["mesh_rollout", "mesh_add", "mesh_speak"]},
-        {"name": "c", "groups": ["mesh_add"]},
+        {"name": "c", "groups": ["mesh_firewall", "mesh_add"]},
     ]
 
 

@@ -165,6 +165,26 @@ def test_it_tells_what_the_host_is(root: Path) -> None:
     assert brief(root)["authorities"]
 
 
+def test_it_tells_whether_the_host_can_have_a_firewall_and_has_one(root: Path) -> None:
+    assert (brief(root)["nftables"], brief(root)["firewall"]) == (False, False)
+    for path in ("usr/sbin/nft", "etc/systemd/system/vmesh-firewall.service"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    assert (brief(root)["nftables"], brief(root)["firewall"]) == (True, True)
+
+
+def test_it_tells_by_which_connection_it_was_asked(root: Path) -> None:
+    parents = {os.getpid(): 70, 70: 60, 60: 1}
+    for pid, parent in parents.items():
+        (root / f"proc/{pid}").mkdir(parents=True)
+        (root / f"proc/{pid}/stat").write_text(f"{pid} (a (b) c) S {parent} 0")
+        (root / f"proc/{pid}/environ").write_text("HOME=/root\0")
+    assert brief(root)["session"] == {}
+    # sudo has kept it from all but the login.
+    (root / "proc/60/environ").write_text("A=1\0SSH_CONNECTION=fe80::7%eth0 40022 10.0.0.2 2222\0")
+    assert brief(root)["session"] == {"address": "fe80::7", "port": 2222}
+
+
 def test_the_brief_answer_is_a_part_of_the_whole_one(root: Path) -> None:
     found = brief(root)
     assert found.keys() < state(root).keys()
@@ -253,6 +273,10 @@ def test_a_bare_host_has_nothing(tmp_path: Path) -> None:
         "os": "",
         "os_version": "",
         "authorities": False,
+        "nftables": False,
+        "firewall": False,
+        "drops": False,
+        "session": {},
         "parts": [],
         "newest": 0,
         "interrupted": {},

@@ -16,6 +16,7 @@ import pytest
 
 from plugins.module_utils.envoy_documents import draining, text_of
 from plugins.module_utils.host_parts import our_files
+from plugins.module_utils.leave import leave
 from plugins.module_utils.snapshot_store import Pending, SnapshotStore, Unreadable
 from plugins.module_utils.snapshots import capture
 from plugins.module_utils.transaction import (
@@ -389,6 +390,21 @@ def test_another_unit_file_needs_another_process(host: Host) -> None:
         ["reload-or-restart", "flask@shop.service"],
     ]
     assert "--new" not in host.text("etc/systemd/system/flask@.service")
+
+
+def test_whom_an_app_may_reach_is_restored_with_it_and_leaves_with_it(host: Host) -> None:
+    addition = "etc/systemd/system/flask@shop.service.d/vmesh-network.conf"
+    host.app("shop", "aaaa")
+    begin(host.machine, asked(1))
+    host.app("shop", "aaaa", "confined")
+    host.write(addition, "# Written by the role flask_service for `network: mesh`.\n")
+    host.systemd.calls.clear()
+    assert undone(host, 1)["restored"] == ["flask@shop"]
+    assert not (host.root / addition).exists()
+    assert host.systemd.told("daemon-reload")
+    host.write(addition, "# Written by the role flask_service for `network: mesh`.\n")
+    leave(host.machine, ["flask@shop"], 0)
+    assert not (host.root / addition).parent.exists()
 
 
 def test_what_others_put_beside_our_files_is_theirs(host: Host) -> None:

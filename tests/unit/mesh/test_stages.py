@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.mesh import worlds
 from vmesh.compile.security import BOTH, GOALS, MTLS, PLAINTEXT
-from vmesh.model.types import OFF, PERMISSIVE, STRICT
+from vmesh.model.access_types import OFF, PERMISSIVE, STRICT
 from vmesh.rollout.stages import Seen, Stages, Wanted, Wire, stages
 
 SERVICES = ("service1", "service2", "service3")

@@ -9,8 +9,10 @@ from typing import ClassVar
 
 import pytest
 
+from plugins.module_utils import firewall
+from plugins.module_utils.host_parts import app_drop_in
 from plugins.module_utils.systemd import CommandFailed, Done
-from plugins.module_utils.transaction import commit
+from plugins.module_utils.transaction import commit, remove
 from plugins.module_utils.uninstall import uninstall
 from tests.unit.mesh.played import Host, Systemd, Unit, asked
 
@@ -37,6 +39,9 @@ class WithUsers(Systemd):
             patterns = command[command.index("--") + 1 :]
             loaded = [u for u in self.units if any(fnmatch(u, each) for each in patterns)]
             return Done(0, "".join(f"{unit} loaded active running A unit\n" for unit in loaded))
+        if command[0] == firewall.NFT and "list" in command:
+            self.calls.append(command)
+            return Done(0, "table inet vmesh {}")
         done = super().__call__(arguments)
         if command[0] == "userdel":
             if command[1] in self.in_use:
@@ -67,6 +72,7 @@ def install(host: Host) -> None:
     host.jaeger("2.0")
     host.write("var/lib/jaeger/badger", "traces")
     host.write("usr/local/bin/flask-control", "# Written by the role flask_service.\n", 0o755)
+    host.write(app_drop_in("shop"), "# Written by the role flask_service.\n")
     host.release("vmesh", "abc")
     commit(host.machine, asked(1))
 
@@ -82,12 +88,52 @@ def test_with_its_traces_nothing_of_it_stays(host: Host) -> None:
     left = files(host.root) - before
     assert {path for path in left if (host.root / path).is_file()} == set()
     assert before <= files(host.root)
+    assert not (host.root / app_drop_in("shop")).parent.exists()
     assert found["kept"] == []
     for what in ("flask@shop", "jaeger", "/opt/shop", "user flask-shop", "user jaeger"):
         assert what in found["removed"]
     assert "user envoy" not in found["removed"]
     users = [call[1] for call in host.systemd.calls if call[0] == "userdel"]
     assert users == ["envoy-shop", "flask-shop", "jaeger"]
+
+
+def wall(host: Host) -> None:
+    for path in firewall.FILES:
+        host.write(path, "# Written by the role firewall.\n")
+
+
+def test_the_firewall_goes_with_the_rest(host: Host) -> None:
+    before = files(host.root)
+    install(host)
+    wall(host)
+    found = removed(host, traces=True)
+    assert "/etc/vmesh/firewall.nft" in found["removed"]
+    assert {path for path in files(host.root) - before if (host.root / path).is_file()} == set()
+    assert ["disable", "--now", firewall.UNIT] in host.systemd.told("disable")
+    assert [*firewall.DELETE] in host.systemd.calls
+
+
+def test_a_firewall_alone_is_found_and_removed(host: Host) -> None:
+    wall(host)
+    found = removed(host, traces=True, dry=True)["removed"]
+    assert {f"/{path}" for path in firewall.FILES} <= set(found)
+    removed(host, traces=True)
+    assert not any((host.root / path).exists() for path in firewall.FILES)
+
+
+def test_a_host_without_the_firewall_is_not_asked_for_one(host: Host) -> None:
+    install(host)
+    removed(host, traces=True)
+    assert not [call for call in host.systemd.calls if firewall.NFT in call]
+
+
+def test_the_firewall_goes_with_the_last_part_that_leaves_the_mesh(host: Host) -> None:
+    install(host)
+    wall(host)
+    remove(host.machine, asked(2), ["jaeger"], 0)
+    assert all((host.root / path).exists() for path in firewall.FILES)
+    remove(host.machine, asked(3), ["flask@shop", "envoy@shop"], 0)
+    assert not any((host.root / path).exists() for path in firewall.FILES)
 
 
 def test_traces_stay_with_their_user_unless_they_are_asked_for(host: Host) -> None:

@@ -18,6 +18,7 @@ from plugins.module_utils import flask_takeover
 from plugins.module_utils.environment_file import read_environment
 from plugins.module_utils.flask_release import Host, Plan, Refused, install_result, plan_result
 from plugins.module_utils.flask_settings import RESERVED, Wanted
+from plugins.module_utils.host_parts import app_drop_in
 from plugins.module_utils.systemd import Done
 from vmesh.base.paths import PROJECT
 from vmesh.compile.checks_apps import GUNICORN_ENVIRONMENT
@@ -32,6 +33,7 @@ SHOP: dict[str, Any] = {
     "preload": False,
     "grace": 30,
     "health": "/healthz",
+    "network": "any",
     "address": "10.0.0.1",
     "port": 9001,
     "environment": {"DATABASE_URL": "postgres://a:secret@b/c"},
@@ -180,6 +182,32 @@ def test_a_new_release_is_tried_with_its_new_settings_before_either_is_in_place(
     assert machine.current("shop") == "2"
     assert "DATABASE_URL" not in machine.settings("shop")
     assert not (machine.root / "etc/flask/shop/env.next").exists()
+
+
+def test_an_app_that_may_reach_the_mesh_only_is_tried_and_run_without_another_network(
+    machine: Machine,
+) -> None:
+    addition = machine.root / app_drop_in("shop")
+    machine.install(SHOP, STOCK)
+    confined = {**SHOP, "network": "mesh"}
+    assert machine.plan(confined, STOCK)["changing"] == ["shop"]
+    assert machine.install(confined, STOCK) == ["shop"]
+    (trial,) = machine.told
+    directives = ["IPAddressDeny=any", "IPAddressAllow=localhost"]
+    assert {f"--property={each}" for each in directives} <= set(trial)
+    assert addition.read_text().splitlines()[1:] == ["[Service]", *directives]
+    assert addition.stat().st_mode & 0o777 == 0o644
+    assert machine.settings("shop")["CONFIG_ID"] != wanted().config_id(SHOP)
+    assert not (machine.root / app_drop_in("stock")).exists()
+    # What somebody has changed by hand is put right.
+    addition.write_text("")
+    assert machine.install(confined, STOCK) == ["shop"]
+    assert "IPAddressDeny=any" in addition.read_text()
+    assert machine.plan(confined, STOCK)["changing"] == []
+    # Once it may reach everybody again, nothing of it is left.
+    assert machine.install(SHOP, STOCK) == ["shop"]
+    assert not addition.parent.exists()
+    assert not [each for each in machine.told[-1] if "IPAddress" in each]
 
 
 def test_one_refused_service_keeps_the_others_as_they_are(machine: Machine) -> None:

@@ -14,6 +14,8 @@ from jinja2 import Environment, StrictUndefined
 
 from plugins.lookup import hardening
 from plugins.module_utils import envoy_stop
+from plugins.module_utils.flask_settings import Wanted
+from plugins.module_utils.host_parts import app_drop_in
 from vmesh.base import paths
 
 TEMPLATES = sorted(
@@ -30,6 +32,7 @@ WORKED_OUT = {
     "identity_of": {"shop": "spiffe://web1.shop.mesh/shop"},
     "flask_service_hardening": HARDENING,
     "jaeger_hardening": HARDENING,
+    "firewall_hardening": HARDENING,
     "__jaeger_go_mib": 320,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",
@@ -84,6 +87,18 @@ needs_systemd = pytest.mark.skipif(
 def test_systemd_understands_the_unit(template: Path, tmp_path: Path) -> None:
     done = verify(tmp_path, units_beside(template), template.name.removesuffix(".j2"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_systemd_understands_what_confines_an_app_to_the_mesh(tmp_path: Path) -> None:
+    (service,) = (each for each in TEMPLATES if each.name == "flask@.service.j2")
+    addition = tmp_path / app_drop_in("shop")
+    addition.parent.mkdir(parents=True)
+    addition.write_text(Wanted.drop_in({"network": "mesh"}))
+    done = verify(tmp_path, units_beside(service), "flask@.service")
+    assert (done.returncode, done.stderr) == (0, "")
+    addition.write_text(addition.read_text().replace("IPAddressDeny", "IPAddresDeny"))
+    assert "Unknown key" in verify(tmp_path, units_beside(service), "flask@.service").stderr
 
 
 @needs_systemd

@@ -251,7 +251,7 @@ def test_what_is_kept_for_the_next_boot_makes_the_same_table(stage: Stage) -> No
 
 def test_a_host_that_knows_no_names_of_protocols_takes_the_rules(tmp_path: Path) -> None:
     path = tmp_path / "firewall.nft"
-    path.write_text(firewall.ruleset([SSH, CALLED], 22, drop=True))
+    path.write_text(ruleset([SSH, CALLED], 22, drop=True))
     nameless = '[ ! -e /etc/protocols ] || mount --bind /dev/null /etc/protocols; exec "$0" -f "$1"'
     done = subprocess.run(
         ["unshare", "-rnm", "sh", "-c", nameless, firewall.NFT, path],

@@ -13,7 +13,7 @@ import pytest
 
 from plugins.module_utils import firewall
 from plugins.module_utils.firewall import CLOSE, OPEN, REOPEN, Host, Refused, apply, confirm, target
-from plugins.module_utils.firewall_rules import Rule
+from plugins.module_utils.firewall_rules import Rule, ruleset
 from plugins.module_utils.ssh_session import Session
 from plugins.module_utils.systemd import Done
 from tests.native.network import HOST, STRANGER, WEB1, Namespace, cable, why_not

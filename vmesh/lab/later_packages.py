@@ -67,7 +67,7 @@ def install_script(packages: Sequence[str]) -> str:
     marks = shlex.join(f"{UNPACKED}/{name}" for name in packages)
     return (
         "tar --extract --file - --directory / --skip-old-files --keep-directory-symlink"
-        " --no-overwrite-dir --numeric-owner --exclude='./var/*' --exclude='./dev/*'"
+        " --numeric-owner --exclude='./var/*' --exclude='./dev/*'"
         f" && ldconfig && mkdir -p {UNPACKED} && touch {marks}"
     )
 

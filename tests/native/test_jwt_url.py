@@ -150,6 +150,15 @@ def test_a_new_key_is_seen_and_an_old_one_forgotten_without_a_run(
             assert answer(way, second.token()) == (200, "")
 
 
+def changed(way: WholeWay, keys: dict[str, Any]) -> None:
+    """Bring a running edge to other `keys`."""
+    wanted, here = edge_plan(keys).view, way.made.plan.view
+    here["jwt"] = wanted["jwt"]
+    here["clusters"] = [each for each in here["clusters"] if each["name"] != "jwks_main"]
+    here["clusters"] += [each for each in wanted["clusters"] if each["name"] == "jwks_main"]
+    bring(way.made.proxy, way.made.files())
+
+
 def test_another_url_cuts_nothing_and_loses_no_request(
     envoy: Path, tmp_path: Path, authority: Authority, certificate: Path
 ) -> None:
@@ -172,16 +181,14 @@ def test_another_url_cuts_nothing_and_loses_no_request(
 
         loader = threading.Thread(target=load)
         loader.start()
-        wanted, here = edge_plan(edge(new.port, authority)).view, way.made.plan.view
-        here["jwt"] = wanted["jwt"]
-        for cluster in wanted["clusters"]:
-            if cluster["name"] == here["jwt"]["main"]["cluster"]:
-                here["clusters"] = [
-                    cluster if each["name"] == cluster["name"] else each
-                    for each in here["clusters"]
-                ]
-        bring(way.made.proxy, way.made.files())
+        changed(way, edge(new.port, authority))
         assert eventually(lambda: len(new.requests) > 0)
+        # From a file, and from a URL again.
+        filed = edge(new.port, authority)
+        main = {"issuer": ISSUER, "audiences": [AUDIENCE]}
+        filed["jwt"]["main"] = {**main, "jwks_file": str(issuer.write(tmp_path))}
+        changed(way, filed)
+        changed(way, edge(old.port, authority))
         before = asked[0]
         assert eventually(lambda: asked[0] > before + 20)
         over.set()

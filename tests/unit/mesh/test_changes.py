@@ -431,13 +431,16 @@ def test_a_new_release_of_an_app_restarts_it() -> None:
     ]
 
 
+CONFINED = "app shop: may reach any -> mesh, without a restart"
+
+
 def test_whom_an_app_may_reach_is_told_and_a_record_that_does_not_say_it_is_no_change() -> None:
     confined = worlds.changed(("mesh_services/shop/app/network", "mesh"))
     old, new = worlds.states(), worlds.states(worlds.inventory(confined))
-    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    assert sentences(compared(old, new)) == [CONFINED]
     for app in old["shop1"]["host"]["flask_services"]:
         del app["network"]
-    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    assert sentences(compared(old, new)) == [CONFINED]
     assert sentences(compared(old, worlds.states())) == []
 
 

@@ -158,17 +158,23 @@ class Host:
             return (self.root / app_drop_in(service["name"])).read_text(encoding="utf-8")
         return ""
 
-    def _put_drop_in(self, service: Service, text: str) -> None:
-        """Put the addition to a service's unit in place, or remove it where there is none."""
+    def _put_drop_in(self, service: Service, text: str) -> bool:
+        """Put the addition to a service's unit in place, or remove it where there is none.
+
+        Returns whether that changes anything.
+        """
         path = self.root / app_drop_in(service["name"])
+        if self._drop_in(service) == text:
+            return False
         if not text:
             path.unlink(missing_ok=True)
             remove_if_empty(path.parent)
-        elif self._drop_in(service) != text:
+        else:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             beside = write_incoming(path.parent, text.encode())
             beside.chmod(0o644)
             beside.replace(path)
+        return True
 
     def install(self, wanted: Wanted, plan: Plan, seconds: float) -> None:
         """Put the releases and settings in place, after a trial of those that replace others.
@@ -193,10 +199,13 @@ class Host:
             raise Refused("\n".join(refused))
         for service in _named(wanted.services, plan.switched):
             switch_release(self.root, service["name"], service["version"])
+        additions = [self._put_drop_in(each, wanted.drop_in(each)) for each in changed]
         for service in changed:
-            self._put_drop_in(service, wanted.drop_in(service))
             path = self._settings(service)
             _beside(path).replace(path)
+        # systemd applies IPAddress* to the processes that run, without a restart.
+        if any(additions) and (done := self.run(("systemctl", "daemon-reload"))).code != 0:
+            raise Refused(f"systemctl daemon-reload: {done.err.strip()}")
 
     def _lay(self, service: Service, wanted: Wanted) -> None:
         """Write new settings beside those in use, for the service's own user."""

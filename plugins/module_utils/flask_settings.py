@@ -89,7 +89,6 @@ class Wanted:
             service["environment"],
             self.settings(service),
             self.unit,
-            service["network"],
         ]
         text = json.dumps(content, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -36,6 +36,7 @@ _REFERENCES: dict[str, tuple[Any, ...]] = {
     "ca_file": ("tests/corpus/ca.pem",),
     "certificate": ("tests/corpus/ca.pem",),
     "jwks_file": ("tests/corpus/jwks.json",),
+    "jwks_ca_file": ("tests/corpus/ca.pem",),
     "directory_ca_file": ("tests/corpus/ca.pem",),
     "port": (1, 80, 443, 4317, 8001, 9001, 9005, 16686, 65535),
 }
@@ -49,6 +50,8 @@ _BY_FORMAT: dict[str, tuple[str, ...]] = {
     "public-name": ("a.b", "shop.example.com"),
     "domain": ("*", "a", "*.a.b", "shop.example.com.", "my_shop", "1.2.3.4"),
     "origin": ("*", "https://a", "http://A.b.:80", "https://my_shop:8443"),
+    "https-url": ("https://a", "https://A.b.:8443/", "https://10.0.0.1/k?a=%20{{x}}",
+                  "https://login.example.com/keys%REQ(x)%\"'`$\\"),
     "listening": ("127.0.0.1:1", "0.0.0.0:65535", "unix:/a", f"unix:/{'a' * 106}",
                   "unix:/run/it's \"here\".sock".replace(" ", "_"), "10.0.0.31:7001"),
     "re2": ("/.*", "/[0-9]+", "(?i)/a|b", "/(a)(b)?", "\\d{3}-\\w+", "[^/]*", "/\\x00", "/é+",

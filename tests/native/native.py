@@ -210,10 +210,11 @@ class Upstream:
 
     `reply` turns a Request into status and body; without it the request's headers come back.
     `headers` go along with each answer. A WebSocket gets its bytes back. `certificate` (a PEM file
-    with its key) makes it TLS; `server_names` are those that clients asked for.
+    with its key) makes it TLS; `server_names` are those that clients asked for. It has a free port
+    where none is given.
     """
 
-    def __init__(self, name: str, certificate: Path | None = None) -> None:
+    def __init__(self, name: str, certificate: Path | None = None, port: int = 0) -> None:
         self.name = name
         self.requests: list[Request] = []
         self.server_names: list[str | None] = []
@@ -221,7 +222,7 @@ class Upstream:
         self.reads = threading.Event()  # while it is not set, no body is read
         self.reads.set()
         self.reply: Callable[[Request], tuple[int, bytes]] = lambda got: (200, got.as_json())
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self.server.daemon_threads = True
         self.port = int(self.server.server_address[1])
         if certificate is not None:

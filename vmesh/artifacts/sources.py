@@ -29,7 +29,11 @@ def check_sources(spec: MeshSpec) -> list[Problem]:
     now = datetime.datetime.now(datetime.UTC)
     for edge in spec.mesh.edges.values():
         for name, issuer in edge.jwt.items():
-            found += _keys(f"mesh_edges.{edge.name}.jwt.{name}.jwks_file", issuer.jwks_file)
+            where = f"mesh_edges.{edge.name}.jwt.{name}"
+            if issuer.jwks_file is not None:
+                found += _keys(f"{where}.jwks_file", issuer.jwks_file)
+            if issuer.jwks_ca_file is not None:
+                found += _authorities(f"{where}.jwks_ca_file", issuer.jwks_ca_file)
         found += certificates.check(edge, now)
         if edge.tls and edge.tls.acme and edge.tls.acme.directory_ca_file:
             where = f"mesh_edges.{edge.name}.tls.acme.directory_ca_file"

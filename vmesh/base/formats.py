@@ -23,6 +23,9 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 # Linux takes 107 characters for the path of a socket.
 _LISTENING = re.compile(r"unix:/[!-~]{1,106}|(?P<address>[0-9.]+):(?P<port>[1-9][0-9]{0,4})")
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<name>[^:/]+)(:(?P<port>[1-9][0-9]{0,4}))?")
+_HTTPS_URL = re.compile(
+    r"https://(?P<host>[A-Za-z0-9._-]+)(:(?P<port>[1-9][0-9]{0,4}))?(/[!-\"$-~]*)?"
+)
 # These never lead anywhere: https://www.rfc-editor.org/rfc/rfc6761#section-6.4
 _NEVER_RESOLVES = (".invalid",)
 
@@ -87,6 +90,15 @@ def origin(value: str) -> str:
     usual = {"http": "80", "https": "443"}[found["scheme"]]
     port = f":{found['port']}" if found["port"] and found["port"] != usual else ""
     return f"{found['scheme']}://{without_dot(found['name'])}{port}"
+
+
+def _is_host(value: str) -> bool:
+    return is_ipv4(value) or is_dns_name(value)
+
+
+def _is_https_url(value: str) -> bool:
+    found = _HTTPS_URL.fullmatch(value)
+    return found is not None and _is_host(found["host"]) and int(found["port"] or 443) <= 65535
 
 
 def never_resolves(value: str) -> bool:
@@ -159,7 +171,8 @@ FORMATS: dict[str, Callable[[Any], bool]] = {
     "domain": is_domain,
     "public-name": is_public_name,
     "origin": is_origin,
-    "host": lambda value: is_ipv4(value) or is_dns_name(value),
+    "host": _is_host,
+    "https-url": _is_https_url,
     "listening": _is_listening,
     "wsgi": lambda value: wsgi.parse(value) is not None,
     "re2": lambda value: re2_fault(value) is None,

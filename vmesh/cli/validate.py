@@ -47,7 +47,8 @@ def _beyond(spec: MeshSpec, *, ask_envoy: bool) -> Iterator[Problem]:
     sources = check_sources(spec)
     yield from sources
     # Certificates and keys are part of what Envoy would be shown, and one must know which Envoy.
-    unknown = {"ca_file", "directory_ca_file", "certificate", "jwks_file", "mesh_envoy_version"}
+    files = {"ca_file", "directory_ca_file", "certificate", "jwks_file", "jwks_ca_file"}
+    unknown = {*files, "mesh_envoy_version"}
     wrong = {each.variable.rpartition(".")[2] for each in errors(sources)}
     if not ask_envoy or wrong & unknown:
         return

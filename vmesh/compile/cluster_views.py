@@ -21,6 +21,7 @@ from vmesh.model.types import (
 COLLECTOR = "tracing_collector"
 LOCAL_APP = "local_app"
 ADMIN = "envoy_admin"
+_KEYS = "jwks_"
 
 # Health checks of callers carry it; such requests make no spans, and clients cannot send it.
 HEALTH_CHECK_HEADER = "x-vmesh-health-check"
@@ -138,6 +139,24 @@ def collector_headers() -> View:
     What the user names as the collector's headers goes along, whatever it is called.
     """
     return _headers(removes=_ENVOYS_OWN)
+
+
+def keys_of(issuer: str) -> str:
+    """Return the name of the cluster from which the keys of an edge's `issuer` are fetched."""
+    return f"{_KEYS}{issuer}"
+
+
+def issuer_of(cluster: str) -> str | None:
+    """Return the issuer whose keys are fetched from `cluster`, None where that is another's."""
+    return cluster.removeprefix(_KEYS) if cluster.startswith(_KEYS) else None
+
+
+def keys_headers() -> View:
+    """Return what a question for an issuer's keys carries: nothing of the request that needs them.
+
+    A request that comes before the keys are there asks for them itself, within its trace.
+    """
+    return _headers(outside=True, removes=_ENVOYS_OWN)
 
 
 def outside_headers(mesh: Mesh, address: Address) -> View:

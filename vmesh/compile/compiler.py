@@ -345,6 +345,7 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
         cluster_views.cluster(cluster_views.ADMIN, [{"pipe": admin_socket(edge.name)}]),
         _collector(mesh, places),
         *edge_tls_views.clusters(edge, others),
+        *edge_login_views.clusters(edge),
         *(
             _upstream(
                 mesh,

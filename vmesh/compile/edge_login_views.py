@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
+from vmesh.base.formats import without_dot
+from vmesh.compile import cluster_views
+from vmesh.compile.edge_tls_views import HTTPS_PORT
 from vmesh.compile.host_spec import View
-from vmesh.model.types import Edge
+from vmesh.model.types import Address, Edge, Jwt, Tls
 
 # Tells the app who has logged in.
 USER_HEADER = "x-user"
+
+# Every how many seconds an Envoy fetches an issuer's keys. An issuer publishes a new key long
+# before it signs with it; a key that it takes back counts for that long at most.
+REFRESH = 300
+# For how many seconds a request waits for the keys of an issuer that has told none yet.
+FETCH_TIMEOUT = 5
 
 
 def host_filters(edge: Edge) -> View:
@@ -19,16 +29,51 @@ def host_filters(edge: Edge) -> View:
 
 
 def jwt(edge: Edge) -> View:
-    """Return the issuers of tokens by name; `jwks_file` is a path on the controller."""
+    """Return the issuers of tokens by name.
+
+    Each has `jwks_file`, a path on the controller, or `jwks_url`, which is asked by way of
+    `cluster` every `refresh` seconds, for `timeout` seconds at most.
+    """
     return {
         name: {
             "issuer": each.issuer,
             "audiences": list(each.audiences),
-            "jwks_file": each.jwks_file,
+            **_keys(name, each),
             "claims": dict(sorted(each.claims.items())),
         }
         for name, each in sorted(edge.jwt.items())
     }
+
+
+def _keys(name: str, issuer: Jwt) -> View:
+    """Return where the keys of the issuer `name` are."""
+    if issuer.jwks_url is None:
+        return {"jwks_file": issuer.jwks_file}
+    cluster = cluster_views.keys_of(name)
+    asked = {"cluster": cluster, "refresh": REFRESH, "timeout": FETCH_TIMEOUT}
+    return {"jwks_url": issuer.jwks_url, **asked}
+
+
+def clusters(edge: Edge) -> list[View]:
+    """Return the clusters of the servers from which keys of issuers are fetched."""
+    return [
+        cluster_views.outside(
+            cluster_views.keys_of(name),
+            _server(each.jwks_url, each.jwks_ca_file),
+            None,
+            cluster_views.keys_headers(),
+        )
+        for name, each in sorted(edge.jwt.items())
+        if each.jwks_url is not None
+    ]
+
+
+def _server(url: str, ca_file: str | None) -> Address:
+    """Return the server of a URL with https."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None, "the schema refuses URLs without a host"
+    host = without_dot(parts.hostname)
+    return Address(host, parts.port or HTTPS_PORT, Tls(None, verify=True, ca_file=ca_file))
 
 
 def route_filters(edge: Edge, require: Any) -> View:

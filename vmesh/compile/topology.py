@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmesh.compile.cluster_views import COLLECTOR, LOCAL_APP
+from vmesh.compile.cluster_views import COLLECTOR, LOCAL_APP, issuer_of
 
 Host = Mapping[str, Any]
 EGRESS = "egress-"
@@ -302,4 +302,7 @@ def _spans(hosts: Mapping[str, Host]) -> str | None:
 
 def upstream_words(cluster: str) -> str:
     """Return what a person calls the cluster of that name."""
+    issuer = issuer_of(cluster)
+    if issuer is not None:
+        return f"for the keys of the issuer {issuer}"
     return {COLLECTOR: "the collector of spans", LOCAL_APP: "the app"}.get(cluster, cluster)

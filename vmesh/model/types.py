@@ -248,12 +248,19 @@ class ExternalAuthorization:
 class Jwt:
     """Whose tokens count, and for whom they must be; `claims` are claim -> header of the app.
 
-    jwks_file: the path of the issuer's public keys on the controller
+    Exactly one of the first two has the issuer's public keys.
+
+    jwks_file: a path on the controller
+    jwks_url: where the edge's Envoys fetch them
+    jwks_ca_file: PEM on the controller with who signed the certificate of that URL, None for the
+        authorities that each host trusts
     """
 
     issuer: str
     audiences: tuple[str, ...]
-    jwks_file: str
+    jwks_file: str | None
+    jwks_url: str | None
+    jwks_ca_file: str | None
     claims: dict[str, str]
 
 

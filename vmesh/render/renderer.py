@@ -229,7 +229,7 @@ class Renderer:
         told = {
             name: {
                 **_without(each, "jwks_file"),
-                "jwks": self._text(each["jwks_file"], "jwks_file"),
+                "jwks": self._text(each.get("jwks_file"), "jwks_file"),
             }
             for name, each in issuers.items()
         }

@@ -20,11 +20,8 @@ _APP_WORDS = {
     "source": "folder",
     "wsgi": "WSGI app",
     "listening": "listens on",
-    "network": "may reach",
 }
-# What a record by an earlier release, which does not say it, stands for.
-_EARLIER_APP: View = {"network": "any"}
-_APP_KEYS = ("name", "environment", "address", "port")
+_APP_KEYS = ("name", "environment", "address", "port", "network")
 
 
 def compare_apps(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -50,6 +47,11 @@ def compare_apps(report: HostReport, old: HostRecord, new: HostRecord) -> None:
         if len(report.found) > begin or rewritten or settings:
             text = "restart of the app; its socket keeps taking requests"
             report.say(f"app {name}", RESTART, text)
+        # A record by an earlier release does not say it.
+        reaches = before[name].get("network", "any"), app["network"]
+        if reaches[0] != reaches[1]:
+            text = f"may reach {reaches[0]} -> {reaches[1]}, without a restart"
+            report.say(f"app {name}", CHANGE, text)
     was, becomes = (by_name(state["host"].get("external_apps") or ()) for state in (old, new))
     for name, app in becomes.items():
         if name in was:
@@ -65,8 +67,7 @@ def _compare_app(
 ) -> None:
     part, name = f"app {new['name']}", new["name"]
     words = {key: (label, format_value) for key, label in _APP_WORDS.items()}
-    earlier = {**{key: _EARLIER_APP[key] for key in _EARLIER_APP if key in new}, **old}
-    for text in changed_keys(earlier, new, words, _APP_KEYS):
+    for text in changed_keys(old, new, words, _APP_KEYS):
         report.say(part, CHANGE, text)
     told = _told_urls(name, old_state, new_state) | {"MESH_ADDRESS", "SERVICE_NAME"}
     before, after = old["environment"], new["environment"]

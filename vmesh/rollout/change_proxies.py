@@ -46,6 +46,8 @@ _TOLD = (
     "jwt",
     "trust",
 )
+# Follow from the URL of an issuer's keys.
+_TOLD_BY_URL = ("cluster", "refresh", "timeout")
 
 
 def compare_proxies(report: HostReport, old: HostRecord, new: HostRecord) -> None:
@@ -199,7 +201,7 @@ def _issuer_changes(old: View, new: View) -> Iterator[str]:
         elif name not in new:
             yield f"tokens of {old[name]['issuer']} ({name}) count no more"
         else:
-            for key, one, other in differing(old[name], new[name]):
+            for key, one, other in differing(old[name], new[name], _TOLD_BY_URL):
                 label = f"issuer {name}: {key_words(key)}"
                 yield arrow(label, format_value(one), format_value(other))
 
@@ -286,7 +288,8 @@ def _named_files(view: View) -> Iterator[str]:
         if certificate.get("certificate"):
             yield certificate["certificate"]
     for issuer in view.get("jwt", {}).values():
-        yield issuer["jwks_file"]
+        if issuer.get("jwks_file"):
+            yield issuer["jwks_file"]
 
 
 def _virtual_hosts(view: View, table: str) -> Sequence[View]:

@@ -44,6 +44,7 @@ FRONT = "mesh_edges/front"
 ROUTE = f"{FRONT}/routes/0"
 OWN = egress_address("shop")
 ISSUER = {"issuer": "https://login", "audiences": ["shop"], "jwks_file": JWKS}
+FETCHED = {"issuer": "https://login", "audiences": ["shop"], "jwks_url": "https://login/keys"}
 HASH = "{SHA}2jmj7l5rSw0yVb/vlWAYkK/YBwk="
 
 PATCH = {"proxy": "front", "kind": "listener", "name": "public", "merge": {"a": 1}}
@@ -88,6 +89,15 @@ CASES: list[tuple[tuple[tuple[str, Any], ...], list[str]]] = [
         ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"})),
         [
             "edge front: all routes: headers taken from no client none -> x-user",
+            "edge front: route /: token not needed -> of main",
+            "edge front: tokens of https://login (main) count",
+        ],
+    ),
+    (
+        ((f"{FRONT}/jwt", {"main": FETCHED}), (f"{ROUTE}/require", {"jwt": "main"})),
+        [
+            "edge front: all routes: headers taken from no client none -> x-user",
+            "edge front: new upstream for the keys of the issuer main: login:443",
             "edge front: route /: token not needed -> of main",
             "edge front: tokens of https://login (main) count",
         ],
@@ -421,13 +431,16 @@ def test_a_new_release_of_an_app_restarts_it() -> None:
     ]
 
 
+CONFINED = "app shop: may reach any -> mesh, without a restart"
+
+
 def test_whom_an_app_may_reach_is_told_and_a_record_that_does_not_say_it_is_no_change() -> None:
     confined = worlds.changed(("mesh_services/shop/app/network", "mesh"))
     old, new = worlds.states(), worlds.states(worlds.inventory(confined))
-    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    assert sentences(compared(old, new)) == [CONFINED]
     for app in old["shop1"]["host"]["flask_services"]:
         del app["network"]
-    assert sentences(compared(old, new)) == ["app shop: may reach any -> mesh"]
+    assert sentences(compared(old, new)) == [CONFINED]
     assert sentences(compared(old, worlds.states())) == []
 
 
@@ -492,6 +505,18 @@ def test_a_file_of_the_users_that_is_new_is_named_as_the_cause() -> None:
     assert front == [
         "edge front: Envoy's configuration is written differently by this version of vmesh, or"
         f" {JWKS} has changed (rest.yaml)"
+    ]
+
+
+def test_an_issuer_whose_keys_are_fetched_from_now_on_is_told() -> None:
+    edits = ((f"{FRONT}/jwt", {"main": ISSUER}), (f"{ROUTE}/require", {"jwt": "main"}))
+    old = worlds.states(worlds.inventory(worlds.changed(*edits)))
+    edits = ((f"{FRONT}/jwt", {"main": FETCHED}), (f"{ROUTE}/require", {"jwt": "main"}))
+    new = worlds.states(worlds.inventory(worlds.changed(*edits)))
+    assert sorted(set(sentences(compared(old, new)))) == [
+        "edge front: issuer main: jwks file tests/corpus/jwks.json -> none",
+        "edge front: issuer main: jwks url none -> https://login/keys",
+        "edge front: new upstream for the keys of the issuer main: login:443",
     ]
 
 

@@ -159,6 +159,13 @@ def test_what_is_wrong_is_left_out_and_the_rest_is_not() -> None:
         ),
         ("host", ["10.0.0.1", "a.example.com"], ["10.0.0.1:80", "http://a", "10.0.0.256", "a_b/c"]),
         (
+            "https-url",
+            ["https://a", "https://A.b.:65535/", "https://10.0.0.1/keys?of=%20{a}"],
+            ["http://a", "https://", "https://a:0", "https://a:65536/", "https://u:p@a/", "a/keys",
+             "https://a/#b", "https://a/ b", "https://a/\n", "https://[::1]/", "https://a?b",
+             "https://a.invalid/"],
+        ),
+        (
             "listening",
             ["127.0.0.1:1", "0.0.0.0:65535", "unix:/run/a.sock", f"unix:/{'a' * 106}"],
             ["127.0.0.1", ":80", "localhost:80", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:080",

@@ -187,3 +187,13 @@ def test_the_keys_of_an_issuer_are_looked_at(
     found = checked_edge({"jwt": {"main": issuer}, "routes": routes}, {"group": "shop"})
     told = [] if message is None else [("mesh_edges.front.jwt.main.jwks_file", message)]
     assert [(each.variable, each.message) for each in found] == told
+
+
+def test_who_signed_for_the_server_of_an_issuers_keys_is_looked_at() -> None:
+    issuer = {"issuer": "https://login", "audiences": ["shop"], "jwks_url": "https://login/keys"}
+    routes = [{"prefix": "/", "to": "shop", "require": {"jwt": "main"}}]
+    for file, said in (("none.pem", 1), (str(CERTIFICATE), 0)):
+        jwt = {"main": {**issuer, "jwks_ca_file": file}}
+        found = checked_edge({"jwt": jwt, "routes": routes}, {"group": "shop"})
+        expected = ["mesh_edges.front.jwt.main.jwks_ca_file"] * said
+        assert [each.variable for each in found] == expected

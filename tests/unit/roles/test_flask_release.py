@@ -67,6 +67,8 @@ class Machine:
 
     def run(self, arguments: Sequence[str]) -> Done:
         self.told.append(list(arguments))
+        if "trial" not in arguments:
+            return Done(0)
         return self.trials.get(arguments[arguments.index("trial") + 1], Done(0))
 
     def unpack(self, name: str, version: str) -> None:
@@ -192,12 +194,14 @@ def test_an_app_that_may_reach_the_mesh_only_is_tried_and_run_without_another_ne
     confined = {**SHOP, "network": "mesh"}
     assert machine.plan(confined, STOCK)["changing"] == ["shop"]
     assert machine.install(confined, STOCK) == ["shop"]
-    (trial,) = machine.told
+    trial, reloaded = machine.told
+    assert reloaded == ["systemctl", "daemon-reload"]
     directives = ["IPAddressDeny=any", "IPAddressAllow=localhost"]
     assert {f"--property={each}" for each in directives} <= set(trial)
     assert addition.read_text().splitlines()[1:] == ["[Service]", *directives]
     assert addition.stat().st_mode & 0o777 == 0o644
-    assert machine.settings("shop")["CONFIG_ID"] != wanted().config_id(SHOP)
+    # The process that runs goes on.
+    assert machine.settings("shop")["CONFIG_ID"] == wanted().config_id(SHOP)
     assert not (machine.root / app_drop_in("stock")).exists()
     # What somebody has changed by hand is put right.
     addition.write_text("")
@@ -207,7 +211,7 @@ def test_an_app_that_may_reach_the_mesh_only_is_tried_and_run_without_another_ne
     # Once it may reach everybody again, nothing of it is left.
     assert machine.install(SHOP, STOCK) == ["shop"]
     assert not addition.parent.exists()
-    assert not [each for each in machine.told[-1] if "IPAddress" in each]
+    assert not [each for each in machine.told[-2] if "IPAddress" in each]
 
 
 def test_one_refused_service_keeps_the_others_as_they_are(machine: Machine) -> None:

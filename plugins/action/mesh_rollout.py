@@ -21,7 +21,9 @@ from ..plugin_utils.run_security import Course
 
 # isort: split
 from vmesh.artifacts import ArtifactError
+from vmesh.base.pem import certificates_in
 from vmesh.base.problems import Problems
+from vmesh.base.words import shortened
 from vmesh.compile.security import target
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
@@ -68,6 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     batches: how many hosts each batch has; the last one has those too on which nothing changes
     firewall: the hosts that have a firewall of vmesh, or are to have one
     new, removed: host -> parts; changing: hosts on which something that runs changes
+    rollover: hosts that have a next anchor, and are to sign by it in this run
     forget: hosts whose keys and leaves are removed
     taking_part: the hosts of this run
     stages: of a run that changes how proxies speak with each other (vmesh.rollout.stages):
@@ -133,6 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "new": {host: list(parts) for host, parts in plan.new.items()},
             "changing": changing,
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
+            "rollover": list(course.run.turned) if course else [],
             "forget": self._forgetting(known, place, course),
             "taking_part": list(answers),
             "stages": self._stages(known, course),
@@ -206,7 +210,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         rendered = anchors.load(place)
         found = self._see_anchors(known, place, rendered)
         course = run_security.course(
-            known.variables, known.answers, self._task.args["leaving"], found
+            *(known.variables, known.answers, self._task.args["leaving"], found),
+            turned=self._turning(known),
         )
         if course is None:
             return None
@@ -220,6 +225,27 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
             desired_state.make(course.inventory, course.compiled(ROLLOUT), folder)
         return course
+
+    def _turning(self, known: Known) -> list[str]:
+        """Return the hosts with a next anchor, by which they can sign once this run is through.
+
+        None where a host of the mesh takes no part: it would refuse them then.
+        """
+        turning = [
+            host
+            for host in self._identities(known)
+            if host in known.answers
+            and len(certificates_in(known.answers[host]["certs"]["anchor"] or "")) > 1
+        ]
+        absent = sorted(known.variables["vmesh_plan"]["hosts"].keys() - known.answers.keys())
+        if turning and absent:
+            self._display.warning(
+                f"{shortened(turning)} goes on with its old anchor, and the new one is trusted"
+                f" beside it: {shortened(absent)} took no part, and may not know the new one. Run"
+                " site.yml again when all hosts answer."
+            )
+            return []
+        return turning
 
     @staticmethod
     def _stages(known: Known, course: Course | None) -> dict[str, Any]:
@@ -247,6 +273,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             {host: name for host, name in names.items() if host in told},
             datetime.datetime.now(datetime.UTC),
             str(known.variables.get(anchors.NEW_ANCHOR, "")).split(","),
+            {host: answer["certs"].get("voucher", "") for host, answer in known.answers.items()},
         )
         if refused:
             raise AnsibleActionFail("\n".join([*refused, "Nothing was changed."]))

@@ -202,8 +202,9 @@ def _move_in(path: Path, content: str, mode: int) -> None:
 def report(root: Path, clock: float) -> dict[str, Any]:
     """Return what there is: the anchor and the leaves, by public facts alone.
 
-    anchor: PEM or None, in a rollover of the older and the newer one; clock: the host's; leaves: by proxy its `identity`, `serial`, `not_before`,
-    `not_after`, and `why` it has to be renewed, or `why` alone
+    anchor: PEM or None; in a rollover the older and the newer one; clock: the host's; leaves: by
+    proxy its `identity`, `serial`, `not_before`, `not_after`, and `why` it has to be renewed, or
+    `why` alone
     Raises CertificateError where openssl is missing or the anchor is damaged.
     """
     pem = anchor_of(root)

@@ -165,7 +165,7 @@ def facts(
     return found
 
 
-def roll_over(
+def roll_over(  # noqa: PLR0913 - how, and in a test how long
     root: Path,
     run: Run,
     clock: float,

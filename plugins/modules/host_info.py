@@ -113,11 +113,11 @@ host:
     certs:
       description: >-
         The host's C(anchor) (PEM, or none; in a rollover the older and the newer one) and what
-        proves that it has made the newer one (C(voucher)), its C(clock) (Unix seconds), by how many seconds that
-        is off at least (C(offset)), and by proxy its leaf (C(leaves)): C(identity), C(serial),
-        C(not_before), C(not_after), and C(why) it has to be renewed. C(installed) tells whether
-        there is something of identities. With O(served) also C(timer), and of each leaf whether
-        Envoy C(served) it.
+        proves that it has made the newer one (C(voucher)), its C(clock) (Unix seconds), by how many
+        seconds that is off at least (C(offset)), and by proxy its leaf (C(leaves)): C(identity),
+        C(serial), C(not_before), C(not_after), and C(why) it has to be renewed. C(installed) tells
+        whether there is something of identities. With O(served) also C(timer), and of each leaf
+        whether Envoy C(served) it.
       type: dict
     releases:
       description: The version to which C(/opt/<name>/current) leads, by name.

@@ -57,7 +57,7 @@ def forget(place: Path, hosts: Collection[str]) -> None:
     keep(place, {host: pem for host, pem in load(place).items() if host not in hosts})
 
 
-def seen(
+def seen(  # noqa: PLR0913, PLR0917 - by what an anchor is taken
     known: Mapping[str, str],
     told: Mapping[str, str | None],
     names: Mapping[str, str],

@@ -75,11 +75,16 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(
-    place: Path, *, what: str | None = None, name: str | None = None, as_json: bool = False
+    place: Path,
+    *names: str | None,
+    what: str | None = None,
+    name: str | None = None,
+    as_json: bool = False,
+    now: bool = False,
 ) -> int:
-    return command.run(
-        argparse.Namespace(inventory=(place,), no_install=True, what=what, name=name, json=as_json)
-    )
+    first, other = (*(names or (name,)), None, None)[:2]
+    options = {"what": what, "name": first, "other": other, "json": as_json, "now": now}
+    return command.run(argparse.Namespace(inventory=(place,), no_install=True, **options))
 
 
 def test_each_proxy_has_a_line(place: Path, mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:

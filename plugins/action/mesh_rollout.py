@@ -38,7 +38,15 @@ from vmesh.rollout import (
 )
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 from vmesh.rollout.decision_table import decision_lines
-from vmesh.rollout.security_run import NARROW, ROLLOUT, SPEAK, same, seen_in
+from vmesh.rollout.security_run import (
+    NARROW,
+    ROLLOUT,
+    SPEAK,
+    distrusted,
+    same,
+    seen_in,
+    trusting,
+)
 from vmesh.rollout.stages import Seen
 
 _HAND_OVER = (
@@ -182,7 +190,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _of_another_mode(self, known: Known) -> list[str]:
         """Return, in sentences, what a rollback would have speak in another way than its peers."""
         wanted, place = self._task.args["rollback"], record.folder(*known.sources)
-        found = []
+        trusted, found = anchors.load(place), []
+        revoked = desired_state.revoked(
+            known.sources, known.variables["groups"], known.variables["hostvars"]
+        )
         for host, answer in known.answers.items():
             number = max(
                 (n for n in history.numbers(place, host) if n <= int(wanted["to"])), default=0
@@ -197,6 +208,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         f"{name} on {host} spoke with others in another way in state {number} than"
                         " now (mesh_security.mtls), so one of them could not understand the other."
                         " Correct the inventory and run site.yml, which changes both."
+                    )
+                elif picked and (back := revoked & trusting(proxy["view"]).keys()):
+                    found.append(
+                        f"{name} on {host} trusted {shortened(sorted(back))} in state {number},"
+                        " which mesh_security.revoked has now. Correct the inventory and run"
+                        " site.yml."
+                    )
+                elif picked and (others := distrusted(proxy["view"], trusted)):
+                    found.append(
+                        f"{name} on {host} did not know in state {number} the anchors that"
+                        f" {shortened(others)} has now, so it would refuse what is there. Correct"
+                        " the inventory and run site.yml."
                     )
         return found
 

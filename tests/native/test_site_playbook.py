@@ -714,3 +714,33 @@ def test_a_next_anchor_that_the_known_one_does_not_vouch_for_is_refused(site: Si
     done = site.run(**told)
     assert done.returncode == 2
     assert f"{ROLLING}: its anchor is another one than before" in done.stdout
+
+
+def test_a_rollback_to_a_time_before_a_rollover_is_refused(site: Site) -> None:
+    told, _ = rolling(site)
+    second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
+    assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    said = " ".join(done.stdout.split())
+    assert (
+        f"edge000 on edge000-0 did not know in state 1 the anchors that {ROLLING} has now" in said
+    )
+    assert "restore" not in site.calls.read_text()
+
+
+def test_a_rollback_does_not_trust_a_revoked_host_again(site: Site) -> None:
+    strict(site)
+    assert site.run(**speaking(MTLS, MTLS)).returncode == 0
+    mode = {"mtls": "strict", "trust_domain": "scale.mesh", "revoked": [ROLLING]}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps({"mesh_security": mode}))
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    assert f"edge000 on edge000-0 trusted {ROLLING} in state 1" in " ".join(done.stdout.split())
+    assert "restore" not in site.calls.read_text()

@@ -71,11 +71,11 @@ def _lines(mesh: Mesh, host: str) -> Iterator[str]:
     yield f"To revoke {host} for good, let the inventory have:"
     yield "  mesh_security:"
     yield f"    revoked: [{', '.join(names)}]"
-    parts = {*mesh.spec.mesh.services, *mesh.spec.mesh.edges, "jaeger"}
-    groups = sorted(
-        name for name, hosts in mesh.inventory.groups.items() if host in hosts and name in parts
-    )
-    if groups:
+    whole = mesh.spec.mesh
+    used = {each.group for each in whole.services.values()}
+    used |= {each.group for each in whole.edges.values()}
+    found = mesh.inventory.groups.items()
+    if groups := sorted(name for name, hosts in found if host in hosts and name in used):
         yield f"and take {host} out of {plural('group', len(groups))} {', '.join(groups)}."
 
 

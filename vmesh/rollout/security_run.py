@@ -108,6 +108,31 @@ def seen_in(view: Mapping[str, Any]) -> Seen:
     )
 
 
+def distrusted(view: Mapping[str, Any], anchors: Mapping[str, str]) -> list[str]:
+    """Return the hosts that a proxy with this view trusts by other anchors than they have.
+
+    anchors: host -> PEM, of today
+    """
+    return sorted(
+        host
+        for host, digests in trusting(view).items()
+        if host in anchors and not set(digests_of(anchors[host])) <= digests
+    )
+
+
+def trusting(view: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return host -> digests of the anchors by which a proxy with this view trusts it everywhere.
+
+    Where it trusts it by different ones, these are those that all its bundles have.
+    """
+    found: dict[str, set[str]] = {}
+    for bundle in view.get("trust", {}).values():
+        for host, pem in bundle["anchors"].items():
+            digests = set(digests_of(pem))
+            found[host] = found.get(host, digests) & digests
+    return found
+
+
 def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
     for site in view["routes"].get(INGRESS, {}).get("virtual_hosts", ()):
         yield from (site.get("filters", {}).get("callers") or {}).get("callers", ())

@@ -42,7 +42,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         began = time.time()
         if anchor := options.get("anchor"):
             host = (task_vars or {})["inventory_hostname"]
-            asked = {key: host in str(anchor[key]).split(",") for key in ("replace", "next")}
+            asked = {
+                key: host in str(anchor.get(key, "")).split(",") for key in ("replace", "next")
+            }
             options["anchor"] = {**anchor, **asked, "clock": began}
         result: dict[str, Any] = self._execute_module(
             module_name=self.MODULE, module_args=options, task_vars=task_vars

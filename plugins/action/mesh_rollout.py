@@ -275,6 +275,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if course is None:
             return {"grant": {}, SPEAK: {}, NARROW: {}}
         changed = {stage: course.changed_by(stage, known.answers) for stage in (SPEAK, NARROW)}
+        # Also where nobody trusts them: from that stage on, one anchor is known.
+        changed[NARROW] = {**{host: [] for host in course.run.turned}, **changed[NARROW]}
         return {"grant": {h: list(p) for h, p in course.run.stages.grant.items()}, **changed}
 
     def _see_anchors(

@@ -34,11 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
             raise CliError(f"{text} There is nothing to {arguments.what}.", USAGE)
         print(text)
         return OK
-    if other:
-        return other(arguments, mesh, planned)
-    if getattr(arguments, "other", None):
-        raise CliError(f"{arguments.what} takes one name, of a host or a proxy.", USAGE)
-    return _show(arguments, mesh, planned)
+    for option, given, takers in (
+        ("a second name", arguments.other, {"verify"}),
+        ("--now", arguments.now, {"revoke"}),
+        ("--json", arguments.json, {None, "renew", "verify"}),
+    ):
+        if given and arguments.what not in takers:
+            raise CliError(f"certs {arguments.what or ''} does not take {option}.", USAGE)
+    return (other or _show)(arguments, mesh, planned)
 
 
 def _show(arguments: argparse.Namespace, mesh: Mesh, planned: Planned) -> int:

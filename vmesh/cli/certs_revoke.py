@@ -13,6 +13,7 @@ from vmesh.base.words import plural, shortened
 from vmesh.cli import certs_playbook
 from vmesh.cli.certs_playbook import Planned
 from vmesh.compile import identities
+from vmesh.model.access_types import STRICT
 from vmesh.remote import playbook
 from vmesh.remote.mesh import Mesh
 from vmesh.render.renderer import Renderer
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace, mesh: Mesh, planned: Planned) -> int:
     security = mesh.spec.mesh.security
     said = host in security.revoked
     known = {*recorded, *planned}
-    if host is None or arguments.other or (host not in known and not said):
+    if host is None or (host not in known and not said):
         raise CliError(
             f"Name one host to revoke. Known: {', '.join(sorted(known))}",
             USAGE,
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace, mesh: Mesh, planned: Planned) -> int:
         print(f"{shortened(done)} refuse{'s' if len(done) == 1 else ''} {host} now.")
     if failed:
         print(f"{shortened(sorted(failed))} may still trust {host}. Run this again.")
+    if security.mtls != STRICT:
+        print(f"In plaintext {host} is still heard, because mesh_security.mtls is {security.mtls}.")
     if not said:
         print(f"Until the inventory has the lines above, the next run of site.yml trusts {host}.")
     return FAILED if failed else OK

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from vmesh.base import paths
-from vmesh.base.exits import FAILED, OK, USAGE, CliError
+from vmesh.base.exits import FAILED, OK
 from vmesh.base.pem import certificates_in
 from vmesh.base.words import plural, shortened
 from vmesh.cli import certs_playbook
@@ -21,8 +21,6 @@ SITE = paths.playbook("site")
 
 def run(arguments: argparse.Namespace, mesh: Mesh, planned: Planned) -> int:
     """Have hosts sign by new anchors; exit code 1 where one does not in the end."""
-    if arguments.other:
-        raise CliError("rollover takes one name, of a host or of a proxy on it.", USAGE)
     hosts = list(certs_playbook.proxies_of(arguments.name, planned))
     place = record.folder(*arguments.inventory)
     before = anchors.load(place)

@@ -243,6 +243,38 @@ def test_revoke_follows_the_inventory_that_has_it(
     assert played.books == []
 
 
+def test_revoke_says_that_plaintext_needs_no_identity(
+    place: Path,  # noqa: F811
+    played: Played,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place.write_text(place.read_text().replace('"strict"', '"permissive"'))
+    applied(place)
+    assert run(place, "store1", what="revoke", now=True) == 0
+    assert "In plaintext store1 is still heard" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "why"),
+    [
+        ("renew", {"now": True}, "certs renew does not take --now"),
+        ("rollover", {"as_json": True}, "certs rollover does not take --json"),
+        ("revoke", {"names": ("store1", "store2")}, "certs revoke does not take a second name"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(
+    place: Path,  # noqa: F811
+    played: Played,
+    what: str,
+    options: dict[str, Any],
+    why: str,
+) -> None:
+    with pytest.raises(CliError, match=why) as error:
+        run(place, *options.pop("names", ()), what=what, **options)
+    assert error.value.code == 2
+    assert played.books == []
+
+
 def test_revoke_does_not_guess_what_a_host_has(place: Path, played: Played) -> None:  # noqa: F811
     applied(place)
     folder = record.folder(place)

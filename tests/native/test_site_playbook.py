@@ -744,3 +744,18 @@ def test_a_rollback_does_not_trust_a_revoked_host_again(site: Site) -> None:
     assert done.returncode == 2, done.stdout
     assert f"edge000 on edge000-0 trusted {ROLLING} in state 1" in " ".join(done.stdout.split())
     assert "restore" not in site.calls.read_text()
+
+
+def test_a_run_that_ended_after_a_host_took_its_next_anchor_is_completed(site: Site) -> None:
+    failing = {"host_rollover": {"failed": True, "msg": "the connection is lost"}}
+    told, new = rolling(site, service0000_0=failing)
+    assert site.run(**told).returncode == 2
+    # It has taken it all the same, and its former one is gone there.
+    certs = told[ITS_VARIABLE]["host_info"]["host"]["certs"]
+    certs["anchor"], certs["voucher"] = new, ""
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert anchors.load(site.place)[ROLLING] == new
+    trusted = view(site, "edge000-0", EDGE)["trust"][f"upstream_{SERVICE}"]["anchors"]
+    assert trusted[ROLLING] == new
+    assert f"{ROLLING} host_rollover" not in changes_of(site)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bench import change_accidents as accidents
 from bench import change_edits as edits
+from bench import change_identities as identities
 from bench.change_edits import Edit
 from bench.change_report import Row
 from bench.change_world import World
@@ -28,6 +29,8 @@ CHANGES: Mapping[str, Callable[[World], Row]] = {
     "jaeger": _row(edits.jaeger_settings),
     "jaeger-release": _row(edits.jaeger_release),
     "mtls-strict": _row(edits.strict),
+    "rollover": identities.rolled_over,
+    "revoke": identities.revoked,
     "mtls-off": _row(edits.unsecured),
     "kill-envoy": lambda world: accidents.killed(world, edits.ENVOY_UNIT),
     "kill-app": lambda world: accidents.killed(world, edits.APP_UNIT),

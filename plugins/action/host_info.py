@@ -41,9 +41,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         folder = options.pop("answers", None)
         began = time.time()
         if anchor := options.get("anchor"):
-            confirmed = str(anchor["replace"]).split(",")
-            replace = (task_vars or {})["inventory_hostname"] in confirmed
-            options["anchor"] = {**anchor, "clock": began, "replace": replace}
+            host = (task_vars or {})["inventory_hostname"]
+            asked = {
+                key: host in str(anchor.get(key, "")).split(",") for key in ("replace", "next")
+            }
+            options["anchor"] = {**anchor, **asked, "clock": began}
         result: dict[str, Any] = self._execute_module(
             module_name=self.MODULE, module_args=options, task_vars=task_vars
         )

@@ -21,7 +21,9 @@ from ..plugin_utils.run_security import Course
 
 # isort: split
 from vmesh.artifacts import ArtifactError
+from vmesh.base.pem import certificates_in
 from vmesh.base.problems import Problems
+from vmesh.base.words import shortened
 from vmesh.compile.security import target
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
@@ -36,7 +38,15 @@ from vmesh.rollout import (
 )
 from vmesh.rollout.batches import RolloutPlan, in_the_way, rollback, rollout
 from vmesh.rollout.decision_table import decision_lines
-from vmesh.rollout.security_run import NARROW, ROLLOUT, SPEAK, same, seen_in
+from vmesh.rollout.security_run import (
+    NARROW,
+    ROLLOUT,
+    SPEAK,
+    distrusted,
+    same,
+    seen_in,
+    trusting,
+)
 from vmesh.rollout.stages import Seen
 
 _HAND_OVER = (
@@ -68,6 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     batches: how many hosts each batch has; the last one has those too on which nothing changes
     firewall: the hosts that have a firewall of vmesh, or are to have one
     new, removed: host -> parts; changing: hosts on which something that runs changes
+    rollover: hosts that have a next anchor, and are to sign by it in this run
     forget: hosts whose keys and leaves are removed
     taking_part: the hosts of this run
     stages: of a run that changes how proxies speak with each other (vmesh.rollout.stages):
@@ -133,6 +144,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "new": {host: list(parts) for host, parts in plan.new.items()},
             "changing": changing,
             "removed": {host: list(parts) for host, parts in plan.removed.items()},
+            "rollover": list(course.run.turned) if course else [],
             "forget": self._forgetting(known, place, course),
             "taking_part": list(answers),
             "stages": self._stages(known, course),
@@ -178,7 +190,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _of_another_mode(self, known: Known) -> list[str]:
         """Return, in sentences, what a rollback would have speak in another way than its peers."""
         wanted, place = self._task.args["rollback"], record.folder(*known.sources)
-        found = []
+        trusted, found = anchors.load(place), []
+        revoked = desired_state.revoked(
+            known.sources, known.variables["groups"], known.variables["hostvars"]
+        )
         for host, answer in known.answers.items():
             number = max(
                 (n for n in history.numbers(place, host) if n <= int(wanted["to"])), default=0
@@ -194,6 +209,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         " now (mesh_security.mtls), so one of them could not understand the other."
                         " Correct the inventory and run site.yml, which changes both."
                     )
+                elif picked and (back := revoked & trusting(proxy["view"]).keys()):
+                    found.append(
+                        f"{name} on {host} trusted {shortened(sorted(back))} in state {number},"
+                        " which mesh_security.revoked has now. Correct the inventory and run"
+                        " site.yml."
+                    )
+                elif picked and (others := distrusted(proxy["view"], trusted)):
+                    found.append(
+                        f"{name} on {host} did not know in state {number} the anchors that"
+                        f" {shortened(others)} has now, so it would refuse what is there. Correct"
+                        " the inventory and run site.yml."
+                    )
         return found
 
     def _course(self, known: Known, place: Path) -> Course | None:
@@ -206,7 +233,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         rendered = anchors.load(place)
         found = self._see_anchors(known, place, rendered)
         course = run_security.course(
-            known.variables, known.answers, self._task.args["leaving"], found
+            *(known.variables, known.answers, self._task.args["leaving"], found),
+            turned=self._turning(known),
         )
         if course is None:
             return None
@@ -221,11 +249,34 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             desired_state.make(course.inventory, course.compiled(ROLLOUT), folder)
         return course
 
+    def _turning(self, known: Known) -> list[str]:
+        """Return the hosts with a next anchor, by which they can sign once this run is through.
+
+        None where a host of the mesh takes no part: it would refuse them then.
+        """
+        turning = [
+            host
+            for host in self._identities(known)
+            if host in known.answers
+            and len(certificates_in(known.answers[host]["certs"]["anchor"] or "")) > 1
+        ]
+        absent = sorted(known.variables["vmesh_plan"]["hosts"].keys() - known.answers.keys())
+        if turning and absent:
+            self._display.warning(
+                f"{shortened(turning)} goes on with its old anchor, and the new one is trusted"
+                f" beside it: {shortened(absent)} took no part, and may not know the new one. Run"
+                " site.yml again when all hosts answer."
+            )
+            return []
+        return turning
+
     @staticmethod
     def _stages(known: Known, course: Course | None) -> dict[str, Any]:
         if course is None:
             return {"grant": {}, SPEAK: {}, NARROW: {}}
         changed = {stage: course.changed_by(stage, known.answers) for stage in (SPEAK, NARROW)}
+        # Also where nobody trusts them: from that stage on, one anchor is known.
+        changed[NARROW] = {**{host: [] for host in course.run.turned}, **changed[NARROW]}
         return {"grant": {h: list(p) for h, p in course.run.stages.grant.items()}, **changed}
 
     def _see_anchors(
@@ -247,6 +298,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             {host: name for host, name in names.items() if host in told},
             datetime.datetime.now(datetime.UTC),
             str(known.variables.get(anchors.NEW_ANCHOR, "")).split(","),
+            {host: answer["certs"].get("voucher", "") for host, answer in known.answers.items()},
         )
         if refused:
             raise AnsibleActionFail("\n".join([*refused, "Nothing was changed."]))

@@ -33,6 +33,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     and a warning says why. What is rendered replaces the stage before in the build folder, and is
     validated. Before `narrow`, each host tells in `vmesh_plaintext` who spoke plaintext to it
     (module plaintext_callers); such a service stays permissive, and a warning names the callers.
+    And `vmesh_signed` tells of each host that has taken its next anchor (module host_rollover);
+    the former one is trusted no more after `narrow`.
     Never "changed".
     """
 
@@ -77,10 +79,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             variables["vmesh_plan"]["leaving"],
             anchors.load(place),
             _plaintext(hosts, hostvars) if stage == NARROW else None,
+            _turned(variables) if stage == NARROW else (),
         )
         if found is None:
             return {}
         if stage == NARROW:
+            if not self._task.check_mode:
+                anchors.keep(place, found.run.plan(NARROW).anchors)
             for sentence in found.run.stages.stays:
                 self._display.warning(sentence)
         proxies = found.changed_by(stage, hosts)
@@ -105,6 +110,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 def _has_applied(variables: Mapping[str, Any]) -> bool:
     return (variables.get("vmesh_result") or {}).get("result") == history.APPLIED
+
+
+def _turned(variables: Mapping[str, Any]) -> list[str]:
+    """Return the hosts that sign by a new anchor since this run (module host_rollover)."""
+    return [
+        host
+        for host in variables["vmesh_rollout"]["rollover"]
+        if (variables["hostvars"][host].get("vmesh_signed") or {}).get("done")
+    ]
 
 
 def _plaintext(

@@ -27,6 +27,7 @@ def play_groups(rollout: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("mesh_grant", rollout["stages"]["grant"]),
         ("mesh_add", rollout["new"]),
         ("mesh_remove", rollout["removed"]),
+        ("mesh_sign", rollout["rollover"]),
         ("mesh_speak", rollout["stages"]["speak"]),
         ("mesh_narrow", rollout["stages"]["narrow"]),
         ("mesh_forget", rollout["forget"]),

@@ -151,6 +151,15 @@ def belong_together(pair: Pair) -> bool:
     return of_key == _openssl(["x509", "-noout", "-pubkey"], pair.certificate)
 
 
+def signature(key: str, text: str) -> str:
+    """Return a signature of a text (ECDSA with SHA-256, hexadecimal); raises CertificateError."""
+    with tempfile.NamedTemporaryFile("w", prefix="vmesh-certs-") as file:
+        file.write(text)
+        file.flush()
+        said = _openssl(["dgst", "-sha256", "-hex", "-sign", "/dev/stdin", file.name], key)
+    return said.rpartition("= ")[2].strip()
+
+
 def _new_key() -> str:
     return _openssl(["genpkey", *_CURVE])
 

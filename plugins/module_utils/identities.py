@@ -18,22 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .certificates import (
-    Certificate,
-    CertificateError,
-    Pair,
-    belong_together,
-    made_at,
-    new_anchor,
-    new_leaf,
-    read,
-)
-from .file_writing import sweep, write_incoming, write_whole
+from .certificates import Certificate, CertificateError, Pair, made_at, new_leaf, read
+from .file_writing import sweep, write_incoming
+from .host_anchor import CERTIFICATE, anchor_of, anchors_of
 from .host_parts import IDENTITY
 
 SETTINGS = "etc/vmesh/certs.json"
-FOLDER = "etc/vmesh/certs"
-KEY, CERTIFICATE = f"{FOLDER}/anchor.key", f"{FOLDER}/anchor.pem"
 STATE = "var/lib/vmesh-certs"
 LAST = f"{STATE}/last"
 USER = "vmesh-certs"
@@ -88,48 +78,6 @@ def settings_of(root: Path) -> Settings:
 def folder_of(root: Path, proxy: str) -> Path:
     """Return the folder with the identity of a proxy."""
     return root / "etc/envoy" / proxy / IDENTITY
-
-
-def has_anchor(root: Path) -> bool:
-    """Tell whether a run of vmesh has given the host an anchor, or a part of one."""
-    return (root / FOLDER).exists()
-
-
-def ensure_anchor(root: Path, name: str, now: float, *, replace: bool = False) -> bool:
-    """Make the anchor of the host `name` where it is missing or useless; tell whether it did.
-
-    now: the controller's clock, because a new host's may be wrong
-    replace: make another one too where the one that is there is not for `name`
-    Raises CertificateError, OSError.
-    """
-    there = _anchor(root)
-    if there and not (replace and read(there.certificate).signs_for != (name,)):
-        return False
-    anchor = new_anchor(name, now)
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    (root / FOLDER).chmod(0o755)
-    # Without its key no certificate is ever told to anybody, so the key comes first.
-    write_whole(root / KEY, anchor.key)
-    write_whole(root / CERTIFICATE, anchor.certificate)
-    (root / CERTIFICATE).chmod(0o644)
-    return True
-
-
-def anchor_of(root: Path) -> str | None:
-    """Return the certificate of the host's anchor, None without one."""
-    try:
-        return (root / CERTIFICATE).read_text()
-    except FileNotFoundError:
-        return None
-
-
-def _anchor(root: Path) -> Pair | None:
-    """Return the anchor where both its files are there and belong together."""
-    try:
-        pair = Pair((root / CERTIFICATE).read_text(), (root / KEY).read_text())
-        return pair if belong_together(pair) else None
-    except (FileNotFoundError, CertificateError):
-        return None
 
 
 def time_now(root: Path, clock: float, anchor: Certificate) -> float:
@@ -254,12 +202,14 @@ def _move_in(path: Path, content: str, mode: int) -> None:
 def report(root: Path, clock: float) -> dict[str, Any]:
     """Return what there is: the anchor and the leaves, by public facts alone.
 
-    anchor: PEM or None; clock: the host's; leaves: by proxy its `identity`, `serial`, `not_before`,
-    `not_after`, and `why` it has to be renewed, or `why` alone
+    anchor: PEM or None; in a rollover the older and the newer one; clock: the host's; leaves: by
+    proxy its `identity`, `serial`, `not_before`, `not_after`, and `why` it has to be renewed, or
+    `why` alone
     Raises CertificateError where openssl is missing or the anchor is damaged.
     """
     pem = anchor_of(root)
-    found: dict[str, Any] = {"anchor": pem, "clock": int(clock), "leaves": {}}
+    told = "".join(anchors_of(root)) or None
+    found: dict[str, Any] = {"anchor": told, "clock": int(clock), "leaves": {}}
     if pem is None or not (root / SETTINGS).exists():
         return found
     settings, anchor = settings_of(root), read(pem)

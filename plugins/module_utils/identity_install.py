@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,18 @@ from typing import Any
 from .certificates import CertificateError
 from .envoy_admin import Admin
 from .file_writing import write_whole
+from .host_anchor import (
+    FOLDER,
+    anchors_of,
+    ensure_anchor,
+    forget_former,
+    take_next,
+    voucher,
+)
 from .host_files import set_owner
 from .host_kit import missing_users
 from .host_parts import IDENTITY, UNITS
-from .identities import FOLDER, SETTINGS, STATE, USER, Settings, ensure_anchor, report
+from .identities import SETTINGS, STATE, USER, Settings, report
 from .systemd import CommandFailed, Run, journal, show_one, systemctl
 from .unix_http import FAULTS
 
@@ -26,6 +35,8 @@ UNIT_FILES = (f"{UNITS}{SERVICE}", f"{UNITS}{TIMER}")
 # All of it on a host, besides the proxies' folders and the command, which is of the host kit.
 FILES = (*UNIT_FILES, USERS, SETTINGS)
 FOLDERS = (FOLDER, STATE)
+# Envoy sees a new leaf at once; a host under load may take a while.
+SERVED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -134,12 +145,13 @@ def facts(
 
     run: how systemd is asked; None asks no process
     admin: takes the path of an admin socket, returns the admin interface there
+    voucher: what proves to the controller that the host has made its next anchor, "" without one
     installed: whether there is something that going back to none removes
     timer: state of the timer; served: of each leaf, whether Envoy serves that one: True, False (an
     earlier one), or None (none, or Envoy does not answer)
     Raises CertificateError, OSError, ValueError.
     """
-    found = {**report(root, clock), "installed": is_there(root)}
+    found = {**report(root, clock), "installed": is_there(root), "voucher": voucher(root)}
     if run is None:
         return found
     found["timer"] = show_one(TIMER, "ActiveState", run=run).get("ActiveState", "")
@@ -151,6 +163,39 @@ def facts(
         serial = served.get(leaf.get("identity", ""))
         leaf["served"] = None if serial is None else serial == leaf["serial"].lstrip("0")
     return found
+
+
+def roll_over(  # noqa: PLR0913 - how, and in a test how long
+    root: Path,
+    run: Run,
+    clock: float,
+    admin: Callable[[str], Admin],
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    dry: bool = False,
+) -> bool:
+    """Have the host sign by its next anchor, and its Envoys show that; tell whether it had one.
+
+    Whoever trusts this host must trust both anchors by now. The former one is told no more only
+    when no Envoy shows a leaf of it. Another try goes on where one has failed. Raises
+    CertificateError, CommandFailed, OSError, ValueError.
+    """
+    under_way = len(anchors_of(root)) > 1
+    if dry or not under_way:
+        return under_way
+    take_next(root)
+    if _not_good(root, clock):
+        _renew(root, run, clock)
+    for _ in range(int(SERVED_SECONDS)):
+        leaves = facts(root, clock, run, admin)["leaves"].items()
+        late = [proxy for proxy, leaf in leaves if leaf["served"] is False]
+        if not late:
+            forget_former(root)
+            return True
+        sleep(1)
+    raise CertificateError(
+        f"{', '.join(late)}: Envoy still shows a leaf of the former anchor, so both stay trusted"
+    )
 
 
 def _differing(root: Path, wanted: Wanted, run: Run, owners: Owners, clock: float) -> Iterator[str]:

@@ -29,23 +29,27 @@ def connection_to(folder: Path, address: str, port: int) -> http.client.HTTPConn
     """
     if not (folder / CALLERS).exists():
         return http.client.HTTPConnection(address, port, timeout=TIMEOUT)
-    context = _context(_secret(folder / IDENTITY), _secret(folder / CALLERS))
+    # The host's own anchor, which has signed what the listener shows, is among those of callers.
+    trusted = secret(folder / CALLERS)["validation_context"]["trusted_ca"]["inline_string"]
+    context = context_of(secret(folder / IDENTITY), trusted)
     return http.client.HTTPSConnection(address, port, timeout=TIMEOUT, context=context)
 
 
-def _secret(path: Path) -> Mapping[str, Any]:
-    """Return the one secret in a file for Envoy."""
+def secret(path: Path) -> Mapping[str, Any]:
+    """Return the one secret in a file for Envoy; raises OSError, ValueError."""
     try:
-        (secret,) = json.loads(path.read_text("utf-8"))["resources"]
+        (only,) = json.loads(path.read_text("utf-8"))["resources"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no secret") from error
-    found: Mapping[str, Any] = secret
+    found: Mapping[str, Any] = only
     return found
 
 
-def _context(identity: Mapping[str, Any], callers: Mapping[str, Any]) -> ssl.SSLContext:
-    # The host's own anchor, which has signed what the listener shows, is among those of callers.
-    anchors = callers["validation_context"]["trusted_ca"]["inline_string"]
+def context_of(identity: Mapping[str, Any], anchors: str) -> ssl.SSLContext:
+    """Return how a proxy with this identity speaks to whom these anchors (PEM) have signed for.
+
+    Raises OSError, ValueError; ssl.SSLError is one of the first.
+    """
     context = ssl.create_default_context(cadata=anchors)
     context.check_hostname = False  # it is asked by its address, and has none in its leaf
     context.minimum_version = ssl.TLSVersion.TLSv1_3

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from .certificates import CertificateError
 from .file_writing import reason
-from .identities import KEY, STATE, renew, report, settings_of
+from .host_anchor import KEY
+from .identities import STATE, renew, report, settings_of
 
 DONE, FAILED, USAGE = 0, 1, 2
 ROOT = Path("/")

@@ -30,8 +30,9 @@ options:
     description: >-
       Makes the anchor of the host where it is missing, but not in check mode: for the C(name) of
       the host in its mesh, as in C(web1.shop.mesh). C(replace) has the names of hosts, with
-      commas, on which an anchor for another name is replaced. The action plugin makes that a truth
-      value, and adds C(clock), the time of the controller (Unix seconds).
+      commas, on which an anchor for another name is replaced, and C(next) those that get a next
+      anchor beside the one that signs. The action plugin makes each of these a truth value, and
+      adds C(clock), the time of the controller (Unix seconds).
     type: dict
   served:
     description: Whether Envoys and systemd are asked too how it is with the identities.
@@ -111,11 +112,12 @@ host:
       type: dict
     certs:
       description: >-
-        The host's C(anchor) (PEM, or none), its C(clock) (Unix seconds), by how many seconds that
-        is off at least (C(offset)), and by proxy its leaf (C(leaves)): C(identity), C(serial),
-        C(not_before), C(not_after), and C(why) it has to be renewed. C(installed) tells whether
-        there is something of identities. With O(served) also C(timer), and of each leaf whether
-        Envoy C(served) it.
+        The host's C(anchor) (PEM, or none; in a rollover the older and the newer one) and what
+        proves that it has made the newer one (C(voucher)), its C(clock) (Unix seconds), by how many
+        seconds that is off at least (C(offset)), and by proxy its leaf (C(leaves)): C(identity),
+        C(serial), C(not_before), C(not_after), and C(why) it has to be renewed. C(installed) tells
+        whether there is something of identities. With O(served) also C(timer), and of each leaf
+        whether Envoy C(served) it.
       type: dict
     releases:
       description: The version to which C(/opt/<name>/current) leads, by name.
@@ -147,8 +149,8 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ..module_utils.certificates import CertificateError  # noqa: E402
 from ..module_utils.envoy_admin import Admin  # noqa: E402
 from ..module_utils.file_writing import reason  # noqa: E402
+from ..module_utils.host_anchor import ensure_anchor, ensure_next  # noqa: E402
 from ..module_utils.host_report import HostReport, brief  # noqa: E402
-from ..module_utils.identities import ensure_anchor  # noqa: E402
 from ..module_utils.identity_install import facts  # noqa: E402
 from ..module_utils.systemd import run  # noqa: E402
 
@@ -164,6 +166,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "clock": {"type": "float", "required": True},
                     "replace": {"type": "bool", "default": False},
+                    "next": {"type": "bool", "default": False},
                 },
             },
             "served": {"type": "bool", "default": False},
@@ -176,7 +179,11 @@ def main() -> None:
     try:
         anchor, made = options["anchor"], False
         if anchor and not module.check_mode:
-            made = ensure_anchor(root, anchor["name"], anchor["clock"], replace=anchor["replace"])
+            wanted = (root, anchor["name"], anchor["clock"])
+            made = ensure_anchor(*wanted, replace=anchor["replace"])
+            # One that is new has signed nothing, so there is nothing to move from.
+            if anchor["next"] and not made:
+                made = ensure_next(*wanted)
         certs = facts(root, time.time(), run if options["served"] else None, Admin)
     except (CertificateError, OSError, ValueError) as error:
         module.fail_json(msg=f"the identities of this host cannot be read: {reason(error)}")

@@ -60,12 +60,13 @@ class Course:
         return {host for host, spec in hosts.items() if needs_identity(spec.proxies)}
 
 
-def course(
+def course(  # noqa: PLR0913, PLR0917 - what a run is decided by
     variables: Mapping[str, Any],
     answers: Mapping[str, Mapping[str, Any]],
     leaving: Iterable[str],
     anchors: Mapping[str, str],
     plaintext: Mapping[str, Collection[str]] | None = None,
+    turned: Collection[str] = (),
 ) -> Course | None:
     """Return what a run does; None where all proxies speak plaintext, and are to.
 
@@ -74,6 +75,7 @@ def course(
     leaving: hosts that have parts and that the inventory has no part for
     anchors: host -> PEM
     plaintext: service -> addresses that still speak plaintext to it, once that is known
+    turned: the hosts that sign by their newest anchor before the stage narrow
     Raises Problems.
     """
     sources = [Path(source) for source in variables["ansible_inventory_sources"]]
@@ -84,4 +86,5 @@ def course(
         return None
     inventory = from_hostvars(sources[-1], variables["groups"], variables["hostvars"])
     spec = compile_mesh(inventory, anchors=anchors)
-    return Course(inventory, spec, SecurityRun.of(spec, anchors, answers, recorded, plaintext))
+    found = SecurityRun.of(spec, anchors, answers, recorded, plaintext, turned)
+    return Course(inventory, spec, found)

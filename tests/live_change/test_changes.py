@@ -13,6 +13,7 @@ import pytest
 
 from bench import change_accidents as accidents
 from bench import change_edits as edits
+from bench import change_identities as identities
 from bench.change_report import Row
 from bench.change_world import World
 
@@ -66,6 +67,15 @@ def test_one_app_is_rolled_back(passes: Passes) -> None:
 
 def test_mesh_goes_from_plaintext_to_strict_mtls(passes: Passes) -> None:
     passes(lambda world: edits.applied(world, edits.strict))
+
+
+def test_hosts_get_other_anchors(passes: Passes) -> None:
+    row = passes(identities.rolled_over)
+    assert row.streams.survived == row.streams.all > 0
+
+
+def test_a_revoked_host_is_refused_at_once_and_trusted_again(passes: Passes) -> None:
+    passes(identities.revoked)
 
 
 def test_killed_processes_cost_at_most_what_was_in_flight(passes: Passes) -> None:

@@ -94,6 +94,13 @@ class Proof:
         return context.wrap_socket(plain, server_hostname=NAME)
 
 
+def renewing(cluster: Document) -> None:
+    """Have a cluster send each request by a connection of its own."""
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    common = options.setdefault("common_http_protocol_options", {})
+    common["max_requests_per_connection"] = 1
+
+
 def matching(plain: Document, **match: Any) -> Document:
     """Return a filter chain for the connections that match."""
     chain = copy.deepcopy(plain)

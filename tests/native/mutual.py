@@ -14,6 +14,9 @@ from typing import Any
 from plugins.module_utils import mutual_tls
 from plugins.module_utils.certificates import Pair, new_anchor, new_leaf
 from plugins.module_utils.envoy_apply import bring
+from plugins.module_utils.envoy_documents import text_of
+from plugins.module_utils.envoy_files import CLUSTERS, Files
+from tests.native.mtls import renewing
 from tests.native.native import Answer, Client, Native, Upstream, ask, eventually, free_port
 from vmesh.compile import identities, security
 from vmesh.compile.compiler import compile_mesh
@@ -103,6 +106,8 @@ class MutualMesh:
         self.app, self.sink = (stack.enter_context(Upstream(each)) for each in ("app", "sink"))
         self.sink.answers(202)
         self.proxies: dict[str, Native] = {}
+        # Whether each request to service2 goes by a connection of its own.
+        self.renewing = False
         self.ports: dict[tuple[str, str], int] = {}
 
     def pems(self) -> dict[str, str]:
@@ -139,7 +144,17 @@ class MutualMesh:
             self.show(plan.name, self.leaf(host, plan.name))
         made = self.proxies[plan.name]
         made.plan = plan
-        bring(made.proxy, made.files())
+        bring(made.proxy, self._files(made))
+
+    def _files(self, made: Native) -> Files:
+        files = made.files()
+        if not self.renewing:
+            return files
+        document = json.loads(files[CLUSTERS])
+        for cluster in document["resources"]:
+            if cluster["name"] == "service2":
+                renewing(cluster)
+        return {**files, CLUSTERS: text_of({**document, "version_info": "renewing"})}
 
     def _here(self, proxy: ProxySpec) -> ProxySpec:
         """Return a proxy whose listeners and upstreams are where they are here."""

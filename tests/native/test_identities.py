@@ -13,19 +13,16 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils import certificates, identities, vmesh_certs
+from plugins.module_utils import certificates, host_anchor, vmesh_certs
 from plugins.module_utils.certificates import ANCHOR_SECONDS, CertificateError, Pair, read
+from plugins.module_utils.host_anchor import CERTIFICATE, KEY, anchor_of, ensure_anchor
 from plugins.module_utils.identities import (
-    CERTIFICATE,
     DOCUMENT,
     HOUR,
-    KEY,
     LAST,
     SETTINGS,
     STATE,
     Settings,
-    anchor_of,
-    ensure_anchor,
     folder_of,
     renew,
     report,
@@ -289,7 +286,7 @@ def test_what_is_reported_has_no_key(host: Host) -> None:
     assert found["leaves"]["shop"]["why"] == "it has 47 of 72 hours left"
     assert found["clock"] == NOW + 25 * HOUR
     assert "PRIVATE" not in json.dumps(found)
-    assert identities.has_anchor(host.root)
+    assert host_anchor.has_anchor(host.root)
 
 
 @pytest.mark.parametrize("name", ["web1", "web1.shop.mesh\nx = y", "WEB.shop.mesh", "a..b", "$a.b"])

@@ -17,14 +17,12 @@ import pytest
 from plugins.module_utils import certificates
 from plugins.module_utils.certificates import Pair, new_anchor, new_leaf
 from plugins.module_utils.envoy_admin import Admin
+from plugins.module_utils.host_anchor import CERTIFICATE, KEY, ensure_anchor
 from plugins.module_utils.identities import (
-    CERTIFICATE,
     DOCUMENT,
-    KEY,
     SETTINGS,
     STATE,
     Settings,
-    ensure_anchor,
     folder_of,
     renew,
 )

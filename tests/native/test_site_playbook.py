@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from bench import scale_inventory
-from plugins.module_utils.certificates import new_anchor
+from plugins.module_utils.certificates import new_anchor, signature
 from vmesh.base import paths
 from vmesh.rollout import anchors, desired_state, history, record
 from vmesh.rollout.security_run import digest_of, seen_in
@@ -77,7 +77,7 @@ FIREWALL = """
 """
 ACTIONS = (
     *("host_info", "host_snapshot", "host_kit", "host_identity", "canary_check", "artifacts"),
-    *("plaintext_callers", "envoy_config", "host_firewall"),
+    *("plaintext_callers", "envoy_config", "host_firewall", "host_rollover"),
 )
 
 
@@ -120,6 +120,7 @@ class Site:
             "restore": {"restored": ["envoy"], "errors": {}, "number": 0, "from": 0},
             "canary_check": {"counted": {}},
             "plaintext_callers": {"callers": {}},
+            "host_rollover": {"done": True},
             "artifacts": {
                 "artifacts": {
                     "envoy": {"x86_64": {**release, "version": "1.40.0"}},
@@ -629,3 +630,132 @@ def test_a_mesh_that_had_no_identities_for_a_while_makes_new_anchors(site: Site)
     now = anchors.load(site.place)
     assert now.keys() == before.keys()
     assert all(now[host] != before[host] for host in before)
+
+
+ROLLING, ITS_VARIABLE = "service0000-0", "service0000_0"
+
+
+def rolling(site: Site, **more: Any) -> tuple[dict[str, Any], str]:
+    """Bring the mesh to mTLS, and have a host make its next anchor.
+
+    Returns what the hosts tell then, and the next anchor.
+    """
+    strict(site)
+    old, new = (new_anchor(f"{ROLLING}.scale.mesh", NOW) for _ in range(2))
+    told = speaking(MTLS, MTLS)
+    certs = told[ITS_VARIABLE]["host_info"]["host"]["certs"]
+    certs["anchor"] = old.certificate
+    first = site.run(**told)
+    assert first.returncode == 0, first.stdout
+    told = speaking(MTLS, MTLS, anchors.load(site.place), **more)
+    certs = told[ITS_VARIABLE]["host_info"]["host"]["certs"]
+    certs["anchor"] = old.certificate + new.certificate
+    certs["voucher"] = signature(old.key, new.certificate)
+    return told, new.certificate
+
+
+def changes_of(site: Site) -> list[str]:
+    """Return what changed hosts, in order: commits, and the turn to a next anchor."""
+    lines = site.calls.read_text().splitlines()
+    return [line for line in lines if line.endswith(("commit", "host_rollover"))]
+
+
+def test_a_host_signs_by_its_next_anchor_when_all_know_it_and_the_former_goes_last(
+    site: Site,
+) -> None:
+    told, new = rolling(site)
+    done = site.run("-v", **told)
+    assert done.returncode == 0, done.stdout
+    made = changes_of(site)
+    assert sorted(made[:4]) == [f"{host} commit" for host in EVERYONE]
+    assert made[4] == f"{ROLLING} host_rollover"
+    assert sorted(made[5:]) == ["edge000-0 commit", f"{ROLLING} commit"]
+    assert anchors.load(site.place)[ROLLING] == new
+    trusted = view(site, "edge000-0", EDGE)["trust"][f"upstream_{SERVICE}"]["anchors"]
+    assert trusted[ROLLING] == new
+    again = site.run("-v", **speaking(MTLS, MTLS, anchors.load(site.place)))
+    assert again.returncode == 0, again.stdout
+    assert "4 with nothing to change" in again.stdout
+
+
+@pytest.mark.parametrize("why", ["limit", "failure"])
+def test_a_host_keeps_its_anchor_while_another_may_not_know_the_next(site: Site, why: str) -> None:
+    failing = {"played_configure": {"failed": True, "msg": "no room"}} if why == "failure" else {}
+    told, new = rolling(site, edge000_0=failing)
+    options = ("--limit", "service0000-0,service0000-1") if why == "limit" else ()
+    done = site.run(*options, **told)
+    assert done.returncode == (2 if failing else 0), done.stdout
+    assert not [line for line in changes_of(site) if line.endswith("host_rollover")]
+    both = anchors.load(site.place)[ROLLING]
+    assert both.endswith(new) and both != new
+    said = " ".join(done.stdout.split() + done.stderr.split())
+    assert ("goes on with its old anchor" in said) == (why == "limit")
+    # The next run completes it.
+    told["edge000_0"].pop("played_configure", None)
+    assert site.run(**told).returncode == 0
+    assert f"{ROLLING} host_rollover" in changes_of(site)
+    assert anchors.load(site.place)[ROLLING] == new
+
+
+def test_both_anchors_are_trusted_when_a_host_could_not_take_the_next(site: Site) -> None:
+    failing = {"host_rollover": {"failed": True, "msg": "no room"}}
+    told, new = rolling(site, service0000_0=failing)
+    done = site.run(**told)
+    assert done.returncode == 2
+    assert "Both anchors are trusted." in done.stdout
+    both = anchors.load(site.place)[ROLLING]
+    assert both.endswith(new) and both != new
+    assert changes_of(site)[-1] == f"{ROLLING} host_rollover"
+
+
+def test_a_next_anchor_that_the_known_one_does_not_vouch_for_is_refused(site: Site) -> None:
+    told, _ = rolling(site)
+    told[ITS_VARIABLE]["host_info"]["host"]["certs"]["voucher"] = ""
+    done = site.run(**told)
+    assert done.returncode == 2
+    assert f"{ROLLING}: its anchor is another one than before" in done.stdout
+
+
+def test_a_rollback_to_a_time_before_a_rollover_is_refused(site: Site) -> None:
+    told, _ = rolling(site)
+    second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
+    assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    said = " ".join(done.stdout.split())
+    assert (
+        f"edge000 on edge000-0 did not know in state 1 the anchors that {ROLLING} has now" in said
+    )
+    assert "restore" not in site.calls.read_text()
+
+
+def test_a_rollback_does_not_trust_a_revoked_host_again(site: Site) -> None:
+    strict(site)
+    assert site.run(**speaking(MTLS, MTLS)).returncode == 0
+    mode = {"mtls": "strict", "trust_domain": "scale.mesh", "revoked": [ROLLING]}
+    (site.inventory / "group_vars/all/security.yml").write_text(json.dumps({"mesh_security": mode}))
+    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
+    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
+    known = anchors.load(site.place)
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    assert f"edge000 on edge000-0 trusted {ROLLING} in state 1" in " ".join(done.stdout.split())
+    assert "restore" not in site.calls.read_text()
+
+
+def test_a_run_that_ended_after_a_host_took_its_next_anchor_is_completed(site: Site) -> None:
+    failing = {"host_rollover": {"failed": True, "msg": "the connection is lost"}}
+    told, new = rolling(site, service0000_0=failing)
+    assert site.run(**told).returncode == 2
+    # It has taken it all the same, and its former one is gone there.
+    certs = told[ITS_VARIABLE]["host_info"]["host"]["certs"]
+    certs["anchor"], certs["voucher"] = new, ""
+    done = site.run(**told)
+    assert done.returncode == 0, done.stdout
+    assert anchors.load(site.place)[ROLLING] == new
+    trusted = view(site, "edge000-0", EDGE)["trust"][f"upstream_{SERVICE}"]["anchors"]
+    assert trusted[ROLLING] == new
+    assert f"{ROLLING} host_rollover" not in changes_of(site)

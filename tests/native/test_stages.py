@@ -21,7 +21,7 @@ from plugins.module_utils.envoy_files import CLUSTERS, LISTENERS, Files
 from plugins.module_utils.envoy_security import security_of
 from tests.native.edges import EDGE, SERVICE, service_plan
 from tests.native.inventories import beginning
-from tests.native.mtls import Proof
+from tests.native.mtls import Proof, renewing
 from tests.native.native import (
     Client,
     Native,
@@ -90,9 +90,7 @@ class Mesh:
             if cluster["name"] == SERVICE:
                 self.proof.speak(cluster, wire.speak[SERVICE])
                 if self.renewing:
-                    (options,) = cluster["typed_extension_protocol_options"].values()
-                    common = options.setdefault("common_http_protocol_options", {})
-                    common["max_requests_per_connection"] = 1
+                    renewing(cluster)
         suffix = f" {wire.accept[SERVICE]} {wire.speak[SERVICE]} {self.renewing}"
         for document in (listeners, clusters):
             document["version_info"] += suffix

@@ -28,7 +28,10 @@ COMMANDS = (
     ("up", "start the lab's VMs, apply the inventory, send one traced request"),
     ("ps", "show what runs: every Envoy, gunicorn and Jaeger on every VM"),
     ("trace", "send one request and show its trace as a waterfall"),
-    ("certs", "show the identities of the proxies, or renew them; 1 when one needs attention"),
+    (
+        "certs",
+        "show, renew, verify or revoke identities of proxies; 1 when one needs attention",
+    ),
     ("jaeger", "open Jaeger's web pages through ssh, on a port of this machine"),
     ("logs", "show the journal of a proxy, a service, Jaeger or a VM"),
     ("ssh", "open a shell on a VM, or run a command there"),
@@ -145,9 +148,21 @@ def _trace(command: argparse.ArgumentParser) -> None:
 
 def _certs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "what", nargs="?", choices=("renew",), help="renew identities now, whatever is left"
+        "what",
+        nargs="?",
+        choices=("renew", "verify", "rollover", "revoke"),
+        help="renew: have leaves renewed now, whatever is left. verify A B: have A's hosts make a"
+        " request by mTLS to each instance of B, and say who refuses whom, and why. rollover: give"
+        " hosts other anchors, by a run of site.yml, which applies what else the inventory has."
+        " revoke HOST: have all who trust a host refuse it, at once",
     )
-    command.add_argument("name", nargs="?", metavar="HOST|PROXY", help="only of these")
+    command.add_argument(
+        "name", nargs="?", metavar="HOST|PROXY", help="only these; who asks, of verify"
+    )
+    command.add_argument("other", nargs="?", metavar="B", help="who is asked, of verify")
+    command.add_argument(
+        "--now", action="store_true", help="revoke a host that the inventory does not say to revoke"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -14,12 +14,16 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vmesh.base.files import write_whole
+from vmesh.base.pem import certificates_in
 
 # Has a run take another anchor of a host that is known, as of one that was set up anew.
 NEW_ANCHOR = "vmesh_new_anchor"
+# Has a run take hosts from their anchors to new ones: names of hosts, with commas.
+ROLLOVER = "vmesh_rollover"
 # Ten years, and a host's clock that is a month ahead.
 LONGEST = datetime.timedelta(days=3653 + 31)
 _ALL_ADDRESSES = ("0.0.0.0/0", "::/0")
@@ -53,31 +57,39 @@ def forget(place: Path, hosts: Collection[str]) -> None:
     keep(place, {host: pem for host, pem in load(place).items() if host not in hosts})
 
 
-def seen(
+def seen(  # noqa: PLR0913, PLR0917 - by what an anchor is taken
     known: Mapping[str, str],
     told: Mapping[str, str | None],
     names: Mapping[str, str],
     now: datetime.datetime,
     confirmed: Collection[str] = (),
+    vouchers: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Return the anchors that are known after hosts have told theirs, and why others are refused.
 
-    known, told: by host, PEM; a host that has none tells None
+    known, told: by host, PEM; in a rollover the older and the newer one; a host that has none tells
+    None
     names: of the hosts with identities, as in web1.shop.mesh
     confirmed: hosts of which another anchor than the known one is taken
+    vouchers: host -> signature of its newer anchor by its older one
     """
     found, refused = dict(known), []
     for host, name in names.items():
         anchor = told.get(host)
         if anchor is None:
             continue
-        if why := wrong(anchor, name, now):
+        before = known.get(host, anchor)
+        if why := _wrong_of(anchor, name, now):
             refused.append(
                 f"{host}: its anchor is refused: {why}. Run again with -e {NEW_ANCHOR}={host}: that"
                 " makes another where it is for another name. Else remove /etc/vmesh/certs on the"
                 " host, and ask who has changed it"
             )
-        elif known.get(host, anchor) != anchor and host not in confirmed:
+        elif not (
+            host in confirmed
+            or set(certificates_in(anchor)) <= set(certificates_in(before))
+            or _follows(anchor, before, (vouchers or {}).get(host, ""))
+        ):
             refused.append(
                 f"{host}: its anchor is another one than before. If it was set up anew, run again"
                 f" with -e {NEW_ANCHOR}={host}; else somebody has its address or is root there"
@@ -85,6 +97,28 @@ def seen(
         else:
             found[host] = anchor
     return found, refused
+
+
+def _wrong_of(anchor: str, name: str, now: datetime.datetime) -> str | None:
+    """Return why what a host tells is refused; None where each of its anchors is good."""
+    each = certificates_in(anchor) or [anchor]
+    if len(each) > len(("older", "newer")):
+        return f"it tells {len(each)} of them"
+    return next((why for pem in each if (why := wrong(pem, name, now))), None)
+
+
+def _follows(told: str, known: str, voucher: str) -> bool:
+    """Tell whether a host has begun a rollover: an anchor that is known vouches for a new one."""
+    pems = certificates_in(told)
+    if len(pems) != len(("older", "newer")) or pems[0] not in certificates_in(known):
+        return False
+    key = x509.load_pem_x509_certificate(pems[0].encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey), "`wrong` has seen that"
+    try:
+        key.verify(bytes.fromhex(voucher), pems[1].encode(), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def wrong(pem: str, name: str, now: datetime.datetime) -> str | None:

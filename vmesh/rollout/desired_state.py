@@ -198,14 +198,26 @@ def rerender(renderer: Renderer) -> Rerender:
 
 def rollout_policy(sources: Sequence[Path], groups: Any, hostvars: Any) -> RolloutPolicy:
     """Return how a change goes from host to host, also where other things in the mesh are wrong."""
-    try:
-        given = from_hostvars(sources[-1], groups, hostvars).mesh.get("mesh_rollout")
-    except Problems:
-        given = None
+    given = _said("mesh_rollout", sources, groups, hostvars)
     try:
         return parse({"mesh_rollout": given or {}}, []).rollout
     except TypeError:
         return parse({}, []).rollout
+
+
+def revoked(sources: Sequence[Path], groups: Any, hostvars: Any) -> set[str]:
+    """Return the hosts that are to be trusted by nobody, also where other things are wrong."""
+    given = _said("mesh_security", sources, groups, hostvars)
+    names = given.get("revoked") if isinstance(given, Mapping) else None
+    return set(map(str, names)) if isinstance(names, list) else set()
+
+
+def _said(variable: str, sources: Sequence[Path], groups: Any, hostvars: Any) -> Any:
+    """Return what the inventory says, as it stands there; None where nothing can be told."""
+    try:
+        return from_hostvars(sources[-1], groups, hostvars).mesh.get(variable)
+    except Problems:
+        return None
 
 
 def lock(sources: Sequence[str | Path]) -> Path:

@@ -6,13 +6,11 @@ of a run agree.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmesh.base.pem import digests_of, newest
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
 from vmesh.compile.security import BOTH, MTLS, PLAINTEXT, SecurityPlan
 from vmesh.compile.security_views import CALLERS, INGRESS
@@ -21,24 +19,29 @@ from vmesh.rollout.stages import Reports, Seen, Stages, Wanted, Wire, stages
 
 # The names of the stages, in their order.
 ROLLOUT, SPEAK, NARROW = "rollout", "speak", "narrow"
-_PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class SecurityRun:
-    """What a run does, and the anchors (PEM, by host) by which it is proven who speaks."""
+    """What a run does, and the anchors (PEM, by host) by which it is proven who speaks.
+
+    turned: the hosts that sign by their newest anchor before the last stage, which ends the trust
+    in the former one
+    """
 
     stages: Stages
     anchors: Mapping[str, str]
+    turned: Collection[str] = ()
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913, PLR0917 - what a run is decided by
         cls,
         spec: MeshSpec,
         anchors: Mapping[str, str],
         answers: Mapping[str, Mapping[str, Any]],
         recorded: Mapping[str, HostRecord],
         plaintext: Mapping[str, Collection[str]] | None = None,
+        turned: Collection[str] = (),
     ) -> SecurityRun:
         """Return what a run does for the mesh of `spec`, however that was compiled.
 
@@ -48,9 +51,8 @@ class SecurityRun:
         """
         digests = {host: digest_of(pem) for host, pem in anchors.items()}
         wanted = Wanted.of(spec, digests)
-        return cls(
-            stages(wanted, reports(answers, recorded), answers.keys(), plaintext), dict(anchors)
-        )
+        found = stages(wanted, reports(answers, recorded), answers.keys(), plaintext)
+        return cls(found, dict(anchors), turned)
 
     def plan(self, stage: str) -> SecurityPlan:
         """Return how the mesh speaks once a stage is done."""
@@ -58,7 +60,9 @@ class SecurityRun:
         wire: Wire = {ROLLOUT: found.rollout, SPEAK: found.speak, NARROW: found.narrow}[stage]
         forgotten: Collection[str] = found.forget if stage == NARROW else ()
         still = {name: callers for name, callers in found.gone.items() if name not in forgotten}
-        return SecurityPlan(self.anchors, wire.accept, wire.speak, still)
+        turned = self.turned if stage == NARROW else ()
+        anchors = {h: newest(pem) if h in turned else pem for h, pem in self.anchors.items()}
+        return SecurityPlan(anchors, wire.accept, wire.speak, still)
 
 
 def reports(
@@ -99,9 +103,34 @@ def seen_in(view: Mapping[str, Any]) -> Seen:
             # A service's name is a DNS label; the mesh's own clusters have another.
             if each["type"] == "eds" and "_" not in each["name"]
         },
-        frozenset(map(digest_of, trusted.values())),
+        frozenset(digest for pem in trusted.values() for digest in digests_of(pem)),
         frozenset(_let_in(view)),
     )
+
+
+def distrusted(view: Mapping[str, Any], anchors: Mapping[str, str]) -> list[str]:
+    """Return the hosts that a proxy with this view trusts by other anchors than they have.
+
+    anchors: host -> PEM, of today
+    """
+    return sorted(
+        host
+        for host, digests in trusting(view).items()
+        if host in anchors and not set(digests_of(anchors[host])) <= digests
+    )
+
+
+def trusting(view: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return host -> digests of the anchors by which a proxy with this view trusts it everywhere.
+
+    Where it trusts it by different ones, these are those that all its bundles have.
+    """
+    found: dict[str, set[str]] = {}
+    for bundle in view.get("trust", {}).values():
+        for host, pem in bundle["anchors"].items():
+            digests = set(digests_of(pem))
+            found[host] = found.get(host, digests) & digests
+    return found
 
 
 def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
@@ -110,13 +139,11 @@ def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
 
 
 def digest_of(pem: str) -> str:
-    """Return what stands for an anchor: the first half of its SHA-256.
+    """Return what stands for the anchor of a host.
 
-    A host tells the same (plugins/module_utils/envoy_security.py, which vmesh may not import).
+    In a rollover that is the older one, which is trusted wherever the newer one is.
     """
-    found = _PEM.search(pem)
-    der = base64.b64decode(found[1]) if found else pem.encode()
-    return hashlib.sha256(der).hexdigest()[:32]
+    return digests_of(pem)[0]
 
 
 def same(one: SecurityPlan, other: SecurityPlan, services: Collection[str]) -> bool:

@@ -27,6 +27,8 @@ from vmesh.rollout import anchors, record
 HOUR = 3600
 NAMES = ("front", "shop", "stock", "stock-next")
 ANCHOR = new_anchor("web1.shop.mesh", time.time()).certificate
+# Its ten years began nine and a half years ago.
+ENDING = new_anchor("web1.shop.mesh", time.time() - 9.5 * 365 * 24 * HOUR).certificate
 
 
 @dataclass
@@ -75,11 +77,16 @@ def place(tmp_path: Path) -> Path:
 
 
 def run(
-    place: Path, *, what: str | None = None, name: str | None = None, as_json: bool = False
+    place: Path,
+    *names: str | None,
+    what: str | None = None,
+    name: str | None = None,
+    as_json: bool = False,
+    now: bool = False,
 ) -> int:
-    return command.run(
-        argparse.Namespace(inventory=(place,), no_install=True, what=what, name=name, json=as_json)
-    )
+    first, other = (*(names or (name,)), None, None)[:2]
+    options = {"what": what, "name": first, "other": other, "json": as_json, "now": now}
+    return command.run(argparse.Namespace(inventory=(place,), no_install=True, **options))
 
 
 def test_each_proxy_has_a_line(place: Path, mesh: Mesh, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +112,7 @@ def test_each_proxy_has_a_line(place: Path, mesh: Mesh, capsys: pytest.CaptureFi
         ({"timer": "inactive"}, {}, "systemctl enable --now vmesh-certs.timer"),
         ({"anchor": None}, {}, "has no anchor"),
         ({"leaves": {}}, {}, "its leaf: it is missing"),
+        ({"anchor": ENDING}, {}, "ends within a year -> ./mesh certs rollover"),
         ({}, {"served": False}, "serves an earlier leaf"),
     ],
 )
@@ -125,6 +133,16 @@ def test_another_anchor_than_the_recorded_one_is_told(
     anchors.keep(record.folder(place), {host: "another"})
     assert run(place) == 1
     assert f"the anchor of {host} is another one" in capsys.readouterr().out
+
+
+def test_a_rollover_that_is_not_complete_is_told(
+    place: Path, mesh: Mesh, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (host, *_) = read(place).spec.hosts
+    anchors.keep(record.folder(place), {host: ANCHOR})
+    mesh.differing = {"anchor": ANCHOR + ENDING}
+    assert run(place) == 1
+    assert f"./mesh certs rollover {host} completes it" in capsys.readouterr().out
 
 
 def test_a_host_that_does_not_answer_is_told(

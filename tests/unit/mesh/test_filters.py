@@ -79,13 +79,14 @@ def test_hosts_come_in_the_order_of_their_batches() -> None:
         "order": ["b", "a"],
         "new": {"c": [], "a": []},
         "removed": {"b": []},
+        "rollover": ["a"],
         "forget": [],
         "firewall": ["c"],
         "stages": {"grant": {"b": []}, "speak": {"a": []}, "narrow": {"b": []}},
     }
     assert play_groups(rollout) == [
         {"name": "b", "groups": ["mesh_rollout", "mesh_grant", "mesh_remove", "mesh_narrow"]},
-        {"name": "a", "groups": ["mesh_rollout", "mesh_add", "mesh_speak"]},
+        {"name": "a", "groups": ["mesh_rollout", "mesh_add", "mesh_sign", "mesh_speak"]},
         {"name": "c", "groups": ["mesh_firewall", "mesh_add"]},
     ]
 

@@ -14,8 +14,9 @@ import pytest
 
 from plugins.module_utils import identity_install
 from plugins.module_utils.certificates import CertificateError
+from plugins.module_utils.host_anchor import KEY
 from plugins.module_utils.host_parts import our_files
-from plugins.module_utils.identities import KEY, SETTINGS, STATE, Settings, folder_of, renew
+from plugins.module_utils.identities import SETTINGS, STATE, Settings, folder_of, renew
 from plugins.module_utils.identity_install import (
     TIMER,
     UNIT_FILES,

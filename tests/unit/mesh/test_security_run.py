@@ -25,10 +25,12 @@ from vmesh.rollout.security_run import (
     all_plaintext,
     differing,
     digest_of,
+    distrusted,
     needs_identity,
     reports,
     same,
     seen_in,
+    trusting,
 )
 from vmesh.rollout.stages import Seen
 
@@ -106,6 +108,49 @@ def test_a_strict_mesh_stays_as_it_is_whether_hosts_answer_or_not() -> None:
         for stage in (ROLLOUT, SPEAK, NARROW):
             assert same(run.plan(stage), target, spec.mesh.services)
         assert not run.stages.grant
+
+
+NEXT = {host: new_anchor(f"{host}.shop.mesh", 1_800_000_000).certificate for host in ANCHORS}
+
+
+def test_in_a_rollover_both_anchors_are_trusted_until_the_last_stage() -> None:
+    spec, both = compiled("strict"), {**ANCHORS, "web1": ANCHORS["web1"] + NEXT["web1"]}
+    run = SecurityRun.of(spec, both, answers(spec), {}, turned=["web1"])
+    assert [run.plan(stage).anchors["web1"] for stage in (ROLLOUT, SPEAK, NARROW)] == [
+        both["web1"],
+        both["web1"],
+        NEXT["web1"],
+    ]
+    assert run.plan(NARROW).anchors["web2"] == ANCHORS["web2"]
+    # A host that has not signed by the new one is trusted by both to the end.
+    run = SecurityRun.of(spec, both, answers(spec), {})
+    assert run.plan(NARROW).anchors == both
+
+
+@pytest.mark.parametrize("trusted", ["older", "both", "newer"])
+def test_no_caller_becomes_a_stranger_by_a_rollover(trusted: str) -> None:
+    """Whatever a callee that takes no part knows, as its own record or its answer says."""
+    old, new = ANCHORS["web1"], NEXT["web1"]
+    known = {"older": old, "both": old + new, "newer": new}[trusted]
+    told = {"older": old + new, "both": new, "newer": new}[trusted]
+    before = compile_mesh(inventory("strict"), anchors={**ANCHORS, "web1": known})
+    spec = compiled("strict")
+    now = {**ANCHORS, "web1": told}
+    alone = {"web1": answers(before)["web1"]}
+    for there, records in ((answers(before), {}), (alone, recorded(before))):
+        run = SecurityRun.of(spec, now, there, records)
+        assert run.stages.grant == {}
+        assert run.stages.refused == ()
+
+
+def test_who_is_trusted_by_another_anchor_than_it_has_is_told() -> None:
+    spec = compile_mesh(inventory("strict"), anchors=ANCHORS)
+    (shop,) = (proxy for proxy in spec.hosts["shop1"].proxies if proxy.name == "shop")
+    assert distrusted(shop.view, ANCHORS) == []
+    rolled = {**ANCHORS, "store1": NEXT["store1"], "web1": ANCHORS["web1"] + NEXT["web1"]}
+    assert distrusted(shop.view, rolled) == ["store1", "web1"]
+    assert {"store1", "web1", "shop1"} <= trusting(shop.view).keys()
+    assert distrusted(compiled("off").hosts["shop1"].proxies[0].view, rolled) == []
 
 
 def test_another_anchor_is_another_plan_unless_all_is_plaintext() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from cryptography import x509
 
 from vmesh.base import words
+from vmesh.base.pem import certificates_in, newest
 from vmesh.compile.host_spec import HostIdentity
 
 HEADER = ("PROXY", "HOST", "IDENTITY", "LEAF", "ANCHOR", "CALLED BY", "CLOCK")
@@ -64,17 +65,22 @@ def rows(  # noqa: PLR0913, PLR0917 - what a table is made of
             _until(pem) - now if pem else None,
             called_by[proxy],
             answer["offset"],
-            (*_of_host(host, answer, known), *_of_leaf(host, proxy, leaf, now)),
+            (*_of_host(host, answer, known, now), *_of_leaf(host, proxy, leaf, now)),
         )
 
 
-def _of_host(host: str, answer: Mapping[str, Any], known: str | None) -> Iterator[str]:
+def _of_host(host: str, answer: Mapping[str, Any], known: str | None, now: float) -> Iterator[str]:
     """Yield what is wrong with all identities on a host."""
     if answer["anchor"] is None:
         yield f"{host} has no anchor -> run site.yml"
         return
-    if known is not None and known != answer["anchor"]:
+    told, before = (set(certificates_in(pem or "")) for pem in (answer["anchor"], known))
+    if len(told) > 1 and told & before:
+        yield f"a rollover of {host} is under way -> ./mesh certs rollover {host} completes it"
+    elif known is not None and not told <= before:
         yield f"the anchor of {host} is another one than before -> run site.yml, which says more"
+    elif _until(answer["anchor"]) - now < YEAR:
+        yield f"the anchor of {host} ends within a year -> ./mesh certs rollover {host}"
     if answer["timer"] != "active":
         yield (
             f"{host}: vmesh-certs.timer is not running"
@@ -145,4 +151,5 @@ def _off(seconds: int) -> str:
 
 
 def _until(pem: str) -> float:
-    return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc.timestamp()
+    found = x509.load_pem_x509_certificate(newest(pem).encode())
+    return found.not_valid_after_utc.timestamp()

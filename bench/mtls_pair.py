@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from plugins.module_utils import host_anchor
 from plugins.module_utils import identities as on_host
 from plugins.module_utils.envoy_admin import Admin
 from vmesh.compile import identities, security
@@ -69,14 +70,14 @@ def _anchor(root: Path, host: str, service: str) -> str:
     """Have a host below `root` make its anchor and a leaf; return the anchor."""
     name = f"{host}.{DOMAIN}"
     now = time.time()
-    on_host.ensure_anchor(root, name, now)
+    host_anchor.ensure_anchor(root, name, now)
     leaf = {service: identities.identity(host, DOMAIN, service)}
     for each in (on_host.SETTINGS, on_host.LAST):
         (root / each).parent.mkdir(parents=True, exist_ok=True)
     (root / on_host.SETTINGS).write_text(on_host.Settings(name, leaf, 72).text())
     on_host.folder_of(root, service).mkdir(parents=True)
-    on_host.renew(root, root / on_host.KEY, now)
-    anchor = on_host.anchor_of(root)
+    on_host.renew(root, root / host_anchor.KEY, now)
+    anchor = host_anchor.anchor_of(root)
     assert anchor is not None, "it has just been made"
     return anchor
 

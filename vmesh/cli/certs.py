@@ -15,7 +15,7 @@ from vmesh.base.progress import Steps, new_log
 from vmesh.base.words import plural
 from vmesh.cli import packages
 from vmesh.cli.output import certs as output
-from vmesh.compile.host_spec import HostIdentity
+from vmesh.compile.host_spec import JAEGER, HostIdentity
 from vmesh.compile.topology import topology
 from vmesh.remote import answers, playbook
 from vmesh.remote.answers import Answer
@@ -72,7 +72,8 @@ def _callers(mesh: Mesh) -> dict[str, tuple[str, ...]]:
     """Return who calls each proxy, by the proxy's name."""
     whole = topology({host: dataclasses.asdict(spec) for host, spec in mesh.spec.hosts.items()})
     found = {service.name: tuple(sorted(service.called_by)) for service in whole.services.values()}
-    return found | dict.fromkeys(mesh.spec.mesh.edges, ("clients",))
+    found |= dict.fromkeys(mesh.spec.mesh.edges, ("clients",))
+    return found | {JAEGER: ("all proxies",)}
 
 
 def _ask(

@@ -81,7 +81,8 @@ def _listening(host: HostSpec) -> Iterator[tuple[Port, str, bool]]:
             if not _is_local(port) and not _is_admin(proxy, port):
                 yield port, proxy.name, proxy.kind == "edge" and port.what in _FOR_CLIENTS
     for port in host.jaeger.ports if host.jaeger else ():
-        yield port, "jaeger", False
+        if not _is_local(port):
+            yield port, "jaeger", False
 
 
 def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
@@ -91,7 +92,9 @@ def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
                 yield port, f"{proxy.name}'s admin pages"
     if host.jaeger:
         address, _, number = host.jaeger.endpoints["ui"].rpartition(":")
-        yield Port(address, int(number), "web pages"), "Jaeger's pages"
+        pages = Port(address, int(number), "web pages")
+        if not _is_local(pages):
+            yield pages, "Jaeger's pages"
 
 
 def _is_admin(proxy: ProxySpec, port: Port) -> bool:

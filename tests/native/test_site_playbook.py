@@ -577,13 +577,14 @@ def test_jaeger_takes_its_ports_back_when_nobody_speaks_mtls_any_more(site: Site
     # The Envoy goes on until its callers speak plaintext, and then leaves with its identity.
     assert rollout.count("played_install") == 2  # Jaeger, Envoy
     assert narrow.count("played_install") == 1  # Jaeger
-    assert narrow[-3:] == ["commit", "remove", "host_identity"]
+    assert narrow[-4:] == ["commit", "host_kit", "remove", "host_identity"]
     assert "mesh_stage: narrow: jaeger on tracing-0" in done.stdout
     lines = site.calls.read_text().splitlines()
     assert lines.index("tracing-0 remove") > max(
         number for number, line in enumerate(lines) if line.startswith("edge") and "commit" in line
     )
-    assert record.parts_of(record.read(site.place)["tracing-0"]) == ["jaeger"]
+    state = record.read(site.place)["tracing-0"]
+    assert (record.parts_of(state), state["left"]) == (["jaeger"], [])
     assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN, "jaeger": PLAIN}
 
 

@@ -58,7 +58,7 @@ class GuardedMesh:
 
     def __init__(self, envoy: Path, jaeger: Path, folder: Path, stack: ExitStack) -> None:
         self.envoy, self.folder, self.stack = envoy, folder, stack
-        self.export = "otlp"
+        self.tracing: dict[str, Any] = {"group": "obs", "export": "otlp", "sampling": 100}
         self.anchors = {host: new_anchor(f"{host}.{DOMAIN}", time.time()) for host in HOSTS}
         self.app = stack.enter_context(Upstream("app"))
         self.ingress = free_port()
@@ -75,7 +75,7 @@ class GuardedMesh:
     def compiled(self, mode: str, plan: SecurityPlan | None = None) -> MeshSpec:
         """Return the compiled mesh in a mode, or as a plan says."""
         variables: dict[str, Any] = {
-            "mesh_tracing": {"group": "obs", "export": self.export, "sampling": 100},
+            "mesh_tracing": self.tracing,
             "mesh_security": {"mtls": mode, "trust_domain": DOMAIN},
             "mesh_services": {
                 "service1": {
@@ -159,7 +159,7 @@ class GuardedMesh:
         for cluster in view["clusters"]:
             name = cluster["name"]
             if name == "tracing_collector":
-                port = self.ports[EXPORTED[self.export]]
+                port = self.ports[EXPORTED[self.tracing["export"]]]
                 cluster["endpoints"] = [{"address": HOST, "port": port}]
             elif proxy.kind == GUARD:
                 port = self.ports[name.removeprefix("jaeger_")]

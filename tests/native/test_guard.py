@@ -35,12 +35,18 @@ def listens(address: str, port: int) -> bool:
         return probe.connect_ex((address, port)) == 0
 
 
-def taken(mesh: GuardedMesh, receiver: str = "otlp_http", pair: Pair | None = None) -> bool:
+def taken(
+    mesh: GuardedMesh,
+    receiver: str = "otlp_http",
+    pair: Pair | None = None,
+    source: str = LOCAL,
+) -> bool:
     """Tell whether spans are taken of somebody who speaks plaintext, or TLS with a leaf."""
     body = b'{"resourceSpans": []}'
     text = b"POST /v1/traces HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
     text += b"content-length: %d\r\n\r\n%s" % (len(body), body)
-    connection: socket.socket = socket.create_connection((HOST, mesh.ports[receiver]), 10)
+    place = (HOST, mesh.ports[receiver])
+    connection: socket.socket = socket.create_connection(place, 10, (source, 0))
     with connection:
         try:
             if pair is not None:
@@ -122,9 +128,19 @@ def test_strict_takes_spans_of_the_mesh_alone(mesh: GuardedMesh) -> None:
     assert any("issuer" in each["refused"] and each["peer"] == name for each in mesh.refused())
 
 
+def test_apps_of_some_networks_may_send_spans_in_plaintext(mesh: GuardedMesh) -> None:
+    mesh.tracing["plaintext_from"] = ["127.0.7.0/24"]
+    for _ in mesh.change("strict"):
+        pass
+    assert taken(mesh, source="127.0.7.1")
+    assert not taken(mesh, source="127.0.8.1")
+    assert mesh.proxies["jaeger"].proxy.admin.plaintext_requests() == 0
+    assert all_stored(mesh, {mesh.request()})
+
+
 @pytest.mark.parametrize("export", ["otlp_http", "zipkin"])
 def test_every_export_passes(mesh: GuardedMesh, export: str) -> None:
-    mesh.export = export
+    mesh.tracing["export"] = export
     for _ in mesh.change("strict"):
         pass
     assert all_stored(mesh, {mesh.request()})

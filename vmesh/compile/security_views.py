@@ -139,7 +139,9 @@ def _guarding(proxy: ProxySpec, trust: Trust) -> ProxySpec:
     mtls: View = {
         "accept": trust.plan.accept[proxy.name],
         "bundle": CALLERS,
-        "plaintext_from": [],
+        "plaintext_from": [
+            network(str(each)) for each in distinct(trust.mesh.tracing.plaintext_from)
+        ],
         "identify_callers": False,
     }
     listeners = [{**each, "mtls": mtls} for each in proxy.view["listeners"]]

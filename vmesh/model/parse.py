@@ -387,4 +387,5 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
         collector=address,
         path=(collector or {}).get("path") or path,
         headers=(collector or {}).get("headers") or {},
+        plaintext_from=tuple(value["plaintext_from"] or ()),
     )

@@ -121,6 +121,18 @@ def test_a_firewall_lets_in_who_sends_spans_and_nobody_else(mode: str) -> None:
     assert ports["4317"].sources == tuple(f"10.0.0.{n}/32" for n in (1, 2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("mode", ["off", "strict"])
+def test_a_firewall_lets_others_send_spans_to_each_of_jaegers_ports(mode: str) -> None:
+    host = jaegers(
+        ("mesh_security", {"mtls": mode, "trust_domain": "shop.mesh"}),
+        ("mesh_firewall", {"enabled": True}),
+        ("mesh_tracing/plaintext_from", ["10.9.0.0/24"]),
+    )
+    assert host.firewall is not None
+    open_to_others = {str(each.port) for each in host.firewall if "10.9.0.0/24" in each.sources}
+    assert open_to_others == SPANS
+
+
 def test_a_plan_says_what_becomes_of_jaeger() -> None:
     before, after = (
         worlds.states(worlds.inventory(worlds.changed(edit))) for edit in (OFF, STRICT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
+from ..plugin_utils.host_plan import what_runs_on
 
 # isort: split
 from vmesh.artifacts import ArtifactError
@@ -19,41 +19,9 @@ from vmesh.artifacts.sources import check_sources
 from vmesh.base.problems import WARNING, Problem, Problems, errors
 from vmesh.base.words import plural
 from vmesh.compile.compiler import compile_mesh
-from vmesh.compile.host_spec import HostSpec, MeshSpec
+from vmesh.compile.host_spec import MeshSpec
 from vmesh.model.inventory import from_hostvars
 from vmesh.rollout import anchors, desired_state, record, run_lock
-
-
-def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
-    """Return what the playbooks and roles take of `host`, whose files are in `folder`.
-
-    The proxies' views stay behind: they are nearly all of a spec, rendered by now, and every
-    host's variables hold what this returns.
-    """
-    plain = dataclasses.asdict(dataclasses.replace(host, proxies=()))
-    plain["proxies"] = [
-        {"name": proxy.name, "config_dir": str(folder / proxy.name)} for proxy in host.proxies
-    ]
-    plain["acme"] = [proxy.name for proxy in host.proxies if "acme" in proxy.view]
-    # The rendered files lie on the controller's disk, and no key does.
-    plain["private_keys"] = {
-        proxy.name: {
-            name: each["key"]
-            for name, each in proxy.view.get("certificates", {}).items()
-            if "key" in each
-        }
-        for proxy in host.proxies
-    }
-    plain["balanced"] = {
-        proxy.name: [
-            cluster["name"]
-            for cluster in proxy.view["clusters"]
-            if cluster["type"] == "eds" and len(cluster["endpoints"]) > 1
-        ]
-        for proxy in host.proxies
-    }
-    plain["parts"] = record.parts_of({"host": plain})
-    return plain
 
 
 def summary(spec: MeshSpec, folder: Path) -> str:
@@ -90,10 +58,7 @@ class Stopwatch:
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Compiles and renders the mesh, the one time in a run. Returns:
 
-    hosts: host name -> what runs there. That is a HostSpec as a mapping, with `parts`, their
-        names; `proxies`, each with its `name` and the `config_dir` of its rendered files; `acme`,
-        the names of those whose certificates come by ACME; `private_keys`: proxy -> certificate
-        -> key; and `balanced`: proxy -> the upstreams of which one instance can be left out
+    hosts: host name -> what runs there (plugins/plugin_utils/host_plan.py)
     leaving: host -> the parts it was recorded with, of hosts of this play that have none any more
     envoy_version: empty for the default
 

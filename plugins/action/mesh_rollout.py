@@ -24,7 +24,8 @@ from vmesh.artifacts import ArtifactError
 from vmesh.base.pem import certificates_in
 from vmesh.base.problems import Problems
 from vmesh.base.words import shortened
-from vmesh.compile.security import target
+from vmesh.compile.host_spec import GUARD, JAEGER
+from vmesh.compile.security import callees, target
 from vmesh.model.types import RolloutPolicy
 from vmesh.render.renderer import Renderer
 from vmesh.rollout import (
@@ -83,6 +84,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     taking_part: the hosts of this run
     stages: of a run that changes how proxies speak with each other (vmesh.rollout.stages):
         `grant`, `speak` and `narrow`, each host -> the proxies that the stage changes
+    meanwhile: host -> what runs there until the stage narrow, where that is other than in the end
 
     `hosts` are the hosts that answered (vmesh_answer), `artifacts` what they get, `leaving` what
     mesh_plan returned. mesh_plan has left what each host will have; what changes there is added to
@@ -148,6 +150,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "forget": self._forgetting(known, place, course),
             "taking_part": list(answers),
             "stages": self._stages(known, course),
+            "meanwhile": self._meanwhile(known, course),
         }
 
     def _rollout(self, known: Known) -> tuple[RolloutPlan, RolloutPolicy, list[str]]:
@@ -221,7 +224,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         f" {shortened(others)} has now, so it would refuse what is there. Correct"
                         " the inventory and run site.yml."
                     )
+            if then and self._turns_guard(then, answer):
+                found.append(
+                    f"Jaeger on {host} stood behind an Envoy in another way in state {number} than"
+                    " now (mesh_security.mtls), so spans would not reach it. Correct the inventory"
+                    " and run site.yml."
+                )
         return found
+
+    def _turns_guard(self, then: record.HostRecord, answer: Mapping[str, Any]) -> bool:
+        """Tell whether a rollback of a host would take Jaeger's guard away, or bring it back."""
+        picked = self._task.args["rollback"]["parts"]
+        guarded = any(proxy["kind"] == GUARD for proxy in then["host"]["proxies"])
+        return (
+            bool(then["host"]["jaeger"])
+            and JAEGER in answer["parts"]
+            and guarded != (JAEGER in answer["security"])
+            and (not picked or JAEGER in picked or f"envoy@{JAEGER}" in picked)
+        )
 
     def _course(self, known: Known, place: Path) -> Course | None:
         """Return how this run changes the way proxies speak; None where it does not.
@@ -243,8 +263,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail("\n".join([*stages.refused, "Nothing was changed."]))
         for sentence in stages.stays:
             self._display.warning(sentence)
-        services = course.spec.mesh.services
-        if not same(course.run.plan(ROLLOUT), target(course.spec.mesh, rendered), services):
+        called = callees(course.spec.mesh)
+        if not same(course.run.plan(ROLLOUT), target(course.spec.mesh, rendered), called):
             folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
             desired_state.make(course.inventory, course.compiled(ROLLOUT), folder)
         return course
@@ -278,6 +298,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         # Also where nobody trusts them: from that stage on, one anchor is known.
         changed[NARROW] = {**{host: [] for host in course.run.turned}, **changed[NARROW]}
         return {"grant": {h: list(p) for h, p in course.run.stages.grant.items()}, **changed}
+
+    def _meanwhile(self, known: Known, course: Course | None) -> dict[str, Any]:
+        folder = desired_state.build_folder(known.sources, check=self._task.check_mode)
+        return course.meanwhile(folder) if course else {}
 
     def _see_anchors(
         self, known: Known, place: Path, before: Mapping[str, str]

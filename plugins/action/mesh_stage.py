@@ -26,6 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Returns of a stage (vmesh.rollout.stages):
 
     hosts: host -> its parts that the stage changes
+    removed: host -> its parts that are removed when they have changed
     order, batches: these hosts one after the other, and how many each batch has
 
     Arguments: `stage` (speak or narrow), `artifacts` as mesh_rollout takes them. A stage begins
@@ -53,6 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hostvars, rollout = variables["hostvars"], variables["vmesh_rollout"]
         hosts = [str(host) for host in rollout["taking_part"]]
         nothing = {**result, "changed": False, "hosts": {}, "order": [], "batches": []}
+        nothing["removed"] = {}
         if unfinished := [host for host in hosts if not _has_applied(hostvars[host])]:
             self._display.warning(
                 f"{shortened(unfinished)} did not complete what comes before, so how proxies speak"
@@ -101,8 +103,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         groups = batches([Member(host, frozenset(proxies[host])) for host in proxies], policy)
         for host, names in proxies.items():
             self._display.v(f"mesh_stage: {stage}: {', '.join(names)} on {host}")
+        parts = {host: found.parts(stage, host, names) for host, names in proxies.items()}
         return {
-            "hosts": {host: [f"envoy@{name}" for name in proxies[host]] for host in proxies},
+            "hosts": {host: changed for host, (changed, _) in parts.items()},
+            "removed": {host: gone for host, (_, gone) in parts.items() if gone},
             "order": [host for group in groups for host in group],
             "batches": [len(group) for group in groups],
         }

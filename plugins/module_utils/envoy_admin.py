@@ -27,7 +27,9 @@ UPSTREAM_ACTIVE = "/stats?format=json&type=Gauges&filter=%5Ecluster%5C..*upstrea
 FLUSH_INTERVALS = ("tracing.opentelemetry.flush_interval_ms", "tracing.zipkin.flush_interval_ms")
 # Requests by way of the plaintext chain of a listener that has one for mTLS, too.
 IN_PLAINTEXT = (
-    "/stats?format=json&type=Counters&filter=%5Ehttp%5C..*_plain%5C.downstream_rq_total%24"
+    "/stats?format=json&type=Counters"
+    "&filter=%5E%28http%5C..*_plain%5C.downstream_rq_total"
+    "%7Ctcp%5C..*_plain%5C.downstream_cx_rx_bytes_total%29%24"
 )
 
 
@@ -135,9 +137,10 @@ class Admin:
         return max(map(float, values)) / 1000
 
     def plaintext_requests(self) -> int:
-        """Return how many requests came in plaintext to listeners that accept mTLS as well.
+        """Return how much came in plaintext to listeners that accept mTLS as well.
 
-        Counted since the process began; https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/stats
+        That is requests, and bytes where a listener reads no request, since the process began;
+        https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/stats
         """
         return sum(int(count) for count in self._stats(IN_PLAINTEXT).values())
 

@@ -20,8 +20,11 @@ from .envoy_documents import Document, document_of
 from .envoy_files import CLUSTERS, EARLIER_FORMAT, LISTENERS, format_of
 
 PLAINTEXT, MTLS, BOTH = "plaintext", "mtls", "both"
-# The listener on which a service is called, its routes, and the anchors of those who may call it.
-_INGRESS = "ingress"
+# Jaeger's name, and what proxies call the cluster that leads there.
+_JAEGER, _COLLECTOR = "jaeger", "tracing_collector"
+# The listener on which a service is called, and one on which Jaeger's guard is; the routes of a
+# service, and the anchors of those who may call either.
+_INGRESS, _GUARD = "ingress", "otlp_grpc"
 _ROUTES, _CALLERS = "routes/ingress.json", "trust/callers.json"
 _PEM = re.compile("-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
@@ -33,19 +36,25 @@ def security_of(files: Mapping[str, str]) -> dict[str, Any]:
 
     accepts: plaintext, mtls or both; None where no other proxy calls it
     speaks: service -> plaintext or mtls
-    knows: digests of the anchors of those who may call it by mTLS; lets: names of these proxies
+    knows: digests of the anchors of those who may call it by mTLS
+    lets: names of these proxies; None where each that it knows may
     """
     if format_of(files) == EARLIER_FORMAT:
         return _of_an_earlier_release(files)
     trust = document_of(files.get(_CALLERS, ""))
     routes = document_of(files.get(_ROUTES, ""))
+    listeners = document_of(files.get(LISTENERS, ""))
+    names = {each.get("name") for each in listeners.get("resources", [])}
     return {
-        "accepts": _accepts(document_of(files.get(LISTENERS, ""))),
+        "accepts": _accepts(listeners),
         "speaks": _speaks(document_of(files.get(CLUSTERS, ""))),
         "knows": sorted(
             digest for text in _values(trust, "inline_string") for digest in digests(text)
         ),
-        "lets": sorted(
+        # The guard reads no request, so it knows hosts alone.
+        "lets": None
+        if _GUARD in names
+        else sorted(
             name["suffix"].removeprefix("/")
             for name in _values(routes, "principal_name")
             if isinstance(name, dict) and "suffix" in name
@@ -63,11 +72,11 @@ def digests(bundle: str) -> list[str]:
 def _of_an_earlier_release(files: Iterable[str]) -> dict[str, Any]:
     """Return how an Envoy with YAML files speaks, from their paths: there was plaintext alone."""
     paths = [PurePosixPath(path) for path in files]
-    called = any(str(path.with_suffix("")) == "routes/ingress" for path in paths)
+    is_called = any(str(path.with_suffix("")) == "routes/ingress" for path in paths)
     services = sorted(path.stem for path in paths if str(path.parent) == "endpoints")
     return {
-        "accepts": PLAINTEXT if called else None,
-        "speaks": {name: PLAINTEXT for name in services if _is_service(name)},
+        "accepts": PLAINTEXT if is_called else None,
+        "speaks": {called: PLAINTEXT for name in services if (called := _callee(name))},
         "knows": [],
         "lets": [],
     }
@@ -77,7 +86,7 @@ def _accepts(listeners: Document) -> str | None:
     chains = [
         chain
         for listener in listeners.get("resources", [])
-        if listener.get("name") == _INGRESS
+        if listener.get("name") in {_INGRESS, _GUARD}
         for chain in listener.get("filter_chains", [])
     ]
     ways = {
@@ -98,15 +107,20 @@ def _asks_for_a_certificate(chain: Document) -> bool:
 
 def _speaks(clusters: Document) -> dict[str, str]:
     return {
-        cluster["name"]: MTLS if "transport_socket" in cluster else PLAINTEXT
+        called: MTLS if "transport_socket" in cluster else PLAINTEXT
         for cluster in clusters.get("resources", [])
-        if cluster.get("type") == "EDS" and _is_service(cluster["name"])
+        if cluster.get("type") == "EDS" and (called := _callee(cluster["name"]))
     }
 
 
-def _is_service(cluster: str) -> bool:
-    """Tell whether a cluster is a service: a DNS label, which the mesh's own clusters are not."""
-    return "_" not in cluster
+def _callee(cluster: str) -> str | None:
+    """Return the service that a cluster leads to, or Jaeger; None for the mesh's own clusters.
+
+    A service's name is a DNS label, which those of the mesh's own are not.
+    """
+    if cluster == _COLLECTOR:
+        return _JAEGER
+    return None if "_" in cluster else cluster
 
 
 def _values(value: Any, key: str) -> Iterator[Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,10 +28,20 @@ class Service(Protocol):
 
 
 class Systemd:
-    """The service manager of the host. `unit` is the Envoy's unit."""
+    """The service manager of the host. `unit` is the Envoy's unit.
 
-    def __init__(self, unit: str, leaving: Path = LEAVING, run: systemd.Run = systemd.run) -> None:
+    starts_with: units that are restarted when it is started
+    """
+
+    def __init__(
+        self,
+        unit: str,
+        leaving: Path = LEAVING,
+        run: systemd.Run = systemd.run,
+        starts_with: Sequence[str] = (),
+    ) -> None:
         self.unit, self.leaving, self.run = unit, leaving / unit, run
+        self.starts_with = starts_with
 
     def _holds(self, question: str) -> bool:
         return self.run(["systemctl", question, "--quiet", self.unit]).code == 0
@@ -80,7 +91,8 @@ class Systemd:
         self.run(["systemctl", "daemon-reload"])
         self.run(["systemctl", "reset-failed", self.unit])
         try:
-            systemd.systemctl("restart", self.unit, run=self.run)
+            # In one transaction: what is ordered after this unit stops before it starts.
+            systemd.systemctl("restart", self.unit, *self.starts_with, run=self.run)
         except CommandFailed as failed:
             raise CommandFailed(f"{self.unit} does not start: {failed}") from failed
 

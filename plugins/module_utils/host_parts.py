@@ -44,6 +44,8 @@ ACME_STATE = "var/lib/vmesh-acme"
 # Below the folder of a proxy: its leaf and key. No snapshot has them: an older leaf is a worse one.
 IDENTITY = "identity"
 JAEGER_UNIT = f"{UNITS}jaeger.service"
+# The Envoy that has Jaeger's ports where proxies speak mTLS.
+GUARD = "envoy@jaeger"
 # A file that every installed part of its kind has. A proxy of an earlier release has the first.
 _PROXY_FILES = ("etc/envoy/*/bootstrap.yaml", "etc/envoy/*/bootstrap.json")
 _APP_FILE = "etc/flask/*/env"

@@ -14,6 +14,8 @@ from .systemd import Run
 
 # What stands for callers whose line is not in the journal any more.
 UNKNOWN = "an unknown address"
+# The listeners of a service and of Jaeger's guard on which others call them.
+_LISTENERS = {"ingress", "otlp_grpc", "otlp_http", "zipkin"}
 # Envoy writes its access log each second (see envoy_process), and the journal takes it from there.
 FLUSH_SECONDS = 2
 
@@ -46,12 +48,12 @@ def _socket(proxy: str) -> str:
 
 
 def _addresses(proxy: str, began: float, run: Run) -> Iterator[str]:
-    """Yield the addresses in the access log of a proxy, of requests without TLS."""
+    """Yield the addresses in the access log of a proxy, of what came without TLS."""
     command = ["journalctl", "--unit", f"envoy@{proxy}.service", "--output", "cat", "--no-pager"]
     for line in run([*command, "--since", f"@{int(began)}"]).out.splitlines():
         found = _document(line)
         # The edges' access log has no `tls`.
-        if found.get("listener") == "ingress" and "tls" in found and not found["tls"]:
+        if found.get("listener") in _LISTENERS and "tls" in found and not found["tls"]:
             yield str(found.get("downstream_direct")).rpartition(":")[0]
 
 

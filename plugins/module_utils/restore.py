@@ -17,7 +17,15 @@ from .envoy_apply import Proxy, bring
 from .envoy_files import bootstrap_of, is_for_envoy, is_whole
 from .file_writing import reason
 from .host_files import File, NoSuchOwner, differ, put
-from .host_parts import JAEGER_UNIT, UNITS, app_drop_in, part_of, status_of_jaeger, units_of
+from .host_parts import (
+    GUARD,
+    JAEGER_UNIT,
+    UNITS,
+    app_drop_in,
+    part_of,
+    status_of_jaeger,
+    units_of,
+)
 from .leave import leave
 from .machine import Machine
 from .releases import NoRelease, release_in, switch_release
@@ -213,6 +221,9 @@ class Restore:
         self._files(part)
         if not self.dry and JAEGER_UNIT in changed:
             self.machine.systemctl("daemon-reload")
+        if not self.dry and GUARD in parts_of(self._there) and GUARD not in parts_of(self.wanted):
+            # It has the ports that Jaeger is to have again.
+            self.machine.systemctl("stop", f"{GUARD}.service")
         self._process(part, status_of_jaeger(self._text(JAEGER_UNIT)), "restart")
         self._enable(part)
 

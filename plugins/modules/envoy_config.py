@@ -66,6 +66,13 @@ options:
     description: Its systemd unit.
     type: str
     required: true
+  starts_with:
+    description: >-
+      Units that are restarted with O(unit) when it is not running. One that is ordered after it
+      gives way to it. It is stopped before O(unit) starts, and started afterwards.
+    type: list
+    elements: str
+    default: []
   unit_changed:
     description: Whether this run has changed the file of the unit; or would, in check mode.
     type: bool
@@ -152,6 +159,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
+            "starts_with": {"type": "list", "elements": "str", "default": []},
             "unit_changed": {"type": "bool", "default": False},
             "admin_socket": {"type": "path", "required": True},
             "binary": {"type": "path", "default": "/opt/envoy/current/bin/envoy"},
@@ -172,7 +180,8 @@ def main() -> None:
         gid = -1
     store = Store(Path(options["path"]), gid)
     admin = Admin(options["admin_socket"])
-    proxy = Proxy(store, Systemd(options["unit"]), admin, options["timeout"])
+    service = Systemd(options["unit"], starts_with=options["starts_with"])
+    proxy = Proxy(store, service, admin, options["timeout"])
     try:
         old = store.read()
         if options["only"]:

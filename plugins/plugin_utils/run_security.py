@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from . import package  # noqa: F401 - makes vmesh importable
+from .host_plan import what_runs_on
 
 # isort: split
 from vmesh.compile.compiler import compile_mesh
 from vmesh.compile.host_spec import MeshSpec
+from vmesh.compile.security import is_guarded
+from vmesh.model.access_types import OFF
 from vmesh.model.inventory import Inventory, from_hostvars
 from vmesh.rollout import record
 from vmesh.rollout.security_run import (
@@ -53,6 +56,28 @@ class Course:
         # To compile a thousand hosts takes seconds, and in most runs no stage differs.
         found = differing(self.compiled(_BEFORE[stage]), self.compiled(stage))
         return {host: names for host, names in found.items() if host in hosts}
+
+    def parts(self, stage: str, host: str, proxies: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return the parts of a host that a stage changes with these proxies, and removes.
+
+        Where Jaeger's guard leaves, Jaeger takes its ports.
+        """
+        there = {proxy.name for proxy in self.compiled(stage).hosts[host].proxies}
+        changed = [f"envoy@{name}" if name in there else name for name in proxies]
+        return changed, [f"envoy@{name}" for name in proxies if name not in there]
+
+    def meanwhile(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Return what runs on Jaeger's host until the stage narrow, where its guard leaves then.
+
+        folder: the one of all rendered files
+        """
+        if not is_guarded(self.run.plan(ROLLOUT)) or self.spec.mesh.security.mtls != OFF:
+            return {}
+        return {
+            host: what_runs_on(spec, folder / host)
+            for host, spec in self.compiled(ROLLOUT).hosts.items()
+            if spec.jaeger is not None
+        }
 
     def needing_identities(self) -> set[str]:
         """Return the hosts with proxies that speak mTLS when the run is over."""

@@ -256,6 +256,9 @@ class Here:
     def jaeger_url(self) -> str:
         return self.jaeger
 
+    def jaeger_is_local(self) -> bool:
+        return False
+
 
 def _shown_traces() -> Iterator[object]:
     for name in ("recipes", "your-own-service"):

@@ -64,7 +64,7 @@ def test_an_envoy_of_today_speaks_plaintext(shop: Shop) -> None:
     assert shop.answers() == {PLAINTEXT}
     assert security_of(shop.made.proxy.store.read()) == {
         "accepts": PLAINTEXT,
-        "speaks": {"stock": PLAINTEXT, "pay": PLAINTEXT},
+        "speaks": {"stock": PLAINTEXT, "pay": PLAINTEXT, "jaeger": PLAINTEXT},
         "knows": [],
         "lets": [],
     }
@@ -104,7 +104,7 @@ def test_plaintext_for_some_networks_is_not_for_callers_in_the_mesh(shop: Shop) 
 
 def test_a_run_takes_its_stages_from_what_the_files_say(shop: Shop) -> None:
     seen = Seen.told(security_of(shop.made.files()))
-    assert seen == Seen(PLAINTEXT, {"stock": PLAINTEXT, "pay": PLAINTEXT})
+    assert seen == Seen(PLAINTEXT, {"stock": PLAINTEXT, "pay": PLAINTEXT, "jaeger": PLAINTEXT})
 
 
 def test_calls_of_services_are_told_from_others(shop: Shop) -> None:
@@ -114,7 +114,7 @@ def test_calls_of_services_are_told_from_others(shop: Shop) -> None:
         if cluster["name"] == "stock":
             cluster["transport_socket"] = {"name": "envoy.transport_sockets.tls"}
     found = security_of({**files, CLUSTERS: text_of(document)})
-    assert found["speaks"] == {"stock": MTLS, "pay": PLAINTEXT}
+    assert found["speaks"] == {"stock": MTLS, "pay": PLAINTEXT, "jaeger": PLAINTEXT}
 
 
 def test_who_may_call_is_told_by_digests_and_names(shop: Shop) -> None:
@@ -146,6 +146,9 @@ def test_an_envoy_of_an_earlier_release_speaks_plaintext() -> None:
         "version_info: x",
     )
     found = security_of(files)
-    assert (found["accepts"], found["speaks"]) == (PLAINTEXT, {"stock": PLAINTEXT})
+    assert (found["accepts"], found["speaks"]) == (
+        PLAINTEXT,
+        {"stock": PLAINTEXT, "jaeger": PLAINTEXT},
+    )
     del files["routes/ingress.yaml"]
     assert security_of(files)["accepts"] is None

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from bench import scale_inventory
-from plugins.action.mesh_plan import what_runs_on
+from plugins.plugin_utils.host_plan import what_runs_on
 from vmesh.base import paths
 from vmesh.compile.compiler import compile_mesh
 from vmesh.model.inventory import load

@@ -100,7 +100,7 @@ class Site:
             (collection / "plugins/action" / f"{name}.py").write_text(PLAYED)
             (collection / "plugins/modules" / f"{name}.py").touch()
         for role in ROLES:
-            for tasks in ("main", "serve"):
+            for tasks in ("main", "serve", "service"):
                 path = collection / "roles" / role / "tasks" / f"{tasks}.yml"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(
@@ -437,9 +437,9 @@ def test_identities_come_before_an_envoy_names_them_and_go_last(site: Site) -> N
     assert done.returncode == 0, done.stdout
     found = site.called("service0000-0")
     assert found.index("host_identity") < len(found) - 1 - found[::-1].index("played_install")
-    assert "host_identity" not in site.called("tracing-0")  # it has no Envoy
+    assert "host_identity" in site.called("tracing-0")  # of the Envoy before Jaeger
     known = anchors.load(site.place)
-    assert sorted(known) == ["edge000-0", "service0000-0", "service0000-1"]
+    assert sorted(known) == EVERYONE
     assert sorted(record.read(site.place)) == EVERYONE
     (site.inventory / "group_vars/all/security.yml").unlink()
     for each in told.values():
@@ -483,22 +483,30 @@ EDGE, SERVICE = "edge000", "service0000"
 def speaking(
     accepts: str, speaks: str, known: dict[str, str] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return what the hosts tell when the service accepts and the edge speaks so.
+    """Return what the hosts tell when the service and Jaeger accept, and others speak, so.
 
     known: host -> anchor, of a mesh whose hosts have anchors and know the edge's
     """
     knows = [digest_of(known["edge000-0"])] if known else []
     service: dict[str, Any] = {
         "accepts": accepts,
-        "speaks": {},
+        "speaks": {"jaeger": speaks},
         "knows": knows,
         "lets": [EDGE] if knows else [],
     }
-    edge: dict[str, Any] = {"accepts": None, "speaks": {SERVICE: speaks}, "knows": [], "lets": []}
+    edge: dict[str, Any] = {
+        "accepts": None,
+        "speaks": {SERVICE: speaks, "jaeger": speaks},
+        "knows": [],
+        "lets": [],
+    }
+    everybody = sorted(map(digest_of, (known or {}).values()))
+    guard: dict[str, Any] = {"accepts": accepts, "speaks": {}, "knows": everybody, "lets": None}
+    guards = {} if accepts == PLAIN else {"jaeger": guard}
     told: dict[str, Any] = {}
     for host in EVERYONE:
         name = host.rpartition("-")[0]
-        proxies = {EDGE: {EDGE: edge}, SERVICE: {SERVICE: service}}.get(name, {})
+        proxies = {EDGE: {EDGE: edge}, SERVICE: {SERVICE: service}}.get(name, guards)
         parts = {EDGE: [f"envoy@{EDGE}"], SERVICE: [f"envoy@{SERVICE}", f"flask@{SERVICE}"]}
         anchor = (known or {}).get(host) or new_anchor(f"{host}.scale.mesh", NOW).certificate
         told[host.replace("-", "_")] = {
@@ -506,7 +514,7 @@ def speaking(
                 "host": {
                     **HOST,
                     "newest": 1,
-                    "parts": parts.get(name, ["jaeger"]),
+                    "parts": parts.get(name, ["jaeger", *(f"envoy@{n}" for n in guards)]),
                     "security": proxies,
                     "certs": {**NO_CERTS, "anchor": anchor, "installed": True},
                 }
@@ -540,18 +548,45 @@ def test_a_mesh_goes_from_plaintext_to_strict_in_stages_with_a_barrier_between_t
     assert done.returncode == 0, done.stdout
     calls = [line for line in site.calls.read_text().splitlines() if line.endswith("commit")]
     # All in the rollout, then who calls, then who is called.
-    assert sorted(calls[:4]) == [f"{host} commit" for host in EVERYONE]
-    assert calls[4] == "edge000-0 commit"
-    assert sorted(calls[5:]) == ["service0000-0 commit", "service0000-1 commit"]
+    everyone = [f"{host} commit" for host in EVERYONE]
+    assert sorted(calls[:4]) == everyone
+    assert sorted(calls[4:7]) == [each for each in everyone if "tracing" not in each]
+    assert sorted(calls[7:]) == [each for each in everyone if "edge" not in each]
+    assert record.parts_of(record.read(site.place)["tracing-0"]) == ["envoy@jaeger", "jaeger"]
     assert "mesh_stage: speak: edge000 on edge000-0" in done.stdout
     assert "mesh_stage: narrow: service0000 on service0000-0" in done.stdout
     assert accepted(site) == MTLS
-    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: MTLS}
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: MTLS, "jaeger": MTLS}
     known = anchors.load(site.place)
     again = site.run("-v", **speaking(MTLS, MTLS, known))
     assert again.returncode == 0, again.stdout
     assert "4 with nothing to change" in again.stdout
     assert len([c for c in site.calls.read_text().splitlines() if c.endswith("commit")]) == 4
+
+
+def test_jaeger_takes_its_ports_back_when_nobody_speaks_mtls_any_more(site: Site) -> None:
+    strict(site)
+    assert site.run(**speaking(MTLS, MTLS)).returncode == 0
+    (site.inventory / "group_vars/all/security.yml").unlink()
+    gone = {"remove": {"removed": ["envoy@jaeger"], "number": 3, "from": 2}}
+    known = anchors.load(site.place)
+    done = site.run("-v", **speaking(MTLS, MTLS, known, tracing_0=gone))
+    assert done.returncode == 0, done.stdout
+    calls = site.called("tracing-0")
+    rollout = calls[: calls.index("commit")]
+    narrow = calls[calls.index("commit") + 1 :]
+    # The Envoy goes on until its callers speak plaintext, and then leaves with its identity.
+    assert rollout.count("played_install") == 2  # Jaeger, Envoy
+    assert narrow.count("played_install") == 1  # Jaeger
+    assert narrow[-4:] == ["commit", "host_kit", "remove", "host_identity"]
+    assert "mesh_stage: narrow: jaeger on tracing-0" in done.stdout
+    lines = site.calls.read_text().splitlines()
+    assert lines.index("tracing-0 remove") > max(
+        number for number, line in enumerate(lines) if line.startswith("edge") and "commit" in line
+    )
+    state = record.read(site.place)["tracing-0"]
+    assert (record.parts_of(state), state["left"]) == (["jaeger"], [])
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN, "jaeger": PLAIN}
 
 
 def test_who_still_speaks_plaintext_is_named_and_its_service_stays_permissive(site: Site) -> None:
@@ -571,7 +606,7 @@ def test_callers_go_on_in_plaintext_when_a_service_could_not_be_changed(site: Si
     done = site.run(**speaking(PLAIN, PLAIN, service0000_1=failing))
     assert done.returncode == 2
     assert "mesh_stage" not in done.stdout
-    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN}
+    assert seen_in(view(site, "edge000-0", EDGE)).speaks == {SERVICE: PLAIN, "jaeger": PLAIN}
     assert accepted(site) == BOTH
 
 

@@ -11,6 +11,7 @@ from vmesh.base.words import plural
 from vmesh.cli import certs_playbook, certs_revoke, certs_rollover, certs_verify
 from vmesh.cli.certs_playbook import Planned
 from vmesh.cli.output import certs as output
+from vmesh.compile.host_spec import JAEGER
 from vmesh.compile.topology import topology
 from vmesh.remote.mesh import Mesh, read
 from vmesh.rollout import anchors, record
@@ -86,4 +87,5 @@ def _callers(mesh: Mesh) -> dict[str, tuple[str, ...]]:
     """Return who calls each proxy, by the proxy's name."""
     whole = topology({host: dataclasses.asdict(spec) for host, spec in mesh.spec.hosts.items()})
     found = {service.name: tuple(sorted(service.called_by)) for service in whole.services.values()}
-    return found | dict.fromkeys(mesh.spec.mesh.edges, ("clients",))
+    found |= dict.fromkeys(mesh.spec.mesh.edges, ("clients",))
+    return found | {JAEGER: ("all proxies",)}

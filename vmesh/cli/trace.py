@@ -17,6 +17,7 @@ from typing import Any
 
 from vmesh.base import paths
 from vmesh.base.exits import FAILED, OK, USAGE, CliError
+from vmesh.cli import jaeger as jaeger_command
 from vmesh.model.types import Mesh as Model
 from vmesh.remote import connect
 from vmesh.remote.mesh import Mesh, read
@@ -133,14 +134,14 @@ def show_answer(answer: Answer) -> None:
 
 def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     """Print the waterfall and the link to Jaeger; tell whether all is as it should be."""
-    jaeger = mesh.jaeger_url()
     if answer.trace_id is None:
         print("No trace: the edge's answer has no x-trace-id.", file=sys.stderr)
         return False
-    if jaeger is None:
-        print(f"trace {answer.trace_id}: this mesh keeps its traces elsewhere", file=sys.stderr)
-        return True
-    spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
+    with jaeger_command.asked_at(mesh) as jaeger:
+        if jaeger is None:
+            print(f"trace {answer.trace_id}: this mesh keeps its traces elsewhere", file=sys.stderr)
+            return True
+        spans = stored_spans(lambda: _ask_jaeger(jaeger, str(answer.trace_id)), wait)
     if not spans:
         print(
             f"Jaeger at {jaeger} has no span of trace {answer.trace_id} after {wait:.0f} s.",
@@ -157,7 +158,8 @@ def show_trace(mesh: Mesh, answer: Answer, wait: float) -> bool:
     if not whole(spans):
         print(f"Not whole after {wait:.0f} s: a span's parent has not arrived.", file=sys.stderr)
     print()
-    print(f"{jaeger}trace/{answer.trace_id}")
+    first = f"{paths.COMMAND} jaeger, then " if mesh.jaeger_is_local() else ""
+    print(f"{first}{mesh.jaeger_url()}trace/{answer.trace_id}")
     return True
 
 

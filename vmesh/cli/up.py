@@ -158,7 +158,9 @@ def _show(mesh: Mesh, result: Result) -> bool:
         ps_command.show(rows)
         return runs
     print()
-    print("\n".join(links(answer.url, mesh.jaeger_url(), mesh.admin_url())))
+    # On loopback of its host, it is no address for this machine.
+    jaeger = f"{paths.COMMAND} jaeger" if mesh.jaeger_is_local() else mesh.jaeger_url()
+    print("\n".join(links(answer.url, jaeger, mesh.admin_url())))
     print()
     ps_command.show(rows)
     print()

@@ -30,11 +30,13 @@ def check_security(mesh: Mesh) -> Iterator[Problem]:
             "has no meaning: without mTLS nobody knows which host calls",
             f"Set {_PLACE}.mtls to permissive or strict, or remove it",
         )
-    for service in mesh.services.values():
-        for network in service.plaintext_from:
+    said = {f"mesh_services.{each.name}": each.plaintext_from for each in mesh.services.values()}
+    said["mesh_tracing"] = mesh.tracing.plaintext_from
+    for place, networks in said.items():
+        for network in networks:
             if not ipaddress.IPv4Network(network).prefixlen:
                 yield Problem(
-                    f"mesh_services.{service.name}.plaintext_from",
+                    f"{place}.plaintext_from",
                     network,
                     "lets everybody in without an identity",
                     "Name the networks of the callers that cannot speak mTLS, as in 10.0.9.7/32",

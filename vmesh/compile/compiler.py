@@ -22,6 +22,7 @@ from vmesh.compile import (
     edge_tls_views,
     firewall,
     identities,
+    jaeger_views,
     listener_views,
     patches,
     route_views,
@@ -29,10 +30,11 @@ from vmesh.compile import (
     security_views,
 )
 from vmesh.compile.host_spec import (
+    GUARD,
+    JAEGER,
     ExternalSpec,
     FlaskSpec,
     HostSpec,
-    JaegerSpec,
     MeshSpec,
     Port,
     ProxySpec,
@@ -51,9 +53,6 @@ from vmesh.model.inventory import Inventory
 from vmesh.model.parse import parse, policies
 from vmesh.model.types import (
     EXPORTS,
-    OTLP_GRPC_PORT,
-    OTLP_HTTP_PORT,
-    ZIPKIN_PORT,
     Call,
     Edge,
     ExternalApp,
@@ -62,10 +61,6 @@ from vmesh.model.types import (
     Policies,
     Service,
 )
-
-JAEGER_UI_PORT = 16686
-JAEGER_GRPC_QUERY_PORT = 16685
-JAEGER_METRICS_PORT = 16687  # where Jaeger 1 had those of its query service
 
 
 def compile_mesh(
@@ -98,11 +93,15 @@ def _compile(
     problems += identities.check(mesh.security, places.used)
     problems += checks_security.check_revoked(mesh, places.used)
     _stop_at_errors(problems)
-    shared = {name: _shared(mesh, service) for name, service in mesh.services.items()}
-    hosts = {host: _host(mesh, places, host, shared, inventory.source) for host in places.used}
+    plan = plan or security.target(mesh, anchors)
+    common = _Common(
+        {name: _shared(mesh, service) for name, service in mesh.services.items()},
+        security.is_guarded(plan),
+        inventory.source,
+    )
+    hosts = {host: _host(mesh, places, host, common) for host in places.used}
     problems += [clash for host, spec in hosts.items() for clash in port_clashes(host, spec)]
     domain = identities.trust_domain(mesh.security, inventory.source)
-    plan = plan or security.target(mesh, anchors)
     hosts = security_views.with_security(hosts, mesh, domain, plan)
     hosts = patches.with_patches(hosts, mesh, problems)
     _stop_at_errors(problems)
@@ -115,14 +114,19 @@ def _stop_at_errors(problems: list[Problem]) -> None:
         raise Problems(problems)
 
 
-def _host(
-    mesh: Mesh, places: Places, host: str, shared: dict[str, _Shared], source: Path
-) -> HostSpec:
+def _host(mesh: Mesh, places: Places, host: str, common: _Common) -> HostSpec:
     services = [mesh.services[name] for name in places.services_on.get(host, ())]
     edges = [mesh.edges[name] for name in places.edges_on.get(host, ())]
     proxies = tuple(
-        _service_proxy(mesh, places, host, service, shared[service.name]) for service in services
+        _service_proxy(mesh, places, host, service, common.of_services[service.name])
+        for service in services
     ) + tuple(_edge_proxy(mesh, places, host, edge) for edge in edges)
+    jaeger = None
+    if host in places.jaeger:
+        address = places.addresses[host]
+        jaeger = jaeger_views.jaeger(address, mesh.operator_bind, guarded=common.guarded)
+        if common.guarded:
+            proxies += (_guard(places, host),)
     return HostSpec(
         address=places.addresses[host],
         zone=places.zones[host],
@@ -140,8 +144,10 @@ def _host(
             for service in services
             if isinstance(service.app, ExternalApp)
         ),
-        jaeger=_jaeger(mesh, places, host) if host in places.jaeger else None,
-        identity=identities.of_host(mesh.security, source, host, [proxy.name for proxy in proxies]),
+        jaeger=jaeger,
+        identity=identities.of_host(
+            mesh.security, common.source, host, [proxy.name for proxy in proxies]
+        ),
     )
 
 
@@ -156,23 +162,6 @@ def _needs_authorities(proxy: ProxySpec) -> bool:
 
 def _operator_address(mesh: Mesh, places: Places, host: str) -> str:
     return mesh.operator_bind or places.addresses[host]
-
-
-def _jaeger(mesh: Mesh, places: Places, host: str) -> JaegerSpec:
-    address = places.addresses[host]
-    ports = {
-        "ui": Port(_operator_address(mesh, places, host), JAEGER_UI_PORT, "web pages"),
-        "query_grpc": Port("127.0.0.1", JAEGER_GRPC_QUERY_PORT, "query API over gRPC"),
-        "otlp_grpc": Port(address, OTLP_GRPC_PORT, "OTLP over gRPC"),
-        "otlp_http": Port(address, OTLP_HTTP_PORT, "OTLP over HTTP"),
-        "zipkin": Port(address, ZIPKIN_PORT, "Zipkin"),
-        "metrics": Port("127.0.0.1", JAEGER_METRICS_PORT, "its own metrics"),
-    }
-    return JaegerSpec(
-        endpoints={name: f"{port.address}:{port.port}" for name, port in ports.items()},
-        unit="jaeger.service",
-        ports=tuple(ports.values()),
-    )
 
 
 def _egress(mesh: Mesh, service: Service, call: Call) -> tuple[str, int]:
@@ -217,6 +206,18 @@ class _Shared:
     calls: tuple[tuple[Call, Policies], ...]
     egress: tuple[View, ...]  # listeners
     routes: dict[str, View]
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What all hosts have in common.
+
+    guarded: whether an Envoy stands before Jaeger; source: of the inventory
+    """
+
+    of_services: dict[str, _Shared]
+    guarded: bool
+    source: Path
 
 
 def _shared(mesh: Mesh, service: Service) -> _Shared:
@@ -364,6 +365,11 @@ def _edge_proxy(mesh: Mesh, places: Places, host: str, edge: Edge) -> ProxySpec:
     if certificates := edge_tls_views.certificates(edge):
         more["certificates"] = certificates
     return _proxy(places, host, "edge", edge.name, listeners, routes, clusters, more)
+
+
+def _guard(places: Places, host: str) -> ProxySpec:
+    listeners = jaeger_views.guard_listeners(places.addresses[host])
+    return _proxy(places, host, GUARD, JAEGER, listeners, {}, jaeger_views.guard_clusters())
 
 
 def _proxy(  # noqa: PLR0913, PLR0917 - the parts of a view

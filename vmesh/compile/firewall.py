@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vmesh.compile.host_spec import HostSpec, Opened, Port, ProxySpec
+from vmesh.compile.jaeger_views import RECEIVERS
 from vmesh.model.types import Mesh
 
 SSH = "ssh"
@@ -26,17 +27,22 @@ def with_firewalls(hosts: Mapping[str, HostSpec], mesh: Mesh) -> dict[str, HostS
     """Return the hosts with what each lets in; unchanged where the mesh has no firewall."""
     if not mesh.firewall.enabled:
         return dict(hosts)
-    callers = _callers(hosts.values())
+    callers = _callers(hosts.values(), mesh.tracing.plaintext_from)
     return {
         name: replace(spec, firewall=_merged(_opened(spec, mesh, callers)))
         for name, spec in hosts.items()
     }
 
 
-def _callers(hosts: Iterable[HostSpec]) -> dict[_Place, set[str]]:
-    """Return the addresses of the hosts whose Envoys connect to each place."""
+def _callers(hosts: Iterable[HostSpec], senders: Iterable[str]) -> dict[_Place, set[str]]:
+    """Return the addresses of the hosts whose Envoys connect to each place.
+
+    senders: networks of others that send spans to Jaeger
+    """
     found: dict[_Place, set[str]] = {}
     for host in hosts:
+        for port, _ in RECEIVERS.values() if host.jaeger else ():
+            found.setdefault((host.address, port), set()).update(senders)
         for proxy in host.proxies:
             for cluster in proxy.view["clusters"]:
                 for endpoint in cluster["endpoints"]:
@@ -81,7 +87,8 @@ def _listening(host: HostSpec) -> Iterator[tuple[Port, str, bool]]:
             if not _is_local(port) and not _is_admin(proxy, port):
                 yield port, proxy.name, proxy.kind == "edge" and port.what in _FOR_CLIENTS
     for port in host.jaeger.ports if host.jaeger else ():
-        yield port, "jaeger", False
+        if not _is_local(port):
+            yield port, "jaeger", False
 
 
 def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
@@ -91,7 +98,9 @@ def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
                 yield port, f"{proxy.name}'s admin pages"
     if host.jaeger:
         address, _, number = host.jaeger.endpoints["ui"].rpartition(":")
-        yield Port(address, int(number), "web pages"), "Jaeger's pages"
+        pages = Port(address, int(number), "web pages")
+        if not _is_local(pages):
+            yield pages, "Jaeger's pages"
 
 
 def _is_admin(proxy: ProxySpec, port: Port) -> bool:

@@ -15,6 +15,10 @@ from vmesh.model.types import FlaskApp, Mesh
 # What a template in files/envoy/ is rendered from; the template adds Envoy's language and nothing
 # of the mesh. Times are seconds, percentages 0 to 100.
 View = dict[str, Any]
+# The part of that name, and the Envoy before it; no service or edge may have it.
+JAEGER = "jaeger"
+# The kind of that Envoy.
+GUARD = "guard"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class ProxySpec:
     """One Envoy: `view` is what the templates are rendered from."""
 
     name: str
-    kind: str  # "service" or "edge"
+    kind: str  # "service", "edge" or "guard"
     user: str
     unit: str
     ports: tuple[Port, ...]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from vmesh.compile.cluster_views import COLLECTOR
+from vmesh.compile.host_spec import JAEGER, View
 from vmesh.model.access_types import OFF, PERMISSIVE, STRICT
 from vmesh.model.types import Mesh
 
@@ -23,6 +25,7 @@ class SecurityPlan:
     anchors: host -> its anchor (PEM), of the hosts whose anchor is known
     accept: service -> PLAINTEXT, MTLS or BOTH
     speak: service -> PLAINTEXT or MTLS, as its callers speak to it
+    JAEGER counts as a service that all proxies call.
     still: service -> (host, proxy) of callers that the inventory has no more, and that are let in
     """
 
@@ -35,6 +38,25 @@ class SecurityPlan:
 def target(mesh: Mesh, anchors: Mapping[str, str]) -> SecurityPlan:
     """Return how a mesh speaks when a run has brought it to its mode."""
     accept, speak = GOALS[mesh.security.mtls]
-    return SecurityPlan(
-        anchors, dict.fromkeys(mesh.services, accept), dict.fromkeys(mesh.services, speak)
-    )
+    called = callees(mesh)
+    return SecurityPlan(anchors, dict.fromkeys(called, accept), dict.fromkeys(called, speak))
+
+
+def callees(mesh: Mesh) -> list[str]:
+    """Return all that proxies call inside the mesh: the services, and its own Jaeger."""
+    return [*mesh.services, *([] if mesh.tracing.group is None else [JAEGER])]
+
+
+def callee(cluster: View) -> str | None:
+    """Return which of the `callees` a cluster leads to; None for any other cluster."""
+    if cluster["type"] != "eds":
+        return None
+    if cluster["name"] == COLLECTOR:
+        return JAEGER
+    # A service's name is a DNS label; the mesh's own clusters have another.
+    return None if "_" in cluster["name"] else str(cluster["name"])
+
+
+def is_guarded(plan: SecurityPlan) -> bool:
+    """Tell whether an Envoy stands before Jaeger: wherever it is to accept mTLS."""
+    return plan.accept.get(JAEGER, PLAINTEXT) != PLAINTEXT

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vmesh.compile import identities
-from vmesh.compile.host_spec import HostSpec, ProxySpec, View
+from vmesh.compile.host_spec import GUARD, JAEGER, HostSpec, ProxySpec, View
 from vmesh.compile.listener_views import distinct, network
-from vmesh.compile.security import MTLS, PLAINTEXT, SecurityPlan
+from vmesh.compile.security import MTLS, PLAINTEXT, SecurityPlan, callee
 from vmesh.model.access_types import WATCH
 from vmesh.model.types import Mesh
 
@@ -58,6 +58,11 @@ class Trust:
         if self.mesh.security.authorization == WATCH:
             hosts.update(each for found in self.hosts.values() for each in found)
         return self._bundle(hosts, ())
+
+    def senders(self) -> View:
+        """Return the bundle by which Jaeger's guard knows who sends spans: all proxies."""
+        gone = {host for host, _ in self.plan.still.get(JAEGER, ())}
+        return self._bundle(gone.union(*self.hosts.values()), ())
 
     def upstream(self, service: str) -> View:
         """Return the bundle by which callers know the instances of `service`."""
@@ -111,25 +116,43 @@ def with_security(
 
 def _secured(proxy: ProxySpec, trust: Trust) -> ProxySpec:
     """Return a proxy whose clusters speak mTLS to the services that are to be spoken to so."""
-    speak = trust.plan.speak
-    upstreams = [
-        each["name"]
+    upstreams = {
+        each["name"]: called
         for each in proxy.view["clusters"]
-        if each["name"] in trust.mesh.services and speak.get(each["name"]) == MTLS
-    ]
+        if (called := callee(each)) and trust.plan.speak.get(called) == MTLS
+    }
     if not upstreams:
         return proxy
     clusters = [
-        {**each, "mtls": upstream_bundle(each["name"])} if each["name"] in upstreams else each
+        {**each, "mtls": upstream_bundle(upstreams[each["name"]])}
+        if each["name"] in upstreams
+        else each
         for each in proxy.view["clusters"]
     ]
-    bundles = {upstream_bundle(name): trust.upstream(name) for name in upstreams}
+    bundles = {upstream_bundle(name): trust.upstream(name) for name in upstreams.values()}
     trusted = {**proxy.view.get("trust", {}), **bundles}
     return replace(proxy, view={**proxy.view, "clusters": clusters, "trust": trusted})
 
 
+def _guarding(proxy: ProxySpec, trust: Trust) -> ProxySpec:
+    """Return Jaeger's guard, which takes spans of all proxies; it reads no request."""
+    mtls: View = {
+        "accept": trust.plan.accept[proxy.name],
+        "bundle": CALLERS,
+        "plaintext_from": [
+            network(str(each)) for each in distinct(trust.mesh.tracing.plaintext_from)
+        ],
+        "identify_callers": False,
+    }
+    listeners = [{**each, "mtls": mtls} for each in proxy.view["listeners"]]
+    view = {**proxy.view, "listeners": listeners, "trust": {CALLERS: trust.senders()}}
+    return replace(proxy, view=view)
+
+
 def _called(proxy: ProxySpec, host: str, trust: Trust) -> ProxySpec:
-    """Return a service's proxy that accepts what it is to accept."""
+    """Return a service's proxy, or Jaeger's, that accepts what it is to accept."""
+    if proxy.kind == GUARD:
+        return _guarding(proxy, trust)
     service = trust.mesh.services.get(proxy.name)
     accept = trust.plan.accept.get(proxy.name, PLAINTEXT)
     if service is None or accept == PLAINTEXT:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.compile.cluster_views import COLLECTOR, LOCAL_APP, issuer_of
+from vmesh.compile.host_spec import GUARD
 
 Host = Mapping[str, Any]
 EGRESS = "egress-"
@@ -79,19 +80,23 @@ class Edge:
 
 @dataclass(frozen=True)
 class Topology:
-    """The mesh as a whole. `spans` says in words where spans go, None when nowhere."""
+    """The mesh as a whole. `spans` says in words where spans go, None when nowhere.
+
+    guarded: whether an Envoy stands before Jaeger
+    """
 
     services: dict[str, Service]
     edges: dict[str, Edge]
     jaeger: Place | None
     spans: str | None
+    guarded: bool = False
 
 
 def topology(hosts: Mapping[str, Host]) -> Topology:
     """Return the mesh that these hosts make up."""
     services: dict[str, Service] = {}
     edges: dict[str, Edge] = {}
-    jaeger = None
+    jaeger, guarded = None, False
     for name, host in sorted(hosts.items()):
         place = Place(name, host["address"], host.get("zone"))
         if host["jaeger"]:
@@ -99,6 +104,8 @@ def topology(hosts: Mapping[str, Host]) -> Topology:
         for proxy in host["proxies"]:
             if proxy["kind"] == "edge":
                 edges.setdefault(proxy["name"], _edge(proxy)).places.append(place)
+            elif proxy["kind"] == GUARD:
+                guarded = True
             else:
                 service = services.setdefault(proxy["name"], _service(proxy, host))
                 service.places.append(place)
@@ -111,7 +118,11 @@ def topology(hosts: Mapping[str, Host]) -> Topology:
             if each in services:
                 services[each].called_by.insert(0, edge.name)
     return Topology(
-        dict(sorted(services.items())), dict(sorted(edges.items())), jaeger, _spans(hosts)
+        dict(sorted(services.items())),
+        dict(sorted(edges.items())),
+        jaeger,
+        _spans(hosts),
+        guarded,
     )
 
 

@@ -391,4 +391,5 @@ def _mesh_tracing(value: Given, given: Given) -> MeshTracing:
         path=(collector or {}).get("path") or path,
         headers=(collector or {}).get("headers") or {},
         export=export,
+        plaintext_from=tuple(value["plaintext_from"] or ()),
     )

@@ -320,6 +320,7 @@ class MeshTracing:
     """Where spans go: to the mesh's own Jaeger on `group`, or to a `collector`.
 
     `path` is where requests over HTTP go, `headers` what the collector wants beside spans.
+    plaintext_from: networks of others that send spans, in plaintext
     """
 
     group: str | None
@@ -329,6 +330,7 @@ class MeshTracing:
     export: str
     sampling: float
     tags: dict[str, dict[str, str | None]]
+    plaintext_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,15 @@ class Mesh:
             return None
         host, port = place
         return connect.url(self.variables(host), port.port, path, port.address)
+
+    def jaeger_is_local(self) -> bool:
+        """Tell whether Jaeger's pages are reached through ssh alone: on loopback of their host."""
+        place = self._jaeger()
+        if place is None:
+            return False
+        host, port = place
+        there = ipaddress.IPv4Address(port.address)
+        return there.is_loopback and port.port not in connect.published(self.variables(host))
 
     def jaeger_pages(self) -> tuple[str, str, int] | None:
         """Return the host of Jaeger, and the address and port of its web pages there."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmesh.compile.host_spec import GUARD, JAEGER
 from vmesh.model.types import RolloutPolicy
 from vmesh.rollout.record import HostRecord, left_behind, parts_of
 
@@ -64,7 +65,7 @@ def rollout(
     for host, state in wanted.items():
         before = recorded.get(host)
         planned = parts_of(state)
-        if missing := tuple(part for part in planned if part not in there[host]):
+        if missing := _new_parts(state, there[host]):
             new[host] = missing
         # What was never recorded may be another inventory's, so it is left alone.
         if gone := tuple(part for part in left_behind(before, state) if part in there[host]):
@@ -111,6 +112,16 @@ def in_the_way(
                         f" {_called(proxy)} is to have."
                     )
     return found
+
+
+def _new_parts(state: HostRecord, there: Collection[str]) -> tuple[str, ...]:
+    """Return the parts of a host that are not there, and that can come before all else.
+
+    Jaeger's guard cannot where Jaeger has its ports: the two change together.
+    """
+    late = {_part(each) for each in state["host"]["proxies"] if each.get("kind") == GUARD}
+    waiting = late if JAEGER in there else set()
+    return tuple(part for part in parts_of(state) if part not in {*there, *waiting})
 
 
 _NOTHING: HostRecord = {"host": {"proxies": []}}

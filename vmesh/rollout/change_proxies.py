@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from vmesh.base.words import plural, shorter
+from vmesh.compile.host_spec import GUARD
+from vmesh.compile.jaeger_views import RECEIVERS
 from vmesh.compile.patches import BOOTSTRAP as BOOTSTRAP_KIND
 from vmesh.compile.topology import EGRESS
 from vmesh.render.static_form import BOOTSTRAP
@@ -90,6 +92,9 @@ def new_proxy(report: HostReport, proxy: View) -> None:
         text = (
             f"new Envoy for clients on {listens_on(public)}, with {count} {plural('route', count)}"
         )
+    elif proxy["kind"] == GUARD:
+        ports = ", ".join(str(each["port"]) for each in view["listeners"])
+        text = f"new Envoy in front of Jaeger, ports {ports}"
     else:
         text = f"new Envoy in front of its app, port {listeners['ingress']['port']}"
         text += f"; calls {', '.join(calls)}" if calls else ""
@@ -309,6 +314,7 @@ def _listener_words(name: str) -> str:
         "redirect": "redirects to HTTPS",
         "admin": "the admin pages",
         "ingress": "callers",
+        **{each: what for each, (_, what) in RECEIVERS.items()},
     }
     return f"listener for {words.get(name, name)}"
 

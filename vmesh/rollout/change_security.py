@@ -7,6 +7,7 @@ from typing import Any
 
 from vmesh.base.words import shorter
 from vmesh.compile.security_views import CALLERS, INGRESS
+from vmesh.compile.topology import upstream_words
 from vmesh.rollout.change_report import View
 from vmesh.rollout.change_words import arrow, by_name, networks
 
@@ -21,7 +22,9 @@ def security_changes(proxy: str, old: View, new: View) -> Iterator[str]:
     before, after = by_name(old["clusters"]), by_name(new["clusters"])
     for name in [name for name in after if name in before]:
         if _spoken(before[name]) != _spoken(after[name]):
-            yield arrow(f"calls to {name}", _spoken(before[name]), _spoken(after[name]))
+            yield arrow(
+                f"calls to {upstream_words(name)}", _spoken(before[name]), _spoken(after[name])
+            )
     bundles = old.get("trust", {}), new.get("trust", {})
     # One that is new goes along with what uses it.
     for name in [name for name in bundles[1] if name in bundles[0]]:
@@ -29,8 +32,8 @@ def security_changes(proxy: str, old: View, new: View) -> Iterator[str]:
 
 
 def _ingress(view: View) -> View:
-    found: View = by_name(view["listeners"]).get(INGRESS, {}).get("mtls") or {}
-    return found
+    """Return how a proxy is called; all listeners of Jaeger's guard are alike."""
+    return next((each["mtls"] for each in view["listeners"] if each.get("mtls")), {})
 
 
 def _listener_changes(old: View, new: View) -> Iterator[str]:

@@ -12,13 +12,15 @@ from typing import Any
 
 from vmesh.base.pem import digests_of, newest
 from vmesh.compile.host_spec import MeshSpec, ProxySpec
-from vmesh.compile.security import BOTH, MTLS, PLAINTEXT, SecurityPlan
+from vmesh.compile.security import BOTH, MTLS, PLAINTEXT, SecurityPlan, callee
 from vmesh.compile.security_views import CALLERS, INGRESS
 from vmesh.rollout.record import HostRecord
 from vmesh.rollout.stages import Reports, Seen, Stages, Wanted, Wire, stages
 
 # The names of the stages, in their order.
 ROLLOUT, SPEAK, NARROW = "rollout", "speak", "narrow"
+# A listener of Jaeger's guard has it.
+_HANDS_ON = "hands_on_to"
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,18 @@ def seen_in(view: Mapping[str, Any]) -> Seen:
 
     plugins/module_utils/envoy_security.py finds the same in the files that are rendered from it.
     """
-    listeners = {each["name"]: each for each in view["listeners"]}
-    ingress = listeners.get(INGRESS)
-    mtls = (ingress or {}).get("mtls") or {}
+    called = next((each for each in view["listeners"] if _is_called(each)), None)
+    mtls = (called or {}).get("mtls") or {}
     trusted = view.get("trust", {}).get(CALLERS, {}).get("anchors", {})
     return Seen(
-        mtls.get("accept", PLAINTEXT) if ingress else None,
+        mtls.get("accept", PLAINTEXT) if called else None,
         {
-            each["name"]: MTLS if each.get("mtls") else PLAINTEXT
+            name: MTLS if each.get("mtls") else PLAINTEXT
             for each in view["clusters"]
-            # A service's name is a DNS label; the mesh's own clusters have another.
-            if each["type"] == "eds" and "_" not in each["name"]
+            if (name := callee(each)) is not None
         },
         frozenset(digest for pem in trusted.values() for digest in digests_of(pem)),
-        frozenset(_let_in(view)),
+        None if called and _HANDS_ON in called else frozenset(_let_in(view)),
     )
 
 
@@ -131,6 +131,10 @@ def trusting(view: Mapping[str, Any]) -> dict[str, set[str]]:
             digests = set(digests_of(pem))
             found[host] = found.get(host, digests) & digests
     return found
+
+
+def _is_called(listener: Mapping[str, Any]) -> bool:
+    return listener["name"] == INGRESS or _HANDS_ON in listener
 
 
 def _let_in(view: Mapping[str, Any]) -> Iterator[str]:
@@ -166,11 +170,15 @@ def _told(plan: SecurityPlan, services: Collection[str]) -> Any:
 
 
 def differing(before: MeshSpec, after: MeshSpec) -> dict[str, list[str]]:
-    """Return host -> the names of its proxies that `after` gives another configuration."""
+    """Return host -> the names of its proxies that `after` gives another configuration, or none.
+
+    None has Jaeger's guard where nobody speaks mTLS any more.
+    """
     found: dict[str, list[str]] = {}
     for host, spec in after.hosts.items():
-        known = {proxy.name: proxy for proxy in before.hosts[host].proxies}
-        names = [proxy.name for proxy in spec.proxies if known[proxy.name] != proxy]
+        there = {proxy.name: proxy for proxy in spec.proxies}
+        known = before.hosts[host].proxies
+        names = [proxy.name for proxy in known if there.get(proxy.name) != proxy]
         if names:
             found[host] = names
     return found

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmesh.base.words import shortened
-from vmesh.compile.host_spec import MeshSpec
-from vmesh.compile.security import BOTH, GOALS, MTLS, PLAINTEXT
+from vmesh.compile.host_spec import GUARD, JAEGER, MeshSpec
+from vmesh.compile.security import BOTH, GOALS, MTLS, PLAINTEXT, callee, callees
 
 Ways = frozenset[str]
 _WAYS: Mapping[str, Ways] = {
@@ -44,13 +44,13 @@ class Seen:
     accepts: plaintext, mtls or both; None for a proxy that no other calls, such as an edge
     speaks: service that it calls -> plaintext or mtls
     knows: digests of the anchors of those who may call it by mTLS
-    lets: names of the proxies that may call it by mTLS
+    lets: names of the proxies that may call it by mTLS; None where each that it knows may
     """
 
     accepts: str | None = None
     speaks: Mapping[str, str] = field(default_factory=dict)
     knows: frozenset[str] = frozenset()
-    lets: frozenset[str] = frozenset()
+    lets: frozenset[str] | None = frozenset()
 
     @classmethod
     def told(cls, answer: Mapping[str, Any]) -> Seen:
@@ -59,7 +59,7 @@ class Seen:
             answer["accepts"],
             dict(answer["speaks"]),
             frozenset(answer["knows"]),
-            frozenset(answer["lets"]),
+            None if answer["lets"] is None else frozenset(answer["lets"]),
         )
 
     def speaks_like(self, other: Seen) -> bool:
@@ -85,7 +85,7 @@ class Wanted:
     mode: off, permissive or strict
     hosts: proxy -> the hosts that have it
     calls: proxy -> the services of the mesh that it calls
-    services: the proxies that others may call, not the edges
+    services: the proxies that others may call, not the edges; Jaeger's is one of them
     anchors: host -> the digest of its anchor, where that is known
     """
 
@@ -97,15 +97,21 @@ class Wanted:
 
     @classmethod
     def of(cls, spec: MeshSpec, anchors: Mapping[str, str]) -> Wanted:
-        """Return what a compiled mesh says, with the digests of the anchors that are known."""
+        """Return what a compiled mesh says, with the digests of the anchors that are known.
+
+        In plaintext nobody stands before Jaeger, and yet proxies call it.
+        """
         hosts: dict[str, list[str]] = {}
         calls: dict[str, list[str]] = {}
-        services = frozenset(spec.mesh.services)
+        services = frozenset(callees(spec.mesh))
         for host, each in spec.hosts.items():
             for proxy in each.proxies:
-                hosts.setdefault(proxy.name, []).append(host)
-                clusters = [each for each in proxy.view["clusters"] if each["type"] == "eds"]
-                calls[proxy.name] = [c["name"] for c in clusters if c["name"] in services]
+                if proxy.kind != GUARD:
+                    hosts.setdefault(proxy.name, []).append(host)
+                called = map(callee, proxy.view["clusters"])
+                calls[proxy.name] = [name for name in called if name in services]
+            if each.jaeger is not None:
+                hosts.setdefault(JAEGER, []).append(host)
         return cls(spec.mesh.security.mtls, hosts, calls, services, anchors)
 
     def callers(self, service: str) -> list[tuple[str, str]]:
@@ -302,7 +308,7 @@ class _Course:
             (host, name)
             for host, name in self.wanted.callers(self.service)
             if (anchor := self.wanted.anchors.get(host)) is not None
-            and (anchor not in seen.knows or name not in seen.lets)
+            and (anchor not in seen.knows or (seen.lets is not None and name not in seen.lets))
         ]
 
     def to_grant(self) -> list[str]:
@@ -317,24 +323,38 @@ class _Course:
 
     def refused(self) -> Iterator[str]:
         """Yield sentences on calls that an instance which takes no part would refuse."""
+        # Spans that are lost are no reason against a change.
+        if self.service == JAEGER:
+            return
+        for host, caller in self.unheard():
+            yield (
+                f"{caller[1]} on {caller[0]} is to call {self.service}, and"
+                f" {self.service} on {host} does not know it: {host} takes no part in this"
+                f" run, so it would refuse these calls. Have {host} take part, or take it"
+                " out of the inventory."
+            )
+
+    def unheard(self) -> Iterator[tuple[str, tuple[str, str]]]:
+        """Yield the host of an instance that takes no part, and a new caller that it refuses."""
         if self.spoken() != MTLS:
             return
         for host, seen in self.staying().items():
-            if host in self.taking_part:
-                continue
-            for caller in self.strangers(seen):
-                if caller[0] in self.taking_part:
-                    yield (
-                        f"{caller[1]} on {caller[0]} is to call {self.service}, and"
-                        f" {self.service} on {host} does not know it: {host} takes no part in this"
-                        f" run, so it would refuse these calls. Have {host} take part, or take it"
-                        " out of the inventory."
-                    )
+            if host not in self.taking_part:
+                for caller in self.strangers(seen):
+                    if caller[0] in self.taking_part:
+                        yield host, caller
 
     def stays(self) -> Iterator[str]:
         """Yield why the service does not become what the mode wants."""
         new, old = ("mTLS", "plaintext") if self.spoken_goal == MTLS else ("plaintext", "mTLS")
         state = f"{self.service} stays {_STATES[_NAMES[self.narrow()]]}"
+        if self.service == JAEGER and (unheard := list(self.unheard())):
+            callers = sorted({caller for _, (caller, _) in unheard})
+            yield (
+                f"jaeger on {unheard[0][0]} takes no spans of {shortened(callers)}, which it does"
+                f" not know: it takes no part in this run. Run site.yml again with"
+                f" {unheard[0][0]}."
+            )
         if deaf := self.deaf():
             yield (
                 f"{self.service} is called in {old} as before: {shortened(deaf)} took no part, and"

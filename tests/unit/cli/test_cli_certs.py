@@ -25,7 +25,7 @@ from vmesh.remote.mesh import read
 from vmesh.rollout import anchors, record
 
 HOUR = 3600
-NAMES = ("front", "shop", "stock", "stock-next")
+NAMES = ("front", "shop", "stock", "stock-next", "jaeger")
 ANCHOR = new_anchor("web1.shop.mesh", time.time()).certificate
 # Its ten years began nine and a half years ago.
 ENDING = new_anchor("web1.shop.mesh", time.time() - 9.5 * 365 * 24 * HOUR).certificate

@@ -18,6 +18,8 @@ import pytest
 
 from vmesh import cli
 from vmesh.base import paths
+from vmesh.cli import jaeger
+from vmesh.remote.mesh import read
 
 # Forwards as `ssh -N -L` does, to the port that stands in its file instead of Jaeger's.
 SSH = """#!{python}
@@ -71,13 +73,18 @@ def inventory(folder: Path, tracing: dict[str, object]) -> Path:
     return path
 
 
-def start(folder: Path, given: Path, port: int, *, refuses: bool = False) -> subprocess.Popen[str]:
+def ssh_on_path(folder: Path, port: int, *, refuses: bool = False) -> str:
+    """Make the ssh; return a PATH with it."""
     ssh = folder / "bin" / "ssh"
     ssh.parent.mkdir()
     said = str(folder / "said")
     ssh.write_text(SSH.format(python=sys.executable, said=said, port=port, refuses=refuses))
     ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
-    path = f"{ssh.parent}{os.pathsep}{os.environ['PATH']}"
+    return f"{ssh.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def start(folder: Path, given: Path, port: int, *, refuses: bool = False) -> subprocess.Popen[str]:
+    path = ssh_on_path(folder, port, refuses=refuses)
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "from vmesh.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -120,3 +127,27 @@ def test_a_mesh_without_jaeger_has_no_pages(
     given = inventory(tmp_path, {"collector": {"host": "spans.example.com"}})
     assert cli.main(["jaeger", "-i", str(given)]) == 1
     assert "sends its spans to a collector" in capsys.readouterr().err
+
+
+def test_pages_on_loopback_are_asked_through_ssh(
+    tmp_path: Path, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inventory(tmp_path, {})
+    content = json.loads(given.read_text())
+    content["all"]["vars"]["mesh_security"] = {"mtls": "strict", "trust_domain": "shop.mesh"}
+    given.write_text(json.dumps(content))
+    mesh = read(given)
+    assert mesh.jaeger_is_local()
+    monkeypatch.setenv("PATH", ssh_on_path(tmp_path, pages))
+    with jaeger.asked_at(mesh) as url:
+        assert url is not None
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read() == b"the pages"
+    assert ":127.0.0.1:16686 " in (tmp_path / "said").read_text()
+    # An address that the user names, or a port of the lab, is reached as it is.
+    content["all"]["vars"]["mesh_operator_bind"] = "0.0.0.0"
+    given.write_text(json.dumps(content))
+    mesh = read(given)
+    assert not mesh.jaeger_is_local()
+    with jaeger.asked_at(mesh) as url:
+        assert url == "http://10.0.0.2:16686/"

@@ -90,7 +90,15 @@ def test_from_plaintext_to_strict_each_stage_is_a_plan() -> None:
     ]
     assert wires == [(BOTH, PLAINTEXT), (BOTH, MTLS), (MTLS, MTLS)]
     speak = differing(compiled("strict", run.plan(ROLLOUT)), compiled("strict", run.plan(SPEAK)))
-    assert speak == {"shop1": ["shop"], "web1": ["front"], "web2": ["front"]}
+    # All of them send spans.
+    assert speak == {
+        "shop1": ["shop"],
+        "web1": ["front"],
+        "web2": ["front"],
+        "store1": ["stock"],
+        "store2": ["stock"],
+        "jaeger1": ["stock-next"],
+    }
     narrow = differing(compiled("strict", run.plan(SPEAK)), compiled("strict", run.plan(NARROW)))
     assert set(narrow) == {"shop1", "store1", "store2", "jaeger1"}
     target = security.target(spec.mesh, ANCHORS)

@@ -95,7 +95,7 @@ def test_a_service_trusts_the_hosts_of_its_callers_and_its_own() -> None:
 
 def test_a_caller_trusts_the_instances_of_its_upstream_alone() -> None:
     trust = proxy(compiled(STRICT), "web1", "front").view["trust"]
-    assert trust.keys() == {"upstream_shop", "upstream_stock"}
+    assert trust.keys() == {"upstream_shop", "upstream_stock", "upstream_jaeger"}
     assert trust["upstream_stock"]["anchors"] == {"store1": "<store1>", "store2": "<store2>"}
     assert trust["upstream_stock"]["identities"] == [
         "spiffe://store1.shop.mesh/stock",
@@ -108,7 +108,7 @@ def test_what_is_no_proxy_of_the_mesh_is_spoken_to_as_before() -> None:
     ways = {each["name"]: each.get("mtls") for each in view["clusters"]}
     assert ways == {
         "local_app": None,
-        "tracing_collector": None,
+        "tracing_collector": "upstream_jaeger",
         "stock": "upstream_stock",
         "bank": None,
     }
@@ -182,7 +182,10 @@ def test_a_host_can_tell_from_its_files_what_was_planned(
     )
     files = Renderer().files(proxy(compiled(*edits), "shop1", "shop"))
     told = security_of(files)
-    assert (told["accepts"], told["speaks"]) == (accepts, {"stock": speaks})
+    assert (told["accepts"], told["speaks"]) == (
+        accepts,
+        {"stock": speaks, "jaeger": speaks},
+    )
     assert told["lets"] == ([] if mode == "off" else ["front", "shop"])
 
 

@@ -163,7 +163,7 @@ def test_a_run_that_was_interrupted_among_the_callers_is_completed() -> None:
     assert got.narrow.accept["service2"] == MTLS
 
 
-def _trust(seen: Seen) -> tuple[frozenset[str], frozenset[str]]:
+def _trust(seen: Seen) -> tuple[frozenset[str], frozenset[str] | None]:
     return seen.knows, seen.lets
 
 
@@ -174,16 +174,17 @@ def test_who_calls_whom_comes_from_the_compiled_mesh() -> None:
         "shop": ["shop1"],
         "stock": ["store1", "store2"],
         "stock-next": ["jaeger1"],
+        "jaeger": ["jaeger1"],
     }
     # Not what is outside the mesh, such as the shop's bank.
     assert {name: sorted(calls) for name, calls in wanted.calls.items()} == {
-        "front": ["shop", "stock"],
-        "shop": ["stock"],
-        "stock": [],
-        "stock-next": [],
+        "front": ["jaeger", "shop", "stock"],
+        "shop": ["jaeger", "stock"],
+        "stock": ["jaeger"],
+        "stock-next": ["jaeger"],
     }
     assert wanted.callers("stock") == [("web1", "front"), ("web2", "front"), ("shop1", "shop")]
-    assert set(wanted.services) == {"shop", "stock", "stock-next"}
+    assert set(wanted.services) == {"shop", "stock", "stock-next", "jaeger"}
 
 
 # Any mesh, any change, any order

@@ -34,6 +34,7 @@ WORKED_OUT = {
     "jaeger_hardening": HARDENING,
     "firewall_hardening": HARDENING,
     "__jaeger_go_mib": 320,
+    "__jaeger_is_local": True,
     "__jaeger_memory_mib": 500,
     "__jaeger_config_id": "0a1b2c3d",
     "__flask_service_control": "/usr/local/bin/flask-control",
@@ -41,12 +42,14 @@ WORKED_OUT = {
 }
 
 
-def rendered(template: Path) -> str:
-    """Return the unit as the role would install it with its defaults."""
+def rendered(template: Path, **settings: Any) -> str:
+    """Return the unit as the role would install it with its defaults, but for `settings`."""
     role = template.parent.parent
     defaults: dict[str, Any] = yaml.safe_load((role / "defaults" / "main.yml").read_text())
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template.read_text()).render({**defaults, **WORKED_OUT})
+    return environment.from_string(template.read_text()).render(
+        {**defaults, **WORKED_OUT, **settings}
+    )
 
 
 def verify(root: Path, units: dict[str, str], unit: str) -> subprocess.CompletedProcess[str]:
@@ -163,3 +166,19 @@ def test_no_configuration_of_envoy_makes_code_at_run_time() -> None:
         assert not re.search(
             r"filters\.http\.(lua|wasm)|\.lua\.v3|\.wasm\.v3", template.read_text()
         )
+
+
+@needs_systemd
+def test_jaeger_gives_way_to_its_envoy_or_takes_its_ports(tmp_path: Path) -> None:
+    template = paths.PROJECT / "roles/jaeger/templates/jaeger.service.j2"
+    behind, alone = (rendered(template, jaeger_guarded=each) for each in (True, False))
+    done = verify(tmp_path, {"jaeger.service": behind}, "jaeger.service")
+    assert (done.returncode, done.stderr) == (0, "")
+    # A start of the one is ordered after a stop of the other, in either direction.
+    for text in (behind, alone):
+        assert re.search(r"^After=.* envoy@jaeger.service$", text, re.MULTILINE)
+    assert re.search(r"^Wants=.* envoy@jaeger.service$", behind, re.MULTILINE)
+    assert "Conflicts=envoy@jaeger.service" in alone
+    assert "Conflicts" not in behind
+    reachable = rendered(template, __jaeger_is_local=False)
+    assert ("IPAddressDeny=any" in alone, "IPAddressDeny" in reachable) == (True, False)

@@ -86,9 +86,9 @@ def picture(mesh: Topology) -> Picture:
     for service in mesh.services.values():
         arrows += [Arrow(_id("s", service.name), node_of(call)) for call in service.calls]
     if mesh.jaeger:
-        nodes["jaeger"] = Node(
-            "jaeger", "jaeger", "Jaeger", (mesh.jaeger.host, "takes the spans of every Envoy")
-        )
+        takes = "takes the spans of every Envoy"
+        lines = (mesh.jaeger.host, f"{takes}, behind an Envoy" if mesh.guarded else takes)
+        nodes["jaeger"] = Node("jaeger", "jaeger", "Jaeger", lines)
     return Picture(tuple(nodes.values()), tuple(arrows))
 
 

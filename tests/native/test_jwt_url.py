@@ -115,8 +115,9 @@ def test_keys_of_a_server_whose_certificate_is_anothers_do_not_count(
 ) -> None:
     issuer = Issuer()
     (tmp_path / "false").mkdir()
-    for name, signer in (("other.example.com", authority), ("localhost", None)):
-        root = tmp_path / name
+    # Folders of short names: a socket's path has at most 107 characters.
+    for folder, name, signer in (("1", "other.example.com", authority), ("2", "localhost", None)):
+        root = tmp_path / folder
         signed = (signer or Authority(tmp_path / "false")).certificate(name)
         root.mkdir()
         with (

@@ -62,7 +62,7 @@ def test_callers_without_an_identity_are_let_in_by_network() -> None:
 def test_spans_come_from_every_other_host_and_what_nobody_calls_is_closed() -> None:
     assert let_in("jaeger1") == {
         "ssh/tcp": ANYBODY,
-        "4317/tcp": [f"10.0.0.{number}/32" for number in (1, 2, 3, 4, 5)],
+        "4318/tcp": [f"10.0.0.{number}/32" for number in (1, 2, 3, 4, 5)],
     }
 
 

@@ -39,9 +39,10 @@ STRICT = mesh("strict")
 
 
 @pytest.fixture
-def made(envoy: Path, tmp_path: Path) -> Iterator[MutualMesh]:
+def made(envoy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MutualMesh]:
+    # A folder of a short name: a socket's path has at most 107 characters.
     with ExitStack() as stack:
-        yield MutualMesh(envoy, tmp_path, stack)
+        yield MutualMesh(envoy, tmp_path_factory.mktemp("m"), stack)
 
 
 class Host:

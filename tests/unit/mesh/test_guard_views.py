@@ -117,8 +117,8 @@ def test_a_firewall_lets_in_who_sends_spans_and_nobody_else(mode: str) -> None:
     assert host.firewall is not None
     ports = {str(each.port): each for each in host.firewall if each.port != "ssh"}
     # The pages are reached by operators where they are on an address of the host.
-    assert ports.keys() == ({"4317", "16686"} if mode == "off" else {"4317"})
-    assert ports["4317"].sources == tuple(f"10.0.0.{n}/32" for n in (1, 2, 3, 4, 5))
+    assert ports.keys() == ({"4318", "16686"} if mode == "off" else {"4318"})
+    assert ports["4318"].sources == tuple(f"10.0.0.{n}/32" for n in (1, 2, 3, 4, 5))
 
 
 @pytest.mark.parametrize("mode", ["off", "strict"])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +29,7 @@ class Service(Protocol):
 class Systemd:
     """The service manager of the host. `unit` is the Envoy's unit.
 
-    starts_with: units that are restarted when it is started
+    started_by: a unit that wants it and is ordered after it; none where it is started itself
     """
 
     def __init__(
@@ -38,10 +37,10 @@ class Systemd:
         unit: str,
         leaving: Path = LEAVING,
         run: systemd.Run = systemd.run,
-        starts_with: Sequence[str] = (),
+        started_by: str = "",
     ) -> None:
         self.unit, self.leaving, self.run = unit, leaving / unit, run
-        self.starts_with = starts_with
+        self.started_by = started_by
 
     def _holds(self, question: str) -> bool:
         return self.run(["systemctl", question, "--quiet", self.unit]).code == 0
@@ -91,8 +90,11 @@ class Systemd:
         self.run(["systemctl", "daemon-reload"])
         self.run(["systemctl", "reset-failed", self.unit])
         try:
-            # In one transaction: what is ordered after this unit stops before it starts.
-            systemd.systemctl("restart", self.unit, *self.starts_with, run=self.run)
+            if self.started_by:
+                # In one job systemd stops that one before it starts this unit: systemd.unit(5), After=.
+                # To name both in one command would give it two jobs, one after the other.
+                systemd.systemctl("stop", self.unit, run=self.run)
+            systemd.systemctl("restart", self.started_by or self.unit, run=self.run)
         except CommandFailed as failed:
             raise CommandFailed(f"{self.unit} does not start: {failed}") from failed
 

@@ -66,13 +66,12 @@ options:
     description: Its systemd unit.
     type: str
     required: true
-  starts_with:
+  started_by:
     description: >-
-      Units that are restarted with O(unit) when it is not running. One that is ordered after it
-      gives way to it. It is stopped before O(unit) starts, and started afterwards.
-    type: list
-    elements: str
-    default: []
+      A unit that wants O(unit) and is ordered after it. Where O(unit) is not running, a restart of
+      that one starts it. So that one stops before O(unit) starts, and starts afterwards.
+    type: str
+    default: ""
   unit_changed:
     description: Whether this run has changed the file of the unit; or would, in check mode.
     type: bool
@@ -159,7 +158,7 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "group": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
-            "starts_with": {"type": "list", "elements": "str", "default": []},
+            "started_by": {"type": "str", "default": ""},
             "unit_changed": {"type": "bool", "default": False},
             "admin_socket": {"type": "path", "required": True},
             "binary": {"type": "path", "default": "/opt/envoy/current/bin/envoy"},
@@ -180,7 +179,7 @@ def main() -> None:
         gid = -1
     store = Store(Path(options["path"]), gid)
     admin = Admin(options["admin_socket"])
-    service = Systemd(options["unit"], starts_with=options["starts_with"])
+    service = Systemd(options["unit"], started_by=options["started_by"])
     proxy = Proxy(store, service, admin, options["timeout"])
     try:
         old = store.read()

@@ -20,7 +20,7 @@ def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
 
     parts: their names
     proxies: each with its `name` and the `config_dir` of its rendered files; Jaeger's guard with
-        `starts_with`, the units that give way to it when it starts
+        `started_by`, the unit that gives way to it when it starts
     guarded: whether an Envoy stands before Jaeger
     acme: the names of those whose certificates come by ACME
     private_keys: proxy -> certificate -> key
@@ -34,7 +34,7 @@ def what_runs_on(host: HostSpec, folder: Path) -> dict[str, Any]:
         {
             "name": proxy.name,
             "config_dir": str(folder / proxy.name),
-            **({"starts_with": [host.jaeger.unit]} if host.jaeger and proxy.kind == GUARD else {}),
+            **({"started_by": host.jaeger.unit} if host.jaeger and proxy.kind == GUARD else {}),
         }
         for proxy in host.proxies
     ]

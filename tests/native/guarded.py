@@ -72,7 +72,7 @@ class GuardedMesh:
         """Return the anchors by host, as the controller knows them."""
         return {host: pair.certificate for host, pair in self.anchors.items()}
 
-    def compiled(self, mode: str, plan: SecurityPlan | None = None) -> MeshSpec:
+    def compiled(self, mode: str, plan: SecurityPlan | None = None, **more: Any) -> MeshSpec:
         """Return the compiled mesh in a mode, or as a plan says."""
         variables: dict[str, Any] = {
             "mesh_tracing": self.tracing,
@@ -84,6 +84,7 @@ class GuardedMesh:
                     "plaintext_from": [f"{LOCAL}/32"],  # of the test itself
                 }
             },
+            **more,
         }
         hosts = {host: {"ansible_host": address} for host, address in HOSTS.items()}
         hosts["obs"] = {"mesh_address": "10.0.0.9"}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import re
 import socket
 import ssl
 import threading
@@ -11,12 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
+from plugins.module_utils import mutual_tls
 from plugins.module_utils.certificates import Pair, new_anchor, new_leaf
+from plugins.module_utils.envoy_apply import bring
 from tests.native.guarded import HOST, LOCAL, GuardedMesh, guarded_mesh
 from tests.native.jaeger import binary
-from tests.native.mutual import DOMAIN, HOUR
-from tests.native.native import eventually
+from tests.native.mutual import DOMAIN, HOUR, identity_text
+from tests.native.native import Native, eventually, native, on_loopback, port_of, send_to
+from tests.native.test_logins import login
+from vmesh.base import paths
+from vmesh.compile.jaeger_views import UI_PORT
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +173,54 @@ def test_who_still_speaks_plaintext_is_counted_and_named(mesh: GuardedMesh) -> N
             for each in lines()
         )
     )
+
+
+def test_an_edge_shows_jaegers_pages_to_who_logs_in(
+    mesh: GuardedMesh, envoy: Path, tmp_path: Path
+) -> None:
+    """As the recipe says."""
+    text = (paths.PROJECT / "docs/recipes.md").read_text()
+    (block,) = [
+        each
+        for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        if "pages: {host: 127.0.0.1" in each
+    ]
+    edges = yaml.safe_load(block.replace("group: jaeger", "group: obs"))["mesh_edges"]
+    assert edges["traces"]["calls"]["pages"]["port"] == UI_PORT
+    host = mesh.compiled("strict", mesh_edges=edges).hosts["obs"]
+    plan = on_loopback(next(each for each in host.proxies if each.name == "traces"))
+    send_to(plan, "pages", mesh.ports["ui"])
+    send_to(plan, "tracing_collector", mesh.ports["otlp_grpc"])
+    folder = tmp_path / "state" / "certificate"
+    plan.view["local"]["certificate"] = str(folder / "certificate.json")
+    for listener in plan.view["listeners"]:
+        if "tls" in listener:
+            listener["tls"]["folder"] = str(folder)
+    with native(envoy, tmp_path / "edge", plan) as made:
+        bring_with_identity(mesh, made)
+        trusted = ssl.get_server_certificate((LOCAL, port_of(plan, "public")), timeout=5)
+
+        def asked(headers: dict[str, str]) -> tuple[int, bytes]:
+            context = ssl.create_default_context(cadata=trusted)
+            port = port_of(plan, "public")
+            client = http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
+            with contextlib.closing(client):
+                client.request("GET", "/api/services", headers=headers)
+                answer = client.getresponse()
+                return answer.status, answer.read()
+
+        assert asked({})[0] == 401
+        assert asked(login("anna", "wrong"))[0] == 401
+        status, body = asked(login("anna", "3vTq0yNfXb7Rk2LwHs9d"))
+        assert (status, "data" in json.loads(body)) == (200, True)
+
+
+def bring_with_identity(mesh: GuardedMesh, made: Native) -> None:
+    """Start a proxy of Jaeger's host."""
+    file = Path(made.layout.config_dir(made.plan.name)) / mutual_tls.IDENTITY
+    file.parent.mkdir(parents=True)
+    file.write_text(identity_text(mesh.leaf("obs", made.plan.name)))
+    bring(made.proxy, made.files())
 
 
 def test_an_envoy_that_is_not_jaegers_gets_no_spans(mesh: GuardedMesh) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins.module_utils.envoy_unit import Systemd
 from plugins.module_utils.transaction import begin, restore
 from plugins.plugin_utils.host_plan import what_runs_on
 from tests.unit.mesh import worlds
@@ -69,7 +70,7 @@ def test_with_mtls_an_envoy_has_them_and_jaeger_is_on_loopback(mode: str) -> Non
     told = what_runs_on(host, Path("/build"))
     assert told["guarded"] is True
     (started,) = [each for each in told["proxies"] if each["name"] == "jaeger"]
-    assert started["starts_with"] == ["jaeger.service"]
+    assert started["started_by"] == "jaeger.service"
 
 
 def test_pages_are_on_the_address_that_the_user_names() -> None:
@@ -170,6 +171,20 @@ def test_a_jaeger_that_takes_no_part_stops_no_new_host() -> None:
     together = stages(wanted, reports, {"web1", "web9", "obs"})
     assert together.grant == {"obs": ("jaeger",)}
     assert together.stays == together.refused == ()
+
+
+def test_jaeger_lets_go_of_its_ports_before_its_envoy_starts(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.jaeger("2.13.0")
+    host.systemd.calls.clear()
+    unit = "envoy@jaeger.service"
+    leaving = tmp_path / "run/vmesh/leaving"
+    Systemd(unit, leaving, host.systemd, started_by="jaeger.service").start()
+    # One job, by which systemd starts both; and no process that began with other files.
+    assert host.systemd.told("stop", "restart") == [["stop", unit], ["restart", "jaeger.service"]]
+    host.systemd.calls.clear()
+    Systemd("envoy@shop.service", leaving, host.systemd).start()
+    assert host.systemd.told("stop", "restart") == [["restart", "envoy@shop.service"]]
 
 
 def test_a_failed_run_gives_jaeger_its_ports_back(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def untouched(measure: Measure) -> None:
     measure.expect(not ended, f"streams were touched: {[each.summary() for each in ended]}")
 
 
+# From there comes, on a VM, what this machine sends to a port that QEMU publishes.
+PUBLISHED = "10.0.2.2/32"
+
+
 def in_order(measure: Measure) -> None:
     """See that a stream that was ended was ended in order."""
     broken = [each.summary() for each in measure.ended() if each.verdict == "broken"]
@@ -199,6 +203,18 @@ def strict(_: World) -> Edit:
         measure.expect(told.code == 0, f"mesh certs {told.reason}")
 
     return Edit("plaintext to strict mTLS", lambda _: layers.mtls("strict"), check)
+
+
+def walled(_: World) -> Edit:
+    """Have each host let in its callers alone."""
+
+    def check(measure: Measure) -> None:
+        in_order(measure)
+        for host in measure.world.hosts:
+            table = measure.world.ssh(host, "/usr/sbin/nft list table inet vmesh")
+            measure.expect("policy drop" in table, f"the firewall of {host} drops nothing")
+
+    return Edit("a firewall on the hosts", lambda _: layers.firewall(PUBLISHED), check)
 
 
 def unsecured(_: World) -> Edit:

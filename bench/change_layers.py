@@ -112,6 +112,11 @@ def mtls(mode: str) -> Layer:
     return Layer({"mesh_security": {"mtls": mode}})
 
 
+def firewall(operators: str) -> Layer:
+    """Return a firewall on the hosts; operators: the network of those who look at pages."""
+    return Layer({"mesh_firewall": {"enabled": True, "operators": [operators]}})
+
+
 def admin_port(mesh: Values, port: int) -> Layer:
     """Return another port of the edge's admin pages."""
     edges = _edges(mesh)

@@ -28,6 +28,7 @@ CHANGES: Mapping[str, Callable[[World], Row]] = {
     "release-rollback": edits.release_back,
     "jaeger": _row(edits.jaeger_settings),
     "jaeger-release": _row(edits.jaeger_release),
+    "firewall": _row(edits.walled),
     "mtls-strict": _row(edits.strict),
     "rollover": identities.rolled_over,
     "revoke": identities.revoked,

@@ -225,10 +225,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         " the inventory and run site.yml."
                     )
             if then and self._turns_guard(then, answer):
+                stood = "did not stand" if JAEGER in answer["security"] else "stood"
                 found.append(
-                    f"Jaeger on {host} stood behind an Envoy in another way in state {number} than"
-                    " now (mesh_security.mtls), so spans would not reach it. Correct the inventory"
-                    " and run site.yml."
+                    f"Jaeger on {host} {stood}"
+                    f" behind an Envoy in state {number}, other than now (mesh_security.mtls), so"
+                    " spans would not reach it. Correct the inventory and run site.yml."
                 )
         return found
 

@@ -91,9 +91,8 @@ class Systemd:
         self.run(["systemctl", "reset-failed", self.unit])
         try:
             if self.started_by:
-                # In one job systemd stops that one before it starts this unit:
-                # systemd.unit(5), After=.
-                # To name both in one command would give it two jobs, one after the other.
+                # In one job systemd stops that one before it starts this unit, and starts it
+                # afterwards: systemd.unit(5), After=. Both in one command would be two jobs.
                 systemd.systemctl("stop", self.unit, run=self.run)
             systemd.systemctl("restart", self.started_by or self.unit, run=self.run)
         except CommandFailed as failed:

@@ -82,6 +82,12 @@ def all_stored(mesh: GuardedMesh, traces: set[str]) -> bool:
     return eventually(lambda: mesh.stored(traces) == traces, 20)
 
 
+def plaintext(mesh: GuardedMesh) -> int:
+    """Return how much came in plaintext to Jaeger's Envoy, if there is one."""
+    guard = mesh.proxies.get("jaeger")
+    return guard.proxy.admin.plaintext_requests() if guard else 0
+
+
 NO_CERTIFICATE = Pair("", "")
 
 
@@ -113,7 +119,13 @@ def test_jaeger_goes_behind_its_envoy_and_comes_back(mesh: GuardedMesh) -> None:
                 plain = stage != "narrow" or mode == "off"
                 assert taken(mesh) == plain
                 began = time.time()
+                heard = plaintext(mesh)
                 time.sleep(1)
+                # No proxy that speaks mTLS is taken for one that does not.
+                if (mode, stage) == ("strict", "speak"):
+                    assert plaintext(mesh) == heard
+                if (mode, stage) == ("strict", "rollout"):
+                    assert plaintext(mesh) > heard
                 # All that was sent by then has arrived, whatever the stage.
                 late = {trace for trace, at in dict(sent).items() if at > began}
                 assert late

@@ -642,6 +642,13 @@ def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
     assert done.returncode == 2, done.stdout
     assert "edge000 on edge000-0 spoke with others in another way" in " ".join(done.stdout.split())
     assert "restore" not in site.calls.read_text()
+    options = ("-e", json.dumps({"vmesh_rollback": {**wanted, "hosts": ["tracing-0"]}}))
+    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    assert done.returncode == 2, done.stdout
+    assert "Jaeger on tracing-0 did not stand behind an Envoy in state 1" in " ".join(
+        done.stdout.split()
+    )
+    assert "restore" not in site.calls.read_text()
 
 
 def test_check_mode_goes_through_the_stages_and_keeps_nothing(site: Site) -> None:

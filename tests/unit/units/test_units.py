@@ -157,7 +157,12 @@ def test_an_envoy_has_time_to_stop_and_ends_before_what_it_needs() -> None:
     assert int(limit) > envoy_stop.UNDER_WAY_SECONDS + envoy_stop.EXPORT_SECONDS + 20
     (after,) = re.findall(r"^After=(.*)$", text, re.MULTILINE)
     # systemd stops units in the reverse order.
-    assert {"network.target", "flask@%i.service", "jaeger.service"} <= set(after.split())
+    assert {
+        "network.target",
+        "flask@%i.service",
+        "jaeger.service",
+        "envoy@jaeger.service",
+    } <= set(after.split())
 
 
 def test_no_configuration_of_envoy_makes_code_at_run_time() -> None:
@@ -171,12 +176,15 @@ def test_no_configuration_of_envoy_makes_code_at_run_time() -> None:
 @needs_systemd
 def test_jaeger_gives_way_to_its_envoy_or_takes_its_ports(tmp_path: Path) -> None:
     template = paths.PROJECT / "roles/jaeger/templates/jaeger.service.j2"
+    envoy = rendered(paths.PROJECT / "roles/envoy/templates/envoy@.service.j2")
     behind, alone = (rendered(template, jaeger_guarded=each) for each in (True, False))
     done = verify(tmp_path, {"jaeger.service": behind}, "jaeger.service")
     assert (done.returncode, done.stderr) == (0, "")
-    # A start of the one is ordered after a stop of the other, in either direction.
+    # A start of the one comes after a stop of the other, whichever is ordered after which. Both
+    # after each other would wait for each other for ever.
+    assert re.search(r"^After=.* jaeger.service( |$)", envoy, re.MULTILINE)
     for text in (behind, alone):
-        assert re.search(r"^After=.* envoy@jaeger.service$", text, re.MULTILINE)
+        assert not re.search(r"^(After|Before)=.*envoy@", text, re.MULTILINE)
     assert re.search(r"^Wants=.* envoy@jaeger.service$", behind, re.MULTILINE)
     assert "Conflicts=envoy@jaeger.service" in alone
     assert "Conflicts" not in behind

@@ -223,7 +223,7 @@ def unsecured(_: World) -> Edit:
     def check(measure: Measure) -> None:
         in_order(measure)
         measure.expect(in_plaintext(measure.world), "no service answers in plaintext")
-        find = "find /etc/envoy /etc/vmesh -name '*identity*' -o -path '*/trust/*'"
+        find = "find /etc/envoy /etc/vmesh -type f -path '*identity*' -o -path '*/trust/*'"
         left = measure.world.ssh("one", find).strip()
         measure.expect(not left, f"what proves identities is still there: {left}")
 

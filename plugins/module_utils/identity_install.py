@@ -99,9 +99,13 @@ def install(  # noqa: PLR0913 - how, and in a test where
 def remove(root: Path, run: Run, *, dry: bool = False) -> list[str]:
     """Remove all keys, leaves and units; return the paths. The user stays until `./mesh remove`.
 
+    The folder of an identity stays, empty. An Envoy that drains a listener with mTLS still watches
+    it, and shares what it has read with the listener that needs an identity next; of a folder in
+    its place Envoy would hear nothing.
+
     Raises CommandFailed, OSError. Another try removes what is left.
     """
-    there = [name for name in (*FILES, *FOLDERS, *identity_folders(root)) if (root / name).exists()]
+    there = [name for name in (*FILES, *FOLDERS, *leaves(root)) if (root / name).exists()]
     if dry or not there:
         return there
     if any((root / path).exists() for path in UNIT_FILES):
@@ -128,9 +132,9 @@ def in_use(root: Path) -> list[str]:
     )
 
 
-def identity_folders(root: Path) -> list[str]:
-    """Return the folders of all identities on the host, relative to `root`."""
-    return [str(path.relative_to(root)) for path in sorted(root.glob(f"etc/envoy/*/{IDENTITY}"))]
+def leaves(root: Path) -> list[str]:
+    """Return the files of all identities on the host, relative to `root`."""
+    return [str(path.relative_to(root)) for path in sorted(root.glob(f"etc/envoy/*/{IDENTITY}/*"))]
 
 
 def is_there(root: Path) -> bool:

@@ -26,7 +26,7 @@ from plugins.module_utils.host_anchor import (
     voucher,
 )
 from plugins.module_utils.identities import SETTINGS, STATE, Settings, folder_of, renew
-from plugins.module_utils.identity_install import facts, roll_over
+from plugins.module_utils.identity_install import facts, remove, roll_over
 from plugins.module_utils.systemd import Done
 from tests.native.mutual import DOMAIN, MutualMesh, mesh
 from tests.native.native import eventually
@@ -35,7 +35,7 @@ from vmesh.base.pem import newest
 from vmesh.rollout import anchors
 
 PAIR = ("service1", "service2")
-STRICT = mesh("strict")
+OFF, STRICT = mesh("off"), mesh("strict")
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ class Host:
         ensure_anchor(self.root, self.full_name, time.time())
         made.anchors[name] = Pair(self.text(CERTIFICATE), self.text(KEY))
         identity = f"spiffe://{self.full_name}/{proxy}"
-        (self.root / SETTINGS).write_text(Settings(self.full_name, {proxy: identity}, 72).text())
+        self.settings = Settings(self.full_name, {proxy: identity}, 72)
+        (self.root / SETTINGS).write_text(self.settings.text())
         (self.root / STATE).mkdir(parents=True)
 
     def text(self, path: str) -> str:
@@ -140,6 +141,24 @@ def test_no_request_fails_while_caller_and_callee_get_other_anchors(
     assert eventually(lambda: made.call("service1").status == 503)
     handshakes = made.stat("service2", "listener.*ssl.handshake")
     assert sum(handshakes.values()) > (found.sent / 2 if renewing else 0)
+
+
+def test_an_envoy_that_spoke_plaintext_meanwhile_shows_its_new_leaf(made: MutualMesh) -> None:
+    """It still drains the listener that had the former one."""
+    hosts = up(made, renewing=False)
+    made.apply(OFF, PAIR)
+    for host in hosts:
+        assert remove(host.root, host.systemd)
+        ensure_anchor(host.root, host.full_name, time.time())
+        (host.root / SETTINGS).write_text(host.settings.text())
+        (host.root / STATE).mkdir(parents=True, exist_ok=True)
+        folder_of(host.root, host.proxy).mkdir(exist_ok=True)
+        folder_of(host.root, host.proxy).chmod(0o2750)
+        renew(host.root, host.root / KEY, time.time(), which=None)
+        made.anchors[host.name] = Pair(host.text(CERTIFICATE), host.text(KEY))
+    made.apply(STRICT, PAIR)
+    assert all(eventually(host.served) for host in hosts)
+    assert made.call("service1").status == 200
 
 
 def test_in_one_step_requests_fail(made: MutualMesh) -> None:

@@ -69,7 +69,7 @@ def address_of_a_stranger(stranger: str, target: str) -> Iterator[None]:
     """Have this VM own `stranger` beside its own address."""
     way = json.loads(subprocess.check_output(["ip", "-j", "route", "get", target]))
     own = ["dev", str(way[0]["dev"])]
-    subprocess.run(["ip", "address", "add", f"{stranger}/24", *own], check=True)
+    subprocess.run(["ip", "address", "replace", f"{stranger}/24", *own], check=True)
     try:
         yield
     finally:

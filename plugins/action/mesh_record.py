@@ -13,7 +13,7 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 
 # isort: split
 from vmesh.rollout import desired_state, record
-from vmesh.rollout.host_result import HostResult
+from vmesh.rollout.host_result import HostResult, skipped
 from vmesh.rollout.recording import MeshRun, by_result
 
 
@@ -88,9 +88,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 def _tags(variables: Mapping[str, Any]) -> list[str]:
     """Return the options by which Ansible was told to leave tasks out."""
-    only, without = (
-        ",".join(variables.get(name) or ()) for name in ("ansible_run_tags", "ansible_skip_tags")
-    )
+    only = ",".join(variables.get("ansible_run_tags") or ())
+    without = ",".join(skipped(variables.get("ansible_skip_tags") or ()))
     found = [f"--tags {only}"] if only not in {"", "all"} else []
     return [*found, *([f"--skip-tags {without}"] if without else [])]
 

@@ -17,8 +17,9 @@ from vmesh.artifacts import ArtifactError
 from vmesh.base.problems import Problems
 from vmesh.base.words import shortened
 from vmesh.render.renderer import Renderer
-from vmesh.rollout import anchors, changes, desired_state, history, record
+from vmesh.rollout import anchors, changes, desired_state, record
 from vmesh.rollout.batches import Member, batches
+from vmesh.rollout.host_result import not_applied
 from vmesh.rollout.security_run import NARROW, SPEAK
 
 
@@ -55,7 +56,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hosts = [str(host) for host in rollout["taking_part"]]
         nothing = {**result, "changed": False, "hosts": {}, "order": [], "batches": []}
         nothing["removed"] = {}
-        if unfinished := [host for host in hosts if not _has_applied(hostvars[host])]:
+        if unfinished := not_applied(hosts, hostvars):
             self._display.warning(
                 f"{shortened(unfinished)} did not complete what comes before, so how proxies speak"
                 " with each other is not changed further. Run site.yml again."
@@ -110,10 +111,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "order": [host for group in groups for host in group],
             "batches": [len(group) for group in groups],
         }
-
-
-def _has_applied(variables: Mapping[str, Any]) -> bool:
-    return (variables.get("vmesh_result") or {}).get("result") == history.APPLIED
 
 
 def _turned(variables: Mapping[str, Any]) -> list[str]:

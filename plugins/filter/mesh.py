@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
@@ -10,7 +10,7 @@ from ..plugin_utils import package  # noqa: F401 - makes vmesh importable
 # isort: split
 from vmesh.base.failures import cause
 from vmesh.rollout import history
-from vmesh.rollout.host_result import restoration, summary_lines
+from vmesh.rollout.host_result import not_applied, restoration, skipped, summary_lines
 
 # A host's spec, or a part of one, as the action mesh_plan returns it.
 Spec = Mapping[str, Any]
@@ -44,12 +44,6 @@ def failed_hosts(hosts: Sequence[str], hostvars: Mapping[str, Any]) -> list[str]
     """
     results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
     return [host for host, result in results.items() if result.get("result") == history.FAILED]
-
-
-def not_applied(hosts: Iterable[str], hostvars: Mapping[str, Any]) -> list[str]:
-    """Return those of `hosts` that do not have the state of this run by now."""
-    results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
-    return [host for host, result in results.items() if result.get("result") != history.APPLIED]
 
 
 def failure_summary(result: Mapping[str, Any], hosts: Mapping[str, Sequence[str]]) -> str:
@@ -171,6 +165,7 @@ class FilterModule:
             "not_applied": not_applied,
             "play_groups": play_groups,
             "restoration": restoration,
+            "skipped": skipped,
             "wanted_artifacts": wanted_artifacts,
             "with_bundles": with_bundles,
         }

@@ -185,6 +185,14 @@ def site(tmp_path: Path, envoy: Path) -> Iterator[Site]:
 EVERYONE = ["edge000-0", "service0000-0", "service0000-1", "tracing-0"]
 
 
+def rolled_back(
+    site: Site, number: int, *hosts: str, **told: Any
+) -> subprocess.CompletedProcess[str]:
+    """Roll hosts back to the state of a run."""
+    wanted = {"to": number, "parts": [], "hosts": hosts}
+    return site.run("-e", json.dumps({"vmesh_rollback": wanted}), playbook="rollback", **told)
+
+
 def results(site: Site) -> dict[str, str]:
     """Return what the last line of the history says became of each host."""
     return {host: each["result"] for host, each in history.read(site.place)[-1]["hosts"].items()}
@@ -311,9 +319,7 @@ def test_a_rollback_says_what_the_host_has(
     site: Site, restore: dict[str, Any], result: str, told: str
 ) -> None:
     assert site.run().returncode == 0
-    wanted = {"to": 0, "parts": [], "hosts": ["edge000-0"]}
-    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
-    done = site.run(*options, playbook="rollback", edge000_0={"restore": restore})
+    done = rolled_back(site, 0, "edge000-0", edge000_0={"restore": restore})
     assert done.returncode == (0 if result == "rolled back" else 2), done.stdout
     assert told in done.stdout.partition("PLAY [Tell of failures]")[2]
     assert results(site) == {"edge000-0": result}
@@ -398,10 +404,9 @@ def test_a_firewall_that_the_inventory_has_no_more_is_removed(site: Site) -> Non
 
 def test_a_rollback_opens_first_what_the_earlier_state_may_need(site: Site) -> None:
     assert site.run().returncode == 0
-    hosts = ["edge000-0", "service0000-0"]
-    options = ("-e", json.dumps({"vmesh_rollback": {"to": 0, "parts": [], "hosts": hosts}}))
     there = {"host_info": {"host": {**HOST, "firewall": True}}, "restore": ROLLED_BACK}
-    done = site.run(*options, playbook="rollback", edge000_0=there, service0000_0=there)
+    hosts = ("edge000-0", "service0000-0")
+    done = rolled_back(site, 0, *hosts, edge000_0=there, service0000_0=there)
     assert done.returncode == 0, done.stdout
     calls = [line.partition(" ")[2] for line in site.calls.read_text().splitlines()]
     assert calls == ["host_info"] * 2 + ["reopen"] * 2 + ["restore 0"] * 2
@@ -564,6 +569,14 @@ def test_a_mesh_goes_from_plaintext_to_strict_in_stages_with_a_barrier_between_t
     assert len([c for c in site.calls.read_text().splitlines() if c.endswith("commit")]) == 4
 
 
+def test_the_tags_that_molecule_skips_leave_nothing_out(site: Site) -> None:
+    assert site.run(**speaking(PLAIN, PLAIN)).returncode == 0
+    strict(site)
+    done = site.run("--skip-tags", "molecule-notest,notest", **speaking(PLAIN, PLAIN))
+    assert done.returncode == 0, done.stdout
+    assert accepted(site) == MTLS
+
+
 def test_jaeger_takes_its_ports_back_when_nobody_speaks_mtls_any_more(site: Site) -> None:
     strict(site)
     assert site.run(**speaking(MTLS, MTLS)).returncode == 0
@@ -635,15 +648,12 @@ def test_a_rollback_to_a_time_before_mtls_is_refused(site: Site) -> None:
     second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
     told = speaking(PLAIN, PLAIN)
     assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
-    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
-    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
     known = anchors.load(site.place)
-    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    done = rolled_back(site, 1, "edge000-0", **speaking(MTLS, MTLS, known))
     assert done.returncode == 2, done.stdout
     assert "edge000 on edge000-0 spoke with others in another way" in " ".join(done.stdout.split())
     assert "restore" not in site.calls.read_text()
-    options = ("-e", json.dumps({"vmesh_rollback": {**wanted, "hosts": ["tracing-0"]}}))
-    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    done = rolled_back(site, 1, "tracing-0", **speaking(MTLS, MTLS, known))
     assert done.returncode == 2, done.stdout
     assert "Jaeger on tracing-0 did not stand behind an Envoy in state 1" in " ".join(
         done.stdout.split()
@@ -763,10 +773,8 @@ def test_a_rollback_to_a_time_before_a_rollover_is_refused(site: Site) -> None:
     told, _ = rolling(site)
     second = {"commit": {"number": 2, "from": 1, "parts": ["envoy"], "removed": []}}
     assert site.run(**{host: each | second for host, each in told.items()}).returncode == 0
-    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
-    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
     known = anchors.load(site.place)
-    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    done = rolled_back(site, 1, "edge000-0", **speaking(MTLS, MTLS, known))
     assert done.returncode == 2, done.stdout
     said = " ".join(done.stdout.split())
     assert (
@@ -780,10 +788,8 @@ def test_a_rollback_does_not_trust_a_revoked_host_again(site: Site) -> None:
     assert site.run(**speaking(MTLS, MTLS)).returncode == 0
     mode = {"mtls": "strict", "trust_domain": "scale.mesh", "revoked": [ROLLING]}
     (site.inventory / "group_vars/all/security.yml").write_text(json.dumps({"mesh_security": mode}))
-    wanted = {"to": 1, "parts": [], "hosts": ["edge000-0"]}
-    options = ("-e", json.dumps({"vmesh_rollback": wanted}))
     known = anchors.load(site.place)
-    done = site.run(*options, playbook="rollback", **speaking(MTLS, MTLS, known))
+    done = rolled_back(site, 1, "edge000-0", **speaking(MTLS, MTLS, known))
     assert done.returncode == 2, done.stdout
     assert f"edge000 on edge000-0 trusted {ROLLING} in state 1" in " ".join(done.stdout.split())
     assert "restore" not in site.calls.read_text()

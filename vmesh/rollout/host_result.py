@@ -6,12 +6,26 @@ describes its shape. A host without it did not take part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vmesh.base import failures
 from vmesh.rollout import history
+
+# Molecule has every run skip these (molecule/provisioner/ansible.py); no task of vmesh has one.
+_OF_MOLECULE = frozenset({"molecule-notest", "notest"})
+
+
+def skipped(tags: Iterable[str]) -> list[str]:
+    """Return those of the `--skip-tags` of a run by which it leaves out tasks."""
+    return [tag for tag in tags if tag not in _OF_MOLECULE]
+
+
+def not_applied(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return those of `hosts` whose `vmesh_result` does not say that they have the run's state."""
+    results = {host: hostvars[host].get("vmesh_result") or {} for host in hosts}
+    return [host for host, result in results.items() if result.get("result") != history.APPLIED]
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,11 @@ def write_incoming(folder: Path, content: bytes) -> Path:
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file for root alone, whole or not at all, and see it on the disk; raises OSError."""
+def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file whole or not at all, and see it on the disk; raises OSError."""
     beside = write_incoming(path.parent, text.encode())
     try:
+        beside.chmod(mode)
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .file_writing import write_incoming
+from .file_writing import write_incoming, write_whole
 from .firewall_rules import REPLACED, TABLE, Rule, ruleset, together, without
 from .host_parts import UNITS
 from .ssh_session import Session
@@ -206,10 +206,9 @@ def _load(host: Host, text: str) -> None:
 
 def _promise_to_revert(host: Host, before: str) -> None:
     """Have systemd put the rules `before` back later, unless `confirm` stops that."""
-    folder = _run_folder(host)
-    write_incoming(folder, f"{REPLACED}{before}".encode()).replace(host.root / EARLIER)
-    by = host.session.words() if host.session else ""
-    write_incoming(folder, by.encode()).replace(host.root / BY)
+    _run_folder(host)
+    write_whole(host.root / EARLIER, f"{REPLACED}{before}")
+    write_whole(host.root / BY, host.session.words() if host.session else "")
     command = ["systemd-run", "--quiet", "--collect", f"--unit={REVERT_UNIT}"]
     command += [f"--on-active={REVERT_SECONDS}", "--timer-property=AccuracySec=1s"]
     command += ["--description=Puts the earlier rules of the firewall back", "--"]
@@ -245,9 +244,7 @@ def _keep(host: Host, wanted: Target, *, dry: bool = False) -> bool:
     for name in stale:
         folder = (host.root / name).parent
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path = write_incoming(folder, texts[name].encode())
-        path.chmod(0o644)
-        path.replace(host.root / name)
+        write_whole(host.root / name, texts[name], 0o644)
     if disabled or down:
         systemctl("enable", "--now", UNIT, run=host.run)
     return bool(stale or disabled or down)

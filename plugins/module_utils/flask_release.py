@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import systemd
-from .file_writing import remove_if_empty, write_incoming
+from .file_writing import remove_if_empty, write_whole
 from .flask_settings import CONFINED, Service, Wanted, mistakes
 from .flask_takeover import PROGRAM
 from .host_parts import app_drop_in
@@ -171,9 +171,7 @@ class Host:
             remove_if_empty(path.parent)
         else:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            beside = write_incoming(path.parent, text.encode())
-            beside.chmod(0o644)
-            beside.replace(path)
+            write_whole(path, text, 0o644)
         return True
 
     def install(self, wanted: Wanted, plan: Plan, seconds: float) -> None:

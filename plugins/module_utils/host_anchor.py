@@ -56,10 +56,7 @@ def ensure_next(root: Path, name: str, now: float) -> bool:
 
 def anchor_of(root: Path) -> str | None:
     """Return the certificate of the anchor that signs, None without one."""
-    try:
-        return (root / CERTIFICATE).read_text()
-    except FileNotFoundError:
-        return None
+    return _text(root / CERTIFICATE)
 
 
 def anchors_of(root: Path) -> list[str]:
@@ -81,7 +78,7 @@ def voucher(root: Path) -> str:
 def take_next(root: Path) -> None:
     """Have the next anchor sign from now on, where one waits; raises CertificateError, OSError."""
     if _pair(root, NEXT, NEXT_KEY):
-        _write(root, FORMER, (root / CERTIFICATE).read_text())
+        write_whole(root / FORMER, (root / CERTIFICATE).read_text(), 0o644)
         (root / NEXT_KEY).replace(root / KEY)
     _complete(root)
 
@@ -106,12 +103,7 @@ def _make(root: Path, name: str, now: float, certificate: str, key: str) -> None
     (root / FOLDER).chmod(0o755)
     # Without its key no certificate is ever told to anybody, so the key comes first.
     write_whole(root / key, made.key)
-    _write(root, certificate, made.certificate)
-
-
-def _write(root: Path, name: str, certificate: str) -> None:
-    write_whole(root / name, certificate)
-    (root / name).chmod(0o644)
+    write_whole(root / certificate, made.certificate, 0o644)
 
 
 def _pair(root: Path, certificate: str, key: str) -> Pair | None:

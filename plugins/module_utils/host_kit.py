@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .file_writing import write_incoming
+from .file_writing import write_whole
 from .releases import KIT, KIT_FILE, KIT_PATH, current_version, switch_release
 
 PACKAGE = "vmesh_host"
@@ -88,9 +88,7 @@ def install(root: Path, version: str, sources: Mapping[str, str]) -> None:
     switch_release(root, KIT, version)
     for path, text in COMMANDS.items():
         if not _has(root / path, text):
-            beside = write_incoming((root / path).parent, text.encode())
-            beside.chmod(0o755)
-            beside.replace(root / path)
+            write_whole(root / path, text, 0o755)
 
 
 def bring(

@@ -82,8 +82,7 @@ def install(  # noqa: PLR0913 - how, and in a test where
         if not (root / path).parent.exists():
             (root / path).parent.mkdir(parents=True)
             (root / path).parent.chmod(0o755)
-        write_whole(root / path, wanted.texts()[path])
-        (root / path).chmod(0o644)
+        write_whole(root / path, wanted.texts()[path], 0o644)
     _command(run, "systemd-sysusers", f"/{USERS}")
     ensure_anchor(root, wanted.settings.name, clock)
     _set_up_folders(root, wanted.settings, owners)

@@ -10,8 +10,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from vmesh.compile.host_spec import HostSpec, Opened, Port, ProxySpec
-from vmesh.compile.jaeger_views import RECEIVERS
+from vmesh.compile.host_spec import JAEGER, HostSpec, Opened, Port, ProxySpec
+from vmesh.compile.jaeger_views import RECEIVERS, UI_PORT
 from vmesh.model.types import Mesh
 
 SSH = "ssh"
@@ -88,7 +88,7 @@ def _listening(host: HostSpec) -> Iterator[tuple[Port, str, bool]]:
                 yield port, proxy.name, proxy.kind == "edge" and port.what in _FOR_CLIENTS
     for port in host.jaeger.ports if host.jaeger else ():
         if not _is_local(port):
-            yield port, "jaeger", False
+            yield port, JAEGER, False
 
 
 def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
@@ -96,11 +96,9 @@ def _for_operators(host: HostSpec) -> Iterator[tuple[Port, str]]:
         for port in proxy.ports:
             if _is_admin(proxy, port):
                 yield port, f"{proxy.name}'s admin pages"
-    if host.jaeger:
-        address, _, number = host.jaeger.endpoints["ui"].rpartition(":")
-        pages = Port(address, int(number), "web pages")
-        if not _is_local(pages):
-            yield pages, "Jaeger's pages"
+    for port in host.jaeger.ports if host.jaeger else ():
+        if port.port == UI_PORT and not _is_local(port):
+            yield port, "Jaeger's pages"
 
 
 def _is_admin(proxy: ProxySpec, port: Port) -> bool:

@@ -6,7 +6,6 @@ A VM has no internet, so this machine unpacks them, and they go there by ssh.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from vmesh.base.progress import Progress, run
 from vmesh.lab.image import PACKAGES, environment
 from vmesh.lab.spec import VmSpec
-from vmesh.lab.ssh import Access, Unreachable
+from vmesh.lab.ssh import Access, Unreachable, run_on
 
 # What dpkg does not know of, because it was only unpacked, has a file here.
 UNPACKED = "/var/lib/lab-packages"
@@ -74,16 +73,8 @@ def install_script(packages: Sequence[str]) -> str:
 
 def _on(access: Access, vm: VmSpec, script: str, given: bytes = b"") -> str:
     """Run a script on the VM as root; return what it prints. Raises Unreachable."""
+    command = f"sudo sh -c {shlex.quote(script)}"
     try:
-        done = subprocess.run(
-            access.command(vm, f"sudo sh -c {shlex.quote(script)}"),
-            input=given,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unreachable(f"adding packages took more than {_SECONDS:.0f} s") from error
-    if done.returncode != 0:
-        raise Unreachable(f"adding packages: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.decode()
+        return run_on(access, vm, command, timeout=_SECONDS, given=given)
+    except Unreachable as error:
+        raise Unreachable(f"adding packages: {error}") from error

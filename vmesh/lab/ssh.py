@@ -85,22 +85,25 @@ def wait_until_answers(
         time.sleep(pause)
 
 
-def run_on(access: Access, vm: VmSpec, *remote: str, timeout: float) -> None:
-    """Run a command on the VM. Raises Unreachable when it fails or takes too long."""
+def run_on(access: Access, vm: VmSpec, *remote: str, timeout: float, given: bytes = b"") -> str:
+    """Run a command on the VM, with `given` as its input; return what it prints.
+
+    Raises Unreachable when it fails or takes too long.
+    """
     try:
-        subprocess.run(
+        done = subprocess.run(
             access.command(vm, *remote),
             check=True,
             timeout=timeout,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
-            text=True,
         )
     except subprocess.TimeoutExpired as error:
         raise Unreachable(f"`{' '.join(remote)}` took more than {timeout:.0f} s") from error
     except subprocess.CalledProcessError as error:
-        reason = error.stderr.strip() or f"exit code {error.returncode}"
+        reason = error.stderr.decode(errors="replace").strip() or f"exit code {error.returncode}"
         raise Unreachable(f"`{' '.join(remote)}`: {reason}") from error
+    return done.stdout.decode(errors="replace")
 
 
 # Answers with the VM's time as often as it is asked, then moves it. In one Python

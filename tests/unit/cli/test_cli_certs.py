@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,19 @@ class Mesh:
         return outcome
 
 
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, apply: Callable[..., playbook.Outcome]
+) -> None:
+    """Have `apply` stand in for Ansible, with records below `tmp_path`."""
+    monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
+    monkeypatch.setattr(playbook, "apply", apply)
+    monkeypatch.setattr(packages, "missing", lambda _: [])
+
+
 @pytest.fixture
 def mesh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mesh:
-    monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
     played = Mesh()
-    monkeypatch.setattr(playbook, "apply", played.apply)
-    monkeypatch.setattr(packages, "missing", lambda _: [])
+    stand_in(monkeypatch, tmp_path, played.apply)
     return played
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from plugins.module_utils.certificates import new_anchor
-from tests.unit.cli.test_cli_certs import place, run  # noqa: F401 - a fixture
+from tests.unit.cli.test_cli_certs import place, run, stand_in  # noqa: F401 - a fixture
 from tests.unit.mesh import worlds
 from vmesh.base.exits import CliError
-from vmesh.cli import packages
 from vmesh.compile import security
 from vmesh.remote import answers, playbook
 from vmesh.remote.mesh import read
@@ -41,10 +40,8 @@ class Played:
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Played:
-    monkeypatch.setenv("VMESH_APPLIED", str(tmp_path / "applied"))
     made = Played()
-    monkeypatch.setattr(playbook, "apply", made.apply)
-    monkeypatch.setattr(packages, "missing", lambda _: [])
+    stand_in(monkeypatch, tmp_path, made.apply)
     return made
 
 
